@@ -1,0 +1,23 @@
+"""Dataset distillation by factorization (HaBa) for the Hugging Face ecosystem."""
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
+
+from .configuration_haba import HabaConfig
+from .modeling_haba import HabaModel, HabaOutput, Hallucinator, StorageReport
+from .processing_haba import HabaImageProcessor
+
+__version__ = "0.1.0"
+
+# AutoModel.from_pretrained needs no remote code where haba_hf is imported ...
+AutoConfig.register("haba", HabaConfig)
+AutoModel.register(HabaConfig, HabaModel)
+AutoImageProcessor.register(
+    HabaConfig, image_processor_classes={"pil": HabaImageProcessor, "torchvision": HabaImageProcessor}
+)
+
+# ... and everything saved carries its code, so that trust_remote_code=True loads it where haba_hf is not installed.
+HabaConfig.register_for_auto_class()
+HabaModel.register_for_auto_class("AutoModel")
+HabaImageProcessor.register_for_auto_class("AutoImageProcessor")
+
+__all__ = ["HabaConfig", "HabaImageProcessor", "HabaModel", "HabaOutput", "Hallucinator", "StorageReport"]
