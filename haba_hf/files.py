@@ -1,0 +1,93 @@
+"""Writing files so that nothing half-written is ever left under a final name."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """
+    Yields a path beside `path` to write to; on success it takes the place of `path`, on any error it is removed.
+
+    Raises:
+        `OSError`: naming the file, if it cannot be written (no permission, no space).
+    """
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        os.replace(aside, path)
+    except (OSError, SafetensorError) as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        with suppress(OSError):  # it must not hide the error above
+            aside.unlink()
+
+
+@contextmanager
+def atomic_directory(path: str | Path) -> Iterator[Path]:
+    """
+    Yields a new directory beside `path` to fill; on success it takes the place of `path`, on any error it is removed.
+    A link to a directory stays one: what it points to is replaced.
+
+    Raises:
+        `OSError`: naming the directory, if it cannot be written (no permission, no space) or `path` is a file.
+    """
+    path = Path(path).resolve()
+    aside: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        aside.chmod(0o755)
+        yield aside
+        _exchange(path, aside)
+    except (OSError, SafetensorError) as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_writable(directory: str | Path) -> None:
+    """
+    Makes `directory` and writes a byte there, so that a long run fails at its start and not at its end.
+
+    Raises:
+        `OSError`: naming the directory, if that does not work.
+    """
+    with atomic_file(Path(directory) / ".writable") as aside:
+        aside.write_bytes(b"0")
+    (Path(directory) / ".writable").unlink(missing_ok=True)
+
+
+def _exchange(path: Path, aside: Path) -> None:
+    """Puts `aside` in the place of `path`, whose old content goes only when that has worked."""
+    if not path.exists():
+        os.replace(aside, path)
+        return
+    replaced = aside.with_suffix(".old")
+    os.replace(path, replaced)
+    try:
+        os.replace(aside, path)
+    except BaseException:
+        os.replace(replaced, path)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _cannot_write(path: Path, error: OSError | SafetensorError) -> OSError:
+    """The error that names `path`; safetensors reports a full disk by an error of its own."""
+    if isinstance(error, SafetensorError):
+        return OSError(f"Cannot write {path}: {error}. Nothing was changed there.")
+    place = f" ({error.filename})" if error.filename else ""
+    return OSError(error.errno, f"Cannot write {path}: {error.strerror or error}{place}. Nothing was changed there")

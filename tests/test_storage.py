@@ -1,0 +1,129 @@
+import pytest
+
+from haba_hf import HabaConfig, HabaModel
+from haba_hf.storage import (
+    affordable_bases_per_class,
+    describe_storage,
+    describe_training_set,
+    equal_storage_images_per_class,
+)
+
+# (num_labels, C, H, W)
+MNIST, CIFAR10, CIFAR100 = (10, 1, 28, 28), (10, 3, 32, 32), (100, 3, 32, 32)
+IMAGENET10, SPEECH = (10, 3, 128, 128), (8, 1, 64, 64)
+
+
+def make_config(shape, bases_per_class=1, **kwargs):
+    num_labels, channels, height, width = shape
+    return HabaConfig(
+        num_labels=num_labels,
+        bases_per_class=bases_per_class,
+        sample_channels=channels,
+        sample_height=height,
+        sample_width=width,
+        **kwargs,
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "bases_per_class", "floats", "ratio_to_one_image", "equal"),
+    [
+        (MNIST, 1, 15_780, 2.01, 2),
+        (MNIST, 9, 78_500, 10.01, 10),
+        (CIFAR10, 1, 62_280, 2.03, 2),
+        (CIFAR10, 9, 308_040, 10.03, 10),
+        (CIFAR10, 49, 1_536_840, 50.03, 50),
+        (CIFAR100, 1, 338_760, 1.10, 1),
+        (IMAGENET10, 1, 983_880, 2.00, 2),
+        (SPEECH, 1, 73_828, 2.25, 2),
+    ],
+)
+def test_the_papers_budgets(shape, bases_per_class, floats, ratio_to_one_image, equal):
+    config = make_config(shape, bases_per_class)
+    report = HabaModel(config).storage()
+    assert report.parts["bases"] + report.parts["hallucinators"] == floats
+    assert report.floats == floats + 1  # the learned student learning rate
+    assert report.images_per_class == pytest.approx(ratio_to_one_image, abs=0.005)
+    assert equal_storage_images_per_class(config) == equal
+
+
+@pytest.mark.parametrize("images_per_class", [1, 2, 10])
+def test_plain_pixels_equal_themselves(images_per_class):
+    config = make_config(CIFAR10, images_per_class, num_hallucinators=0)
+    assert equal_storage_images_per_class(config) == images_per_class
+    assert affordable_bases_per_class(config, images_per_class) == images_per_class
+
+
+def test_equal_storage_is_at_least_one_image():
+    config = make_config(CIFAR10, 1, num_hallucinators=1, hallucinator_depth=2, basis_channels=1)
+    assert HabaModel(config).storage().images_per_class < 1
+    assert equal_storage_images_per_class(config) == 1
+
+
+def test_soft_labels_are_storage():
+    hard, soft = (make_config(CIFAR100, 30, label_kind=kind, num_hallucinators=0) for kind in ("hard", "soft"))
+    assert HabaModel(soft).storage().floats - HabaModel(hard).storage().floats == 30 * 100 * 100
+    assert equal_storage_images_per_class(soft) == 30  # 0.98 of an image more
+    assert affordable_bases_per_class(soft, 31) == 30
+
+
+@pytest.mark.parametrize(
+    ("budget", "depth", "num_hallucinators", "basis_channels", "expected"),
+    [
+        (2, 1, 2, 1, 4.78),
+        (2, 1, 2, 3, 1.59),
+        (2, 1, 5, 1, 2.94),
+        (2, 2, 2, 1, 3.89),
+        (2, 2, 2, 3, 1.29),
+        (11, 1, 2, 1, 31.8),
+        (11, 1, 2, 3, 10.6),
+        (11, 1, 5, 3, 9.97),
+        (11, 2, 5, 3, 9.2),
+        (51, 1, 5, 1, 149.9),
+        (51, 1, 5, 3, 49.97),
+        (51, 2, 5, 3, 49.2),
+    ],
+)
+def test_the_budget_planner(budget, depth, num_hallucinators, basis_channels, expected):
+    """The grid of supplementary Figure 1: the bases per class that each budget has room for."""
+    config = make_config(
+        CIFAR10,
+        bases_per_class=7,
+        hallucinator_depth=depth,
+        num_hallucinators=num_hallucinators,
+        basis_channels=basis_channels,
+    )
+    planned = affordable_bases_per_class(config, budget)
+    assert planned == int(expected)
+    largest = make_config(
+        CIFAR10,
+        bases_per_class=planned,
+        hallucinator_depth=depth,
+        num_hallucinators=num_hallucinators,
+        basis_channels=basis_channels,
+    )
+    assert largest.num_floats - 1 <= budget * 30_720
+
+
+@pytest.mark.parametrize(("depth", "basis_channels"), [(1, 3), (2, 1), (2, 3)])
+def test_a_budget_that_hallucinators_alone_exceed(depth, basis_channels):
+    config = make_config(CIFAR10, hallucinator_depth=depth, basis_channels=basis_channels)
+    with pytest.raises(ValueError, match="lower num_hallucinators"):
+        affordable_bases_per_class(config, 2)
+
+
+def test_figures_beside_the_training_set():
+    # Fashion-MNIST at 1 basis per class: the paper prints a ratio of 0.034 %.
+    model = HabaModel(make_config(MNIST))
+    figures = describe_storage(model.storage(), 60_000, (1, 28, 28))
+    assert (figures.floats, figures.bytes) == (15_781, 63_124)
+    assert figures.ratio == pytest.approx(0.00034, rel=0.02)
+    assert figures.bytes_ratio == pytest.approx(4 * figures.ratio)
+    assert "15,781 floats, 63,124 bytes" in str(figures) and "0.034%" in str(figures)
+
+    real = describe_training_set(60_000, (1, 28, 28), 10)
+    assert (real.floats, real.bytes, real.images_per_class) == (47_040_000, 47_040_000, 6_000)
+    assert real.ratio == real.bytes_ratio == 1
+
+    with pytest.raises(ValueError, match="at least one image"):
+        describe_storage(model.storage(), 0, (1, 28, 28))
