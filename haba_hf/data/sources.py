@@ -1,0 +1,309 @@
+"""Real image data in: named data sets, Hub ids and own folders, as uint8 tensors that stay resident."""
+
+# Shape suffixes: n images, C channels, H height, W width.
+
+import difflib
+import hashlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from datasets import Dataset, load_dataset
+
+from ..processing_haba import HabaImageProcessor
+from .splits import Split, hold_out, subset
+from .tables import (
+    VALIDATION_SPLIT_NAMES,
+    class_names_of,
+    decode,
+    find_image_column,
+    find_label_column,
+    open_folder,
+    read_labels,
+)
+
+# One test split of the digits for every run, whatever its data_seed.
+DIGITS_TEST_FRACTION, DIGITS_TEST_SEED = 0.2, 0
+
+
+@dataclass
+class NamedDataset:
+    """A data set known by name: its Hub id and the channel statistics that papers publish for it."""
+
+    hub_id: str | None
+    image_mean: list[float] | None = None
+    image_std: list[float] | None = None
+
+
+NAMED_DATASETS = {
+    "digits": NamedDataset(None),
+    "mnist": NamedDataset("ylecun/mnist", [0.1307], [0.3081]),
+    "fashion_mnist": NamedDataset("zalando-datasets/fashion_mnist", [0.2861], [0.3530]),
+    "cifar10": NamedDataset("uoft-cs/cifar10", [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]),
+}
+
+
+@dataclass
+class DataArguments:
+    """Which real data to load, and how it is split."""
+
+    dataset: str = field(
+        default="digits",
+        metadata={
+            "help": f"A named data set ({', '.join(NAMED_DATASETS)}), a Hub id (owner/name), or a folder of "
+            "train-*.parquet and test-*.parquet files or of images (train/<class>/*.png, test/<class>/*.png)."
+        },
+    )
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Folder to load instead of the Hub; `dataset` then only names the data."}
+    )
+    image_column: str | None = field(default=None, metadata={"help": "Image column; by default the only one."})
+    label_column: str | None = field(default=None, metadata={"help": "Label column; by default the only one."})
+    resize: int | None = field(default=None, metadata={"help": "Resize images to this height and width."})
+    validation_fraction: float = field(
+        default=0.1,
+        metadata={"help": "Part of each class held out of the training split, if the data has no validation split."},
+    )
+    data_seed: int = field(default=0, metadata={"help": "Seed of the validation split and of max_train_samples."})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Keep at most this many training images, stratified by class."}
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction must be in [0, 1), got {self.validation_fraction}.")
+        if self.resize is not None and self.resize < 1:
+            raise ValueError(f"resize must be positive, got {self.resize}.")
+        if self.max_train_samples is not None and self.max_train_samples < 1:
+            raise ValueError(f"max_train_samples must be positive, got {self.max_train_samples}.")
+
+
+@dataclass
+class ImageData:
+    """
+    A data set ready for distillation.
+
+    Args:
+        name (`str`): the name given as `dataset` (of a folder, its last part).
+        train, validation (`Split`): validation may be empty.
+        test (`Split`, *optional*): `None` only if it was allowed to be missing.
+        class_names (`list[str]`): names in label order.
+        processor (`HabaImageProcessor`): to and from model space.
+        fingerprint (`str`): first 16 hex digits of the SHA-256 of the training images and labels.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split | None
+    class_names: list[str]
+    processor: HabaImageProcessor
+    fingerprint: str
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        _, channels, height, width = self.train.images.shape
+        return channels, height, width
+
+    def draw_per_class(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """
+        Random training images, `count` of each class without replacement, class by class and normalized:
+        `[num_labels * count, C, H, W]`.
+
+        Raises:
+            ValueError: if a class has fewer training images.
+        """
+        chosen = []
+        for label, name in enumerate(self.class_names):
+            members = self.train.of_class(label)
+            if len(members) < count:
+                raise ValueError(
+                    f"Class {name!r} has {len(members)} training images, fewer than the {count} asked for: lower "
+                    "bases_per_class (or, of an evaluation, the storage budget)."
+                )
+            chosen.append(members[torch.randperm(len(members), generator=generator)[:count]])
+        return self.processor.normalize(self.train.images[torch.cat(chosen)])
+
+
+def load_image_data(args: DataArguments, allow_missing_test: bool = False) -> ImageData:
+    """
+    Loads a data set and holds its validation split out of the training split (stratified, seeded).
+
+    The first training image sets the size unless `args.resize` does; images are grey only if every training image is.
+    The other splits follow: they are converted to these channels and must have this size.
+
+    Args:
+        args ([`DataArguments`]): which data and which splits.
+        allow_missing_test (`bool`, *optional*, defaults to `False`): accept data without a test split.
+
+    Returns:
+        [`ImageData`].
+
+    Raises:
+        ValueError: if the data set, a column, a label, an image or a split is missing or unfit; the message names it.
+    """
+    if args.dataset == "digits":
+        name, class_names, splits = "digits", *_load_digits(args)
+    else:
+        name, class_names, splits = _load_table_data(args, allow_missing_test)
+    train, num_channels = splits["train"], splits["train"].images.shape[1]
+    known = _named(args.dataset)
+    if known is not None and known.image_mean is not None:
+        if len(known.image_mean) != num_channels:
+            raise ValueError(
+                f"{name} has {len(known.image_mean)} channels but the images loaded have {num_channels}; "
+                "give other data another name."
+            )
+        image_mean, image_std = known.image_mean, known.image_std
+    else:
+        image_mean, image_std = channel_statistics(train.images)
+    height, width = train.images.shape[2:]
+    processor = HabaImageProcessor(
+        size={"height": height, "width": width}, num_channels=num_channels, image_mean=image_mean, image_std=image_std
+    )
+    empty = Split(train.images[:0], train.labels[:0])
+    return ImageData(
+        name=name,
+        train=train,
+        validation=splits.get("validation", empty),
+        test=splits.get("test"),
+        class_names=class_names,
+        processor=processor,
+        fingerprint=_fingerprint(train),
+    )
+
+
+def channel_statistics(images: torch.Tensor) -> tuple[list[float], list[float]]:
+    """
+    Exact mean and standard deviation of each channel of uint8 images [n, C, H, W], for pixels in [0, 1].
+
+    Raises:
+        ValueError: if a channel is constant.
+    """
+    values = torch.arange(256, dtype=torch.float64) / 255
+    means, stds = [], []
+    for channel in range(images.shape[1]):
+        histogram = torch.zeros(256, dtype=torch.int64)
+        for chunk in images[:, channel].split(4096):
+            histogram += torch.bincount(chunk.flatten(), minlength=256)
+        weights = histogram / histogram.sum(dtype=torch.float64)
+        mean = (weights * values).sum()
+        std = (weights * (values - mean) ** 2).sum().sqrt()
+        if std == 0:
+            raise ValueError(f"Channel {channel} has the same value in all training images; they hold no information.")
+        means.append(mean.item())
+        stds.append(std.item())
+    return means, stds
+
+
+def _named(dataset: str) -> NamedDataset | None:
+    """The named data set behind a name or its Hub id."""
+    by_hub_id = {known.hub_id: known for known in NAMED_DATASETS.values()}
+    return NAMED_DATASETS.get(dataset, by_hub_id.get(dataset))
+
+
+def _load_digits(args: DataArguments) -> tuple[list[str], dict[str, Split]]:
+    """scikit-learn's 1,797 handwritten digits, grey 8x8, with one image in five for testing."""
+    from sklearn.datasets import load_digits
+
+    if args.data_dir is not None:
+        raise ValueError(
+            "The digits ship with scikit-learn and have no data_dir; set dataset to name your folder's data."
+        )
+    digits = load_digits()
+    images_nCHW = torch.from_numpy(digits.images * (255 / 16)).round().to(torch.uint8)[:, None]
+    labels = torch.from_numpy(digits.target).to(torch.int64)
+    if args.resize is not None:
+        size = {"height": args.resize, "width": args.resize}
+        images_nCHW = HabaImageProcessor(size=size, num_channels=1).to_uint8(images_nCHW)
+    training, test = hold_out(labels, DIGITS_TEST_FRACTION, DIGITS_TEST_SEED)
+    held_in, validation = hold_out(labels[training], args.validation_fraction, args.data_seed)
+    rows = {"train": training[held_in], "validation": training[validation], "test": test}
+    if args.max_train_samples is not None:
+        rows["train"] = rows["train"][subset(labels[rows["train"]], args.max_train_samples, args.data_seed)]
+    return [str(name) for name in digits.target_names], {
+        split: Split(images_nCHW[index], labels[index]) for split, index in rows.items()
+    }
+
+
+def _load_table_data(args: DataArguments, allow_missing_test: bool) -> tuple[str, list[str], dict[str, Split]]:
+    name, tables = _open_tables(args)
+    if "train" not in tables:
+        raise ValueError(f"{name} has no train split (splits: {', '.join(tables)}).")
+    if "test" not in tables and not allow_missing_test:
+        raise ValueError(
+            f"{name} has no test split (splits: {', '.join(tables)}); add test-*.parquet files or a test folder."
+        )
+    for own_name in VALIDATION_SPLIT_NAMES[1:]:
+        if own_name in tables:
+            tables["validation"] = tables.pop(own_name)
+    features = tables["train"].features
+    image_column = find_image_column(features, args.image_column, name)
+    label_column = find_label_column(features, args.label_column, name)
+    class_names = class_names_of(tables["train"], label_column)
+    labels: dict[str, torch.Tensor] = {
+        split: read_labels(tables[split], label_column, class_names, split)
+        for split in ("train", "validation", "test")
+        if split in tables
+    }
+    for split, of_split in labels.items():
+        if len(of_split) == 0:
+            raise ValueError(f"The {split} split of {name} is empty.")
+    counts = torch.bincount(labels["train"], minlength=len(class_names))
+    if (counts == 0).any():
+        missing = [class_names[label] for label in (counts == 0).nonzero().flatten().tolist()]
+        raise ValueError(f"{name} has no training images of class {', '.join(missing)}.")
+    rows: dict[str, torch.Tensor] = {split: torch.arange(len(of_split)) for split, of_split in labels.items()}
+    table_of = {split: split for split in rows}
+    if "validation" not in tables:
+        rows["train"], rows["validation"] = hold_out(labels["train"], args.validation_fraction, args.data_seed)
+        labels["validation"], table_of["validation"] = labels["train"], "train"
+    if args.max_train_samples is not None:
+        rows["train"] = rows["train"][subset(labels["train"][rows["train"]], args.max_train_samples, args.data_seed)]
+
+    splits: dict[str, Split] = {}
+    shape: tuple[int, ...] | None = None
+    for split in rows:  # "train" comes first and sets the shape of the others
+        if len(rows[split]) == 0:
+            continue
+        images_nCHW = decode(tables[table_of[split]], image_column, rows[split], table_of[split], args.resize, shape)
+        shape = shape or tuple(images_nCHW.shape[1:])
+        splits[split] = Split(images_nCHW, labels[split][rows[split]])
+    return name, class_names, splits
+
+
+def _open_tables(args: DataArguments) -> tuple[str, dict[str, Dataset]]:
+    known = _named(args.dataset)
+    if args.data_dir is not None:
+        folder = Path(args.data_dir).expanduser()
+        if not folder.is_dir():
+            raise ValueError(f"data_dir {args.data_dir} is not a folder.")
+        return args.dataset, open_folder(folder)
+    if known is None and Path(args.dataset).expanduser().is_dir():
+        folder = Path(args.dataset).expanduser()
+        return folder.resolve().name, open_folder(folder)
+    hub_id = args.dataset if known is None or known.hub_id is None else known.hub_id
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", hub_id):
+        nearest = difflib.get_close_matches(args.dataset, NAMED_DATASETS, n=1, cutoff=0)[0]
+        raise ValueError(
+            f"Unknown data set {args.dataset!r}: it is no named set (did you mean {nearest!r}?), no folder and no Hub "
+            "id (owner/name)."
+        )
+    try:
+        return args.dataset, dict(load_dataset(hub_id))
+    except OSError as error:
+        raise ValueError(
+            f"Could not load {hub_id} from the Hub; give a folder with a copy as data_dir. ({error})"
+        ) from error
+
+
+def _fingerprint(train: Split) -> str:
+    digest = hashlib.sha256(repr(tuple(train.images.shape)).encode())
+    digest.update(train.images.contiguous().numpy().data)
+    digest.update(train.labels.numpy().data)
+    return digest.hexdigest()[:16]

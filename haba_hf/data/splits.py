@@ -1,0 +1,58 @@
+"""Splits of a data set, and how one is divided: stratified by class and seeded."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass
+class Split:
+    """
+    Images and their labels.
+
+    Args:
+        images (`torch.Tensor`): uint8 [n, C, H, W].
+        labels (`torch.Tensor`): int64 [n].
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def of_class(self, label: int) -> torch.Tensor:
+        """Indices (int64) of the images of one class, in order."""
+        return (self.labels == label).nonzero().flatten()
+
+
+def hold_out(labels: torch.Tensor, fraction: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices kept and held out, both in order: `fraction` of every class, but never all of it."""
+    generator = torch.Generator().manual_seed(seed)
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        members = (labels == label).nonzero().flatten()
+        count = min(int(fraction * len(members) + 0.5), len(members) - 1)
+        held_out[members[torch.randperm(len(members), generator=generator)[:count]]] = True
+    return (~held_out).nonzero().flatten(), held_out.nonzero().flatten()
+
+
+def subset(labels: torch.Tensor, size: int, seed: int) -> torch.Tensor:
+    """
+    Indices of `size` of the images, in order: every class in proportion, and with one image at least.
+
+    Raises:
+        ValueError: if there are more classes than `size`.
+    """
+    if size < len(labels.unique()):
+        raise ValueError(
+            f"max_train_samples is {size}, but every one of {len(labels.unique())} classes needs an image."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    place = torch.empty(len(labels), dtype=torch.float64)
+    for label in labels.unique():
+        members = (labels == label).nonzero().flatten()
+        # Each class spreads its images evenly over [0, 1), the first at 0: the lowest places are a stratified choice.
+        order = torch.randperm(len(members), generator=generator)
+        place[members[order]] = torch.arange(len(members), dtype=torch.float64) / len(members)
+    return place.argsort(stable=True)[:size].sort().values
