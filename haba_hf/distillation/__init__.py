@@ -1,0 +1,22 @@
+"""Distillation: objectives, the adversary, experts, and the distiller that drives Algorithm 1."""
+
+from .adversary import Adversary
+from .arguments import DistillationArguments, ModelArguments
+from .distiller import Distiller
+from .experts import ExpertArguments, ExpertStore, record_experts
+from .initialization import initial_model
+from .objectives import DistributionMatching, Objective, TrajectoryMatching
+
+__all__ = [
+    "Adversary",
+    "DistillationArguments",
+    "Distiller",
+    "DistributionMatching",
+    "ExpertArguments",
+    "ExpertStore",
+    "ModelArguments",
+    "Objective",
+    "TrajectoryMatching",
+    "initial_model",
+    "record_experts",
+]

@@ -1,0 +1,124 @@
+r"""The adversary of the paper: a feature extractor F that pulls the views of one basis together while hallucinators
+push them apart.
+
+    min_F  lambda_con L_con + lambda_task L_task   (Eq. 4)        min_S  lambda_DD L_DD + lambda_cos L_cos   (Eq. 6)
+
+Shape legend: V views (hallucinators compared), B bases, D features, L classes.
+"""
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..data.augmentation import DsaAugmentation
+from ..data.sources import ImageData
+from ..modeling_haba import HabaModel
+from ..networks import NetworkArguments, build_network
+from .arguments import DistillationArguments
+
+
+def cosine_loss(features_VBD: Tensor) -> Tensor:
+    r"""
+    L_cos (Eq. 5): the mean cosine between views of the same basis, over ordered pairs of different views; in [-1, 1].
+
+        L_cos = 1/|H|^2 1/|B| sum_{j != k} sum_i cos(F(x_ij), F(x_ik))
+    """
+    unit = F.normalize(features_VBD, dim=-1)
+    cosines_VVB = torch.einsum("jbd,kbd->jkb", unit, unit)
+    return _off_diagonal_sum(cosines_VVB) / (len(unit) ** 2 * unit.shape[1])
+
+
+def contrastive_loss(features_VBD: Tensor, temperature: float) -> Tensor:
+    r"""
+    L_con (Eq. 3): for basis i seen through hallucinator j, tell which of the bases seen through hallucinator k it is.
+
+        L_con = -1/|H|^2 1/|B| sum_{j != k} sum_i log( exp(z_ij . z_ik / tau) / sum_u exp(z_ij . z_uk / tau) )
+
+    z are features scaled to unit length, as the released code does (Eq. 3 prints no norm, but without one tau has no
+    scale).
+    """
+    unit = F.normalize(features_VBD, dim=-1)
+    logits = torch.einsum("jid,kud->jkiu", unit, unit) / temperature
+    negative_log = -logits.log_softmax(dim=-1).diagonal(dim1=2, dim2=3)
+    return _off_diagonal_sum(negative_log) / (len(unit) ** 2 * unit.shape[1])
+
+
+def supervised_contrastive_loss(features_VBD: Tensor, classes_B: Tensor, temperature: float) -> Tensor:
+    """
+    The released code's L_con (Khosla et al., 2020): every other view of every basis of the same class is a positive.
+    """
+    views, bases, _ = features_VBD.shape
+    unit = F.normalize(features_VBD, dim=-1).flatten(0, 1)
+    classes = classes_B.repeat(views)
+    itself = torch.eye(views * bases, dtype=torch.bool, device=unit.device)
+    logits = (unit @ unit.T / temperature).masked_fill(itself, float("-inf"))
+    positives = (classes[:, None] == classes[None, :]) & ~itself
+    log_probabilities = logits.log_softmax(dim=-1).masked_fill(~positives, 0.0)
+    return -(log_probabilities.sum(dim=-1) / positives.sum(dim=-1)).mean()
+
+
+def _off_diagonal_sum(values_VVB: Tensor) -> Tensor:
+    return values_VVB.sum() - values_VVB.diagonal().sum()
+
+
+class Adversary:
+    """
+    F, one network of the student's architecture, trained throughout the run on samples alone.
+
+    Both games are played on the same products of bases B' and hallucinators H', restored once a step (Algorithm 1).
+
+    Args:
+        arguments ([`DistillationArguments`]): weights, `adversary_hallucinators`, `adversary_bases`, `contrast`,
+            `temperature`.
+
+    Raises:
+        `ValueError`: if fewer than two hallucinators can be compared.
+    """
+
+    def __init__(
+        self,
+        network_arguments: NetworkArguments,
+        arguments: DistillationArguments,
+        real_data: ImageData,
+        accelerator: Accelerator,
+    ):
+        if arguments.adversary_hallucinators < 2:
+            raise ValueError("adversary_hallucinators must be at least 2: the adversary compares views of a basis.")
+        self.arguments = arguments
+        self.network = build_network(
+            network_arguments, real_data.image_shape, real_data.num_labels, seed=arguments.seed
+        ).to(accelerator.device)
+        self.augmentation = DsaAugmentation(arguments.dsa, per_sample=True)
+
+    def backward(self, model: HabaModel, generator: torch.Generator) -> dict[str, float]:
+        """
+        Adds the gradient of lambda_cos * L_cos to the parameters of `model` and that of lambda_con * L_con +
+        lambda_task * L_task to those of `network`.
+        """
+        arguments = self.arguments
+        num_hallucinators, num_bases = model.config.num_hallucinators, model.config.num_bases
+        views = min(arguments.adversary_hallucinators, num_hallucinators)
+        bases = min(arguments.adversary_bases or num_bases, num_bases)
+        hallucinator_ids = torch.randperm(num_hallucinators, generator=generator)[:views]
+        basis_ids = torch.randperm(num_bases, generator=generator)[:bases]
+        output = model(basis_ids.repeat(views), hallucinator_ids.repeat_interleave(bases))
+
+        samples = output.samples.detach().requires_grad_()
+        augmented = self.augmentation(samples, generator)
+        features = self.network.features(augmented)
+        features_VBD = features.view(views, bases, -1)
+        l_cos = cosine_loss(features_VBD)
+        classes = model.class_ids[basis_ids.to(model.class_ids.device)]
+        if arguments.contrast == "instance":
+            l_con = contrastive_loss(features_VBD, arguments.temperature)
+        else:
+            l_con = supervised_contrastive_loss(features_VBD, classes, arguments.temperature)
+        l_task = F.cross_entropy(self.network.classifier(features), output.labels.detach())
+
+        (d_samples,) = torch.autograd.grad(arguments.lambda_cos * l_cos, samples, retain_graph=True)
+        output.samples.backward(d_samples)
+        torch.autograd.backward(
+            arguments.lambda_con * l_con + arguments.lambda_task * l_task, inputs=list(self.network.parameters())
+        )
+        return {"l_cos": l_cos.item(), "l_con": l_con.item(), "l_task": l_task.item()}

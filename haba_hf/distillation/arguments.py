@@ -1,0 +1,122 @@
+"""The settings of one distillation: what is learned and how."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..data.augmentation import DSA_STRATEGY
+
+
+@dataclass
+class ModelArguments:
+    """Sizes of the artifact (see [`HabaConfig`] for each) and how its bases start."""
+
+    bases_per_class: int = field(default=1, metadata={"help": "Bases of each class (BPC)."})
+    num_hallucinators: int = field(default=5, metadata={"help": "Hallucinators; 0 distils plain pixels."})
+    hallucinator_depth: int = field(default=1, metadata={"help": "Conv-ReLU blocks, 0 to 3."})
+    hallucinator_channels: int | None = field(default=None, metadata={"help": "Feature channels of the first block."})
+    share_encoder_decoder: bool = field(
+        default=False, metadata={"help": "One encoder and decoder for all hallucinators, own scale and shift."}
+    )
+    basis_channels: int | None = field(default=None, metadata={"help": "Channels of a basis; 1 for grey bases."})
+    label_kind: Literal["hard", "soft"] = field(default="hard", metadata={"help": "Class index or learned labels."})
+    hallucinator_init: Literal["default", "identity"] = field(
+        default="default", metadata={"help": "PyTorch's initialization (the paper's), or near the identity."}
+    )
+    student_learning_rate: float = field(
+        default=0.01, metadata={"help": "Student learning rate alpha at the start; trajectory matching learns it."}
+    )
+    basis_init: Literal["real", "noise"] = field(
+        default="real", metadata={"help": "Bases start as random real images of their class, or as N(0, 1)."}
+    )
+
+
+@dataclass
+class DistillationArguments:
+    """Algorithm 1: the objective L_DD, the adversary, the optimizers and the run."""
+
+    objective: Literal["dm", "mtt"] = field(
+        default="dm", metadata={"help": "Distribution matching or trajectory matching."}
+    )
+    steps: int = field(default=1000, metadata={"help": "Distillation steps."})
+    seed: int = field(default=0, metadata={"help": "Seed of initialization and of every step."})
+    output_dir: str = field(
+        default="runs/haba", metadata={"help": "Folder of artifact, checkpoints and logs.", "result": False}
+    )
+    dsa: str = field(default=DSA_STRATEGY, metadata={"help": "DSA strategy while distilling, or none."})
+
+    optimizer: Literal["sgd", "adam"] = field(default="adam", metadata={"help": "Optimizer of all learned parts."})
+    momentum: float = field(default=0.95, metadata={"help": "Momentum of SGD (the paper's code: 0.95)."})
+    basis_learning_rate: float = field(default=0.03, metadata={"help": "Learning rate of the bases."})
+    hallucinator_learning_rate: float = field(default=0.01, metadata={"help": "Learning rate of the hallucinators."})
+    label_learning_rate: float = field(default=0.01, metadata={"help": "Learning rate of soft labels."})
+    alpha_learning_rate: float = field(
+        default=1e-5, metadata={"help": "Learning rate of the student learning rate (trajectory matching)."}
+    )
+    alpha_min: float = field(default=0.001, metadata={"help": "The student learning rate is clipped from below here."})
+    learning_rate_schedule: Literal["constant", "cosine"] = field(
+        default="constant", metadata={"help": "Constant, or cosine decay to zero over the run."}
+    )
+
+    real_batch_size: int = field(default=256, metadata={"help": "DM: real images of each class a step."})
+    network_bank: int = field(
+        default=0,
+        metadata={
+            "help": "DM: 0 draws a new network every step (published); n cycles through n networks whose real class "
+            "means over real_batch_size images are computed once, without augmentation."
+        },
+    )
+
+    student_steps: int = field(default=50, metadata={"help": "MTT: N, student steps on samples."})
+    expert_span: int = field(default=2, metadata={"help": "MTT: M, expert snapshots ahead to be reached."})
+    max_start: int = field(default=2, metadata={"help": "MTT: start snapshots are drawn from 0..max_start-1."})
+    student_batch_size: int | None = field(
+        default=None, metadata={"help": "MTT: bases of a student step; by default all."}
+    )
+    pairing: Literal["step", "sample"] = field(
+        default="step", metadata={"help": "MTT: one hallucinator for a whole student step, or one for each sample."}
+    )
+    unroll: Literal["graph", "adjoint"] = field(
+        default="graph", metadata={"help": "MTT: one graph over all steps, or constant memory.", "result": False}
+    )
+
+    lambda_dd: float = field(default=1.0, metadata={"help": "Weight of L_DD (Eq. 6)."})
+    lambda_cos: float = field(default=0.1, metadata={"help": "Weight of L_cos (Eq. 6)."})
+    lambda_con: float = field(default=0.1, metadata={"help": "Weight of L_con (Eq. 4)."})
+    lambda_task: float = field(default=1.0, metadata={"help": "Weight of L_task (Eq. 4)."})
+    adversary_learning_rate: float = field(default=0.001, metadata={"help": "SGD learning rate of the adversary."})
+    adversary_hallucinators: int = field(
+        default=2, metadata={"help": "Hallucinators |H'| the adversary compares a step."}
+    )
+    adversary_bases: int | None = field(default=None, metadata={"help": "Bases |B'| a step; by default all."})
+    contrast: Literal["instance", "supervised"] = field(
+        default="instance", metadata={"help": "L_con as Eq. 3 prints it, or the released code's with class labels."}
+    )
+    temperature: float = field(default=0.07, metadata={"help": "Temperature tau of L_con."})
+
+    checkpoint_every: int = field(default=100, metadata={"help": "Steps between checkpoints.", "result": False})
+    validate_every: int = field(default=0, metadata={"help": "Steps between validations; 0: none.", "result": False})
+    validation_seeds: int = field(default=1, metadata={"help": "Students a validation trains.", "result": False})
+    validation_epochs: int | None = field(
+        default=None, metadata={"help": "Their epochs; by default student_epochs.", "result": False}
+    )
+    keep_best: bool = field(
+        default=False, metadata={"help": "Save the artifact of the best validation, not of the last step."}
+    )
+    report_to: str = field(default="tensorboard", metadata={"help": "tensorboard or none.", "result": False})
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}.")
+        if self.max_start < 1 or self.expert_span < 1 or self.student_steps < 1:
+            raise ValueError("max_start, expert_span and student_steps must be at least 1.")
+        if self.checkpoint_every < 1:
+            raise ValueError(f"checkpoint_every must be at least 1, got {self.checkpoint_every}.")
+        if self.keep_best and not self.validate_every:
+            raise ValueError("keep_best chooses by validation: set validate_every too.")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}.")
+
+    @property
+    def num_snapshots(self) -> int:
+        """Snapshots of an expert that a run can draw: starts 0..max_start-1, targets up to max_start-1+expert_span."""
+        return self.max_start + self.expert_span

@@ -1,0 +1,265 @@
+"""Algorithm 1 under Accelerate: one process per device, each with its own random draws, gradients averaged once a
+step."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import nn
+from tqdm.auto import tqdm
+
+from ..data.sources import ImageData
+from ..files import atomic_directory, atomic_file, check_writable
+from ..modeling_haba import HabaModel
+from ..networks import NetworkArguments
+from ..pairing import seeded_generator
+from .adversary import Adversary
+from .arguments import DistillationArguments
+from .checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
+from .objectives import Objective
+
+
+class Distiller:
+    """
+    Drives one run: step, log, validate, checkpoint, resume.
+
+    Every random number of step s on process r comes from a generator seeded by (seed, s, r), so a resumed run equals
+    an uninterrupted one bit for bit, and nothing depends on the global random state.
+
+    Args:
+        model ([`HabaModel`]): the artifact to be learned; the same on every process.
+        objective ([`Objective`]): L_DD.
+        arguments ([`DistillationArguments`]): the run.
+        network_arguments ([`NetworkArguments`]): architecture of the adversary.
+        real_data ([`ImageData`]): what is distilled.
+        accelerator (`Accelerator`): device, processes and trackers.
+        recipe_hash (`str`): a checkpoint is resumed only by the recipe that wrote it.
+        validate (`Callable`, *optional*): `validate(model, step) -> float`, the validation accuracy in percent, called
+            every `validate_every` steps and after the last.
+
+    Raises:
+        `ValueError`: if only one of `validate` and `validate_every` is given.
+    """
+
+    def __init__(
+        self,
+        model: HabaModel,
+        objective: Objective,
+        arguments: DistillationArguments,
+        network_arguments: NetworkArguments,
+        real_data: ImageData,
+        accelerator: Accelerator,
+        recipe_hash: str,
+        validate: Callable[[HabaModel, int], float] | None = None,
+    ):
+        if (validate is not None) != bool(arguments.validate_every):
+            raise ValueError("validate and validate_every need each other: give both or neither.")
+        self.arguments = arguments
+        self.accelerator = accelerator
+        self.recipe_hash = recipe_hash
+        self.validate = validate
+        self.model = model.to(accelerator.device)
+        self.objective = objective
+        objective.prepare(real_data, model, accelerator)
+        self.adversary = None
+        if model.config.num_hallucinators >= 2 and _plays(arguments):
+            self.adversary = Adversary(network_arguments, arguments, real_data, accelerator)
+        self.optimizers = self._optimizers()
+        self.step_number = 0
+        self.best: dict[str, float] | None = None
+        self._synchronize()
+
+    def run(self) -> HabaModel:
+        """
+        Runs to the last step, from the newest checkpoint if there is one, and returns the model (the best by
+        validation if `keep_best`).
+
+        Raises:
+            `FloatingPointError`: if a gradient is NaN or infinite, naming the step and the last good checkpoint.
+            `OSError`: if `output_dir` cannot be written.
+            `ValueError`: if the checkpoint there belongs to another recipe.
+        """
+        if self.accelerator.is_main_process:
+            check_writable(self.arguments.output_dir)
+        self.accelerator.wait_for_everyone()
+        self.resume()
+        progress = tqdm(
+            initial=self.step_number,
+            total=self.arguments.steps,
+            desc="distilling",
+            disable=not self.accelerator.is_main_process,
+        )
+        with progress:
+            while self.step_number < self.arguments.steps:
+                started = time.perf_counter()
+                logs = self.step()
+                logs["seconds"] = time.perf_counter() - started
+                last = self.step_number == self.arguments.steps
+                if self.validate is not None and (last or self.step_number % self.arguments.validate_every == 0):
+                    logs["validation_accuracy"] = self.validate_and_keep_best(self.validate)
+                self.log(logs)
+                progress.update()
+                progress.set_postfix(l_dd=f"{logs['l_dd']:.4f}")
+                if last or self.step_number % self.arguments.checkpoint_every == 0:
+                    self.save()
+        if self.best is not None:
+            self._restore_best(self.best)
+        return self.model
+
+    def step(self) -> dict[str, float]:
+        """One iteration of Algorithm 1: gradients of L_S and L_F, averaged over processes, then one step of each."""
+        self._schedule()
+        generator = self.generator()
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+        logs = self.objective.backward(self.model, generator)
+        if self.adversary is not None:
+            logs |= self.adversary.backward(self.model, generator)
+        self.reduce_gradients()
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+        if self.objective.learns_student_learning_rate:
+            with torch.no_grad():
+                self.model.student_learning_rate.clamp_(min=self.arguments.alpha_min)
+        self.step_number += 1
+        return logs
+
+    def generator(self) -> torch.Generator:
+        """The CPU generator of this step and process."""
+        return seeded_generator(self.arguments.seed, self.step_number, self.accelerator.process_index)
+
+    def reduce_gradients(self) -> None:
+        """Averages all gradients over processes with one collective; a part unused in this step counts as zero."""
+        parameters = self._learned_parameters()
+        flat = torch.cat(
+            [
+                (torch.zeros_like(parameter) if parameter.grad is None else parameter.grad).reshape(-1)
+                for parameter in parameters
+            ]
+        )
+        flat = self.accelerator.reduce(flat, reduction="mean")
+        if not torch.isfinite(flat).all():
+            checkpoint = latest_checkpoint(self.arguments.output_dir)
+            raise FloatingPointError(
+                f"The gradient became NaN or infinite at step {self.step_number}. Last good checkpoint: "
+                f"{checkpoint or 'none'}. Lower basis_learning_rate and hallucinator_learning_rate, or "
+                "student_learning_rate, and start in another output_dir."
+            )
+        sizes = [parameter.numel() for parameter in parameters]
+        for parameter, part in zip(parameters, flat.split(sizes), strict=True):
+            parameter.grad = part.view_as(parameter)
+
+    def validate_and_keep_best(self, validate: Callable[[HabaModel, int], float]) -> float:
+        """Validation accuracy now, in percent; remembers the model if it is the best so far."""
+        accuracy = validate(self.model, self.step_number)
+        if self.arguments.keep_best and (self.best is None or accuracy > self.best["validation_accuracy"]):
+            self.best = {"step": self.step_number, "validation_accuracy": accuracy}
+            if self.accelerator.is_main_process:
+                with atomic_directory(self._best_directory()) as aside:
+                    self.model.save_pretrained(aside)
+        return accuracy
+
+    def log(self, logs: dict[str, float]) -> None:
+        """One line of `metrics.jsonl` and the trackers."""
+        if self.accelerator.is_main_process:
+            with open(self._metrics_path(), "a") as file:
+                file.write(json.dumps({"step": self.step_number, **logs}) + "\n")
+        self.accelerator.log(logs, step=self.step_number)
+
+    def save(self) -> None:
+        """Writes a checkpoint from the main process."""
+        if self.accelerator.is_main_process:
+            state = {"step": self.step_number, "recipe_hash": self.recipe_hash, "best": self.best}
+            save_checkpoint(self.arguments.output_dir, state, self._modules(), self.optimizers)
+        self.accelerator.wait_for_everyone()
+
+    def resume(self) -> None:
+        """Goes on from the newest checkpoint in `output_dir`, if any; forgets log lines written after it."""
+        path = latest_checkpoint(self.arguments.output_dir)
+        if path is not None:
+            state = load_checkpoint(path, self.recipe_hash, self._modules(), self.optimizers)
+            self.step_number, self.best = state["step"], state["best"]
+            self.accelerator.print(f"Resuming at step {self.step_number} from {path}")
+        if self.accelerator.is_main_process and self._metrics_path().exists():
+            lines = self._metrics_path().read_text().splitlines()
+            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.step_number]
+            with atomic_file(self._metrics_path()) as aside:
+                aside.write_text("".join(line + "\n" for line in kept))
+        self.accelerator.wait_for_everyone()
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        arguments, model = self.arguments, self.model
+        hallucinators = [
+            parameter
+            for module in (model.hallucinators, model.encoder, model.decoder)
+            if module is not None
+            for parameter in module.parameters()
+        ]
+        groups: list[dict] = [{"params": [model.bases], "lr": arguments.basis_learning_rate}]
+        if hallucinators:
+            groups.append({"params": hallucinators, "lr": arguments.hallucinator_learning_rate})
+        if model.label_logits is not None:
+            groups.append({"params": [model.label_logits], "lr": arguments.label_learning_rate})
+        if self.objective.learns_student_learning_rate:
+            groups.append({"params": [model.student_learning_rate], "lr": arguments.alpha_learning_rate})
+        for group in groups:
+            group["peak_lr"] = group["lr"]
+        optimizers: dict[str, torch.optim.Optimizer] = {}
+        if arguments.optimizer == "adam":
+            optimizers["optimizer"] = torch.optim.Adam(groups)
+        else:
+            optimizers["optimizer"] = torch.optim.SGD(groups, momentum=arguments.momentum)
+        if self.adversary is not None:
+            optimizers["adversary_optimizer"] = torch.optim.SGD(
+                self.adversary.network.parameters(), lr=arguments.adversary_learning_rate, momentum=0.9
+            )
+        return optimizers
+
+    def _schedule(self) -> None:
+        if self.arguments.learning_rate_schedule == "cosine":
+            factor = 0.5 * (1 + math.cos(math.pi * self.step_number / self.arguments.steps))
+            for group in self.optimizers["optimizer"].param_groups:
+                group["lr"] = group["peak_lr"] * factor
+
+    def _modules(self) -> dict[str, nn.Module]:
+        modules: dict[str, nn.Module] = {"model": self.model}
+        if self.adversary is not None:
+            modules["adversary"] = self.adversary.network
+        return modules
+
+    def _learned_parameters(self) -> list[nn.Parameter]:
+        return [
+            parameter
+            for optimizer in self.optimizers.values()
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        ]
+
+    @torch.no_grad()
+    def _synchronize(self) -> None:
+        """Gives every process the main process's parameters."""
+        for module in self._modules().values():
+            for parameter in module.parameters():
+                parameter.copy_(broadcast(parameter.detach().clone()))
+
+    def _metrics_path(self) -> Path:
+        return Path(self.arguments.output_dir) / "metrics.jsonl"
+
+    def _best_directory(self) -> Path:
+        return Path(self.arguments.output_dir) / "checkpoints" / "best"
+
+    def _restore_best(self, best: dict[str, float]) -> None:
+        self.accelerator.wait_for_everyone()
+        self.model.load_state_dict(HabaModel.from_pretrained(self._best_directory()).state_dict())
+        self.accelerator.print(
+            f"Kept step {best['step']}, the best of the validations ({best['validation_accuracy']:.1f} %)"
+        )
+
+
+def _plays(arguments: DistillationArguments) -> bool:
+    return bool(arguments.lambda_cos or arguments.lambda_con)

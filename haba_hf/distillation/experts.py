@@ -1,0 +1,258 @@
+"""Expert trajectories: networks trained on real data whose parameters are recorded on the way (Cazenavette et al.,
+2022).
+
+One safetensors file per expert holds `snapshots` [S, P]: S moments of one network's P parameters, flattened in the
+order of `named_parameters()`. Only the S snapshots that the recipe's run can draw are recorded.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
+from ..data.sources import ImageData
+from ..files import atomic_file, check_writable
+from ..networks import NetworkArguments, build_network
+from ..pairing import derived_seed
+
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16}
+
+
+@dataclass
+class ExpertArguments:
+    """How experts are recorded. How many snapshots follows from the run: `max_start` + `expert_span`."""
+
+    experts_dir: str = field(
+        default="experts", metadata={"help": "Folder of the experts' safetensors files.", "result": False}
+    )
+    num_experts: int = field(default=10, metadata={"help": "Networks trained on the real data."})
+    snapshots_per_epoch: int = field(default=1, metadata={"help": "Snapshots recorded in each epoch, evenly spaced."})
+    expert_learning_rate: float = field(default=0.01, metadata={"help": "SGD learning rate of the experts."})
+    expert_momentum: float = field(default=0.0, metadata={"help": "SGD momentum of the experts."})
+    expert_batch_size: int = field(default=256, metadata={"help": "Real images a step."})
+    expert_dsa: str = field(default=DSA_STRATEGY, metadata={"help": "DSA strategy while experts train, or none."})
+    expert_precision: Literal["float32", "float16"] = field(
+        default="float32", metadata={"help": "Precision of the stored snapshots."}
+    )
+    expert_seed: int = field(default=0, metadata={"help": "Expert i is initialized and trained from this seed and i."})
+
+
+def network_signature(network: NetworkArguments, image_shape: tuple[int, int, int], num_labels: int) -> str:
+    """What must agree for two sets of parameters to belong to the same architecture, as one line of JSON."""
+    return json.dumps([network.network, network.network_depth, network.network_width, list(image_shape), num_labels])
+
+
+def training_signature(arguments: ExpertArguments, mixed_precision: str) -> str:
+    """How an expert was trained, as one line of JSON."""
+    return json.dumps(
+        {
+            "snapshots_per_epoch": arguments.snapshots_per_epoch,
+            "learning_rate": arguments.expert_learning_rate,
+            "momentum": arguments.expert_momentum,
+            "batch_size": arguments.expert_batch_size,
+            "dsa": arguments.expert_dsa,
+            "precision": arguments.expert_precision,
+            "mixed_precision": mixed_precision,
+            "seed": arguments.expert_seed,
+        },
+        sort_keys=True,
+    )
+
+
+def expert_path(directory: str | Path, index: int) -> Path:
+    return Path(directory) / f"expert-{index:04d}.safetensors"
+
+
+def recording_bytes(network: nn.Module, num_snapshots: int, arguments: ExpertArguments) -> int:
+    """Bytes that all experts will take on disk."""
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return parameters * num_snapshots * arguments.num_experts * PRECISIONS[arguments.expert_precision].itemsize
+
+
+def flat_parameters(network: nn.Module) -> Tensor:
+    """All parameters as one vector [P]."""
+    return torch.cat([parameter.detach().reshape(-1) for parameter in network.parameters()])
+
+
+def record_experts(
+    data: ImageData,
+    network_arguments: NetworkArguments,
+    arguments: ExpertArguments,
+    num_snapshots: int,
+    accelerator: Accelerator,
+) -> list[Path]:
+    """
+    Trains the experts that are missing in `experts_dir`, spread over processes, and writes each when it is complete.
+
+    Args:
+        num_snapshots (`int`): S; recording stops when they are taken.
+
+    Returns:
+        The paths of all experts. Files already there are kept if they are of the same network, data and training.
+
+    Raises:
+        `ValueError`: if a file there belongs to something else, or an expert's loss becomes NaN.
+        `OSError`: if the folder cannot be written.
+    """
+    if accelerator.is_main_process:
+        check_writable(arguments.experts_dir)
+    accelerator.wait_for_everyone()
+    network = build_network(network_arguments, data.image_shape, data.num_labels, seed=0)
+    size = recording_bytes(network, num_snapshots, arguments)
+    accelerator.print(
+        f"Experts: {arguments.num_experts} x {num_snapshots} snapshots, {size / 1e6:,.0f} MB in "
+        f"{arguments.experts_dir}"
+    )
+    paths = [expert_path(arguments.experts_dir, index) for index in range(arguments.num_experts)]
+    expected = {
+        "network": network_signature(network_arguments, data.image_shape, data.num_labels),
+        "data": data.fingerprint,
+        "training": training_signature(arguments, accelerator.mixed_precision),
+    }
+    for index, path in enumerate(paths):
+        if index % accelerator.num_processes != accelerator.process_index:
+            continue
+        if path.exists():
+            if _read_header(path, expected)[0] < num_snapshots:
+                raise ValueError(
+                    f"{path} holds fewer than the {num_snapshots} snapshots this recipe uses: delete it to record "
+                    "anew, or lower max_start or expert_span."
+                )
+            continue
+        expert = build_network(network_arguments, data.image_shape, data.num_labels, seed=_seed(arguments, index))
+        snapshots = _train(expert, data, arguments, index, num_snapshots, accelerator)
+        with atomic_file(path) as aside:
+            save_file({"snapshots": snapshots}, aside, expected)
+    accelerator.wait_for_everyone()
+    return paths
+
+
+def _seed(arguments: ExpertArguments, index: int) -> int:
+    return derived_seed(arguments.expert_seed, index)
+
+
+def _train(
+    network: nn.Module,
+    data: ImageData,
+    arguments: ExpertArguments,
+    index: int,
+    num_snapshots: int,
+    accelerator: Accelerator,
+) -> Tensor:
+    device = accelerator.device
+    network.to(device)
+    images, labels = data.train.images.to(device), data.train.labels.to(device)
+    generator = torch.Generator().manual_seed(_seed(arguments, index))
+    augmentation = DsaAugmentation(arguments.expert_dsa)
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=arguments.expert_learning_rate, momentum=arguments.expert_momentum
+    )
+    dtype = PRECISIONS[arguments.expert_precision]
+    snapshots = [flat_parameters(network).to("cpu", dtype)]
+    steps_per_epoch = -(-len(labels) // arguments.expert_batch_size)
+    if arguments.snapshots_per_epoch > steps_per_epoch:
+        raise ValueError(
+            f"snapshots_per_epoch is {arguments.snapshots_per_epoch}, but an epoch has only {steps_per_epoch} steps."
+        )
+    progress = tqdm(
+        desc=f"expert {index}", total=num_snapshots - 1, unit="snapshot", disable=not accelerator.is_local_main_process
+    )
+    while len(snapshots) < num_snapshots:
+        taken = 0
+        for step, batch in enumerate(
+            torch.randperm(len(labels), generator=generator).split(arguments.expert_batch_size)
+        ):
+            batch = batch.to(device)
+            x = augmentation(data.processor.normalize(images[batch]), generator)
+            with accelerator.autocast():
+                loss = F.cross_entropy(network(x), labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if (step + 1) * arguments.snapshots_per_epoch // steps_per_epoch > taken:
+                taken += 1
+                snapshot = flat_parameters(network).to("cpu", dtype)
+                if not (torch.isfinite(loss) and torch.isfinite(snapshot).all()):
+                    raise ValueError(
+                        f"Expert {index} diverged (loss {loss.item()}): lower expert_learning_rate, now "
+                        f"{arguments.expert_learning_rate}."
+                    )
+                snapshots.append(snapshot)
+                progress.update()
+                progress.set_postfix(loss=f"{loss.item():.3f}")
+                if len(snapshots) == num_snapshots:
+                    break
+    progress.close()
+    return torch.stack(snapshots)
+
+
+def _read_header(path: Path, expected: dict[str, str]) -> tuple[int, int]:
+    """(S, P) of an expert file after checking that it is complete and belongs here."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if "snapshots" not in file.keys() or "network" not in metadata:  # noqa: SIM118
+                raise ValueError(f"{path} is not an expert file of haba_hf: choose another experts_dir.")
+            shape = file.get_slice("snapshots").get_shape()
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it and record it again.") from error
+    for name, wanted in expected.items():
+        if metadata[name] != wanted:
+            raise ValueError(
+                f"{path} was recorded with another {name} ({metadata[name]}) than this recipe's ({wanted}): choose "
+                "another experts_dir, or delete it and record it again."
+            )
+    return shape[0], shape[1]
+
+
+class ExpertStore:
+    """
+    Recorded experts, read snapshot by snapshot.
+
+    Args:
+        arguments ([`ExpertArguments`]): the folder and the number of experts; more in the folder are left alone.
+        network_arguments, data: what the experts must belong to.
+
+    Raises:
+        `FileNotFoundError`: if the folder holds fewer experts.
+        `ValueError`: if an expert is damaged, or of another network or data set.
+    """
+
+    def __init__(self, arguments: ExpertArguments, network_arguments: NetworkArguments, data: ImageData):
+        self.paths = [expert_path(arguments.experts_dir, index) for index in range(arguments.num_experts)]
+        found = sum(path.exists() for path in self.paths)
+        if found < len(self.paths):
+            raise FileNotFoundError(
+                f"{arguments.experts_dir} holds {found} of the {len(self.paths)} experts (num_experts): record "
+                "them with training/record_experts.py and the same recipe."
+            )
+        expected = {
+            "network": network_signature(network_arguments, data.image_shape, data.num_labels),
+            "data": data.fingerprint,
+        }
+        self.num_snapshots = min(_read_header(path, expected)[0] for path in self.paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def snapshots(self, expert: int, *moments: int) -> list[Tensor]:
+        """Parameters [P] (float32, CPU) of one expert at the given moments."""
+        with safe_open(self.paths[expert], framework="pt") as file:
+            rows = file.get_slice("snapshots")
+            return [rows[moment : moment + 1][0].float() for moment in moments]
+
+    def draw(self, max_start: int, span: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A random expert's parameters at t ~ U{0..max_start-1} and at t + span."""
+        expert = int(torch.randint(len(self.paths), (), generator=generator))
+        start = int(torch.randint(max_start, (), generator=generator))
+        first, last = self.snapshots(expert, start, start + span)
+        return first, last

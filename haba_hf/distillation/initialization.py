@@ -1,0 +1,48 @@
+"""The artifact before its first step."""
+
+import torch
+
+from ..configuration_haba import HabaConfig
+from ..data.sources import ImageData
+from ..modeling_haba import HabaModel
+from ..pairing import seeded_generator
+from .arguments import ModelArguments
+
+
+def initial_model(arguments: ModelArguments, data: ImageData, seed: int) -> HabaModel:
+    """
+    A [`HabaModel`] for `data` on the CPU, the same for the same seed on every process; the global random state is left
+    as it was.
+
+    Bases are `bases_per_class` random training images of each class without replacement (`basis_init="real"`; their
+    channel mean if bases have one channel and samples three), or N(0, 1).
+
+    Raises:
+        `ValueError`: if a class has fewer training images than `bases_per_class`.
+    """
+    channels, height, width = data.image_shape
+    config = HabaConfig(
+        id2label=dict(enumerate(data.class_names)),
+        label2id={name: index for index, name in enumerate(data.class_names)},
+        bases_per_class=arguments.bases_per_class,
+        num_hallucinators=arguments.num_hallucinators,
+        hallucinator_depth=arguments.hallucinator_depth,
+        hallucinator_channels=arguments.hallucinator_channels,
+        share_encoder_decoder=arguments.share_encoder_decoder,
+        basis_channels=arguments.basis_channels,
+        sample_channels=channels,
+        sample_height=height,
+        sample_width=width,
+        label_kind=arguments.label_kind,
+        hallucinator_init=arguments.hallucinator_init,
+        student_learning_rate=arguments.student_learning_rate,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = HabaModel(config)
+    if arguments.basis_init == "real":
+        images = data.draw_per_class(config.bases_per_class, seeded_generator(seed))
+        if config.basis_shape[0] != channels:
+            images = images.mean(dim=1, keepdim=True).expand(-1, config.basis_shape[0], -1, -1)
+        model.bases.data.copy_(images)
+    return model

@@ -1,0 +1,27 @@
+"""Objectives: what L_DD is and how its gradient is had, one file per idea.
+
+Each has `prepare(real_data, model, accelerator)`, called once, and `backward(model, generator)`, which adds the
+gradient of lambda_DD * L_DD to the model's parameters and returns a dict of floats to log.
+"""
+
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+
+from ...data.sources import ImageData
+from ...modeling_haba import HabaModel
+from .distribution_matching import DistributionMatching
+from .trajectory_matching import TrajectoryMatching
+
+__all__ = ["DistributionMatching", "Objective", "TrajectoryMatching"]
+
+
+class Objective(Protocol):
+    """The interface between the distiller and any objective."""
+
+    learns_student_learning_rate: bool
+
+    def prepare(self, real_data: ImageData, model: HabaModel, accelerator: Accelerator) -> None: ...
+
+    def backward(self, model: HabaModel, generator: torch.Generator) -> dict[str, float]: ...

@@ -1,0 +1,99 @@
+r"""Distribution matching (DM; Zhao and Bilen, WACV 2023): under a random, untrained network phi the mean feature of
+the samples of a class is pulled to that of its real images,
+
+    L_DD = sum_c || mean_{x in real_c} phi(A(x)) - mean_{x in samples_c} phi(A(x)) ||^2,
+
+with the same siamese augmentation A on both sides. Nothing is trained and nothing is second order.
+"""
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from ...data.augmentation import DsaAugmentation, DsaParameters
+from ...data.sources import ImageData
+from ...modeling_haba import HabaModel
+from ...networks import ConvNet, NetworkArguments, build_network
+from ...pairing import derived_seed, seeded_generator
+from ..arguments import DistillationArguments
+
+# Samples that go through the network at once; a class is never split.
+SAMPLES_AT_ONCE = 1024
+
+
+class DistributionMatching:
+    """
+    Args:
+        network_arguments ([`NetworkArguments`]): the network phi.
+        arguments ([`DistillationArguments`]): `real_batch_size`, `network_bank`, `dsa`, `lambda_dd`.
+
+    With `network_bank` = n, phi is one of n fixed networks, nothing is augmented, and the class means of real images
+    are computed once for each network: a step then costs only the samples' own pass.
+    """
+
+    learns_student_learning_rate = False
+
+    def __init__(self, network_arguments: NetworkArguments, arguments: DistillationArguments):
+        self.network_arguments = network_arguments
+        self.arguments = arguments
+        self.augmentation = DsaAugmentation("none" if arguments.network_bank else arguments.dsa, per_sample=False)
+
+    def prepare(self, real_data: ImageData, model: HabaModel, accelerator: Accelerator) -> None:
+        self.data = real_data
+        self.device = accelerator.device
+        self.members = [real_data.train.of_class(label) for label in range(real_data.num_labels)]
+        self.bank: dict[int, tuple[ConvNet, Tensor]] = {}
+
+    def backward(self, model: HabaModel, generator: torch.Generator) -> dict[str, float]:
+        """Adds the gradient of lambda_DD * L_DD to the parameters of `model` and returns what to log."""
+        if self.arguments.network_bank:
+            index = int(torch.randint(self.arguments.network_bank, (), generator=generator))
+            if index not in self.bank:
+                self.bank[index] = self._banked(index)
+            network, means_LD = self.bank[index]
+            augmentations = [self.augmentation.draw(1, generator)] * len(self.members)
+        else:
+            network = self._network(int(torch.randint(2**31 - 1, (), generator=generator)))
+            augmentations = [self.augmentation.draw(1, generator) for _ in self.members]
+            means_LD = self._real_means(network, augmentations, generator)
+
+        output = model()
+        samples = output.samples.detach().requires_grad_()
+        classes = model.class_ids[output.basis_ids]
+        per_class = len(samples) // len(self.members)
+        at_once = max(SAMPLES_AT_ONCE // per_class, 1)
+        total = 0.0
+        for labels in torch.arange(len(self.members)).split(at_once):
+            inside = [(classes == label).nonzero().squeeze(1) for label in labels.tolist()]
+            x = torch.cat(
+                [
+                    DsaAugmentation.apply(samples[rows], augmentations[label])
+                    for label, rows in zip(labels.tolist(), inside, strict=True)
+                ]
+            )
+            sample_means = network.features(x).view(len(labels), per_class, -1).mean(dim=1)
+            loss = (means_LD[labels] - sample_means).square().sum()
+            loss.backward()
+            total += loss.item()
+        output.samples.backward(self.arguments.lambda_dd * samples.grad)
+        return {"l_dd": total}
+
+    def _network(self, seed: int) -> ConvNet:
+        network = build_network(self.network_arguments, self.data.image_shape, self.data.num_labels, seed)
+        return network.to(self.device).requires_grad_(False)
+
+    def _banked(self, index: int) -> tuple[ConvNet, Tensor]:
+        network = self._network(derived_seed(self.arguments.seed, index))
+        generator = seeded_generator(self.arguments.seed, index)
+        augmentations = [self.augmentation.draw(1, generator)] * len(self.members)
+        return network, self._real_means(network, augmentations, generator)
+
+    @torch.no_grad()
+    def _real_means(self, network: ConvNet, augmentations: list[DsaParameters], generator: torch.Generator) -> Tensor:
+        """Mean feature of `real_batch_size` augmented real images of each class, `[L, D]`."""
+        means = []
+        for members, augmentation in zip(self.members, augmentations, strict=True):
+            chosen = members[torch.randperm(len(members), generator=generator)[: self.arguments.real_batch_size]]
+            images = self.data.processor.normalize(self.data.train.images[chosen].to(self.device))
+            means.append(network.features(DsaAugmentation.apply(images, augmentation)).mean(dim=0))
+        return torch.stack(means)

@@ -1,0 +1,166 @@
+import json
+import os
+import resource
+
+import pytest
+import torch
+from torch import nn
+
+from haba_hf.distillation import checkpoints
+from haba_hf.distillation.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
+
+OPTIMIZERS = {
+    "adam": lambda parameters: torch.optim.Adam(parameters, lr=0.1),
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
+    "plain sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1),  # has no state
+}
+
+
+def make(kind="adam", seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    module = nn.Linear(3, 2)
+    module.register_buffer("ids", torch.arange(4) + seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return {"model": module}, {"optimizer": OPTIMIZERS[kind](module.parameters())}
+
+
+def train(modules, optimizers, steps=3):
+    for step in range(steps):
+        optimizers["optimizer"].zero_grad()
+        x = torch.randn(5, 3, generator=torch.Generator().manual_seed(step))
+        modules["model"](x).square().sum().backward()
+        optimizers["optimizer"].step()
+
+
+def save(output_dir, step, kind="adam", **extra):
+    modules, optimizers = make(kind, seed=step)
+    train(modules, optimizers)
+    state = {"step": step, "recipe_hash": "abc", "best": None, **extra}
+    return save_checkpoint(output_dir, state, modules, optimizers), modules, optimizers
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_training_goes_on_bit_for_bit(tmp_path, kind):
+    path, modules, optimizers = save(tmp_path, 7, kind, best={"step": 5, "validation_accuracy": 61.25})
+    again, optimizers_again = make(kind, seed=99)
+    state = load_checkpoint(path, "abc", again, optimizers_again)
+    assert state == {"step": 7, "recipe_hash": "abc", "best": {"step": 5, "validation_accuracy": 61.25}}
+    train(modules, optimizers)
+    train(again, optimizers_again)
+    for name, value in modules["model"].state_dict().items():
+        assert torch.equal(again["model"].state_dict()[name], value)
+
+
+def test_no_pickle_is_written(tmp_path):
+    path, *_ = save(tmp_path, 7)
+    assert path == tmp_path / "checkpoints" / "step-00000007"
+    assert sorted(os.listdir(path)) == ["model.safetensors", "optimizer.safetensors", "state.json"]
+
+
+def test_the_newest_two_are_kept(tmp_path):
+    for step in (2, 4, 100_000_000, 6):  # the order of steps, not of writing or of letters
+        save(tmp_path, step)
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step-00000006", "step-100000000"]
+
+
+def test_latest(tmp_path):
+    assert latest_checkpoint(tmp_path) is None
+    (tmp_path / "checkpoints" / "best").mkdir(parents=True)
+    (tmp_path / "checkpoints" / ".step-00000009.x.tmp").mkdir()
+    assert latest_checkpoint(tmp_path) is None
+    save(tmp_path, 3)
+    newest, *_ = save(tmp_path, 20)
+    assert latest_checkpoint(tmp_path) == newest
+    assert (tmp_path / "checkpoints" / "best").is_dir()
+
+
+def test_another_recipe(tmp_path):
+    path, *_ = save(tmp_path, 7)
+    modules, optimizers = make()
+    before = modules["model"].weight.clone()
+    with pytest.raises(
+        ValueError, match=r"step-00000007 was written by another recipe \(hash abc, this one's is xyz\)"
+    ):
+        load_checkpoint(path, "xyz", modules, optimizers)
+    assert torch.equal(modules["model"].weight, before)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def write_noise(path):
+    path.write_bytes(b"\xff\xfe{}[]" * 9)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("spoil", [truncate, empty, write_noise, os.remove])
+def test_damaged(tmp_path, name, spoil):
+    path, *_ = save(tmp_path, 7)
+    spoil(path / name)
+    with pytest.raises(ValueError, match=r"step-00000007 is damaged \(.*\): delete it to resume from the one before"):
+        load_checkpoint(path, "abc", *make())
+
+
+@pytest.mark.parametrize("state", [{}, {"step": 7}])
+def test_state_without_its_fields(tmp_path, state):
+    path, *_ = save(tmp_path, 7)
+    (path / "state.json").write_text(json.dumps(state))
+    with pytest.raises(ValueError, match="is damaged"):
+        load_checkpoint(path, "abc", *make())
+
+
+def test_foreign_tensors(tmp_path):
+    path, *_ = save(tmp_path, 7)
+    for name in ("model", "optimizer"):
+        original = (path / f"{name}.safetensors").read_bytes()
+        checkpoints.save_file({"something": torch.zeros(3)}, path / f"{name}.safetensors")
+        with pytest.raises(ValueError, match="is damaged"):
+            load_checkpoint(path, "abc", *make())
+        (path / f"{name}.safetensors").write_bytes(original)
+
+
+def test_an_interruption_leaves_the_older_checkpoints(tmp_path, monkeypatch):
+    save(tmp_path, 2)
+    older, *_ = save(tmp_path, 4)
+    write = checkpoints.save_file
+
+    def stop_after_the_model(tensors, path, metadata=None):
+        if path.name == "optimizer.safetensors":
+            raise KeyboardInterrupt
+        write(tensors, path, metadata)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "save_file", stop_after_the_model)
+        with pytest.raises(KeyboardInterrupt):
+            save(tmp_path, 6)
+    assert latest_checkpoint(tmp_path) == older
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step-00000002", "step-00000004"]
+    assert load_checkpoint(older, "abc", *make())["step"] == 4
+
+
+@pytest.fixture
+def full_disk():
+    """Files end after 100 bytes, as on a disk that is nearly full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_full_disk(tmp_path, full_disk):
+    with pytest.raises(OSError, match=r"Cannot write .*step-00000007: .*Nothing was changed there"):
+        save(tmp_path, 7)
+    assert os.listdir(tmp_path / "checkpoints") == []
+
+
+def test_unwritable_folder(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"Cannot write .*file/checkpoints/step-00000007"):
+        save(tmp_path / "file", 7)

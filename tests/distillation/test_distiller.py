@@ -1,0 +1,548 @@
+"""Algorithm 1 as a run: resume, checkpoints, errors, logs, and several processes."""
+
+import json
+import math
+import os
+import random
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import (
+    NETWORK,
+    gradients,
+    launch_two_processes,
+    tiny_accelerator,
+    tiny_arguments,
+    tiny_data,
+    tiny_model,
+)
+
+from haba_hf import HabaModel
+from haba_hf.distillation import (
+    Adversary,
+    Distiller,
+    DistributionMatching,
+    ExpertArguments,
+    ExpertStore,
+    TrajectoryMatching,
+    record_experts,
+)
+from haba_hf.distillation.checkpoints import latest_checkpoint
+from haba_hf.pairing import seeded_generator
+
+
+@pytest.fixture(scope="module")
+def experts_dir(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("experts")
+    record_experts(tiny_data(), NETWORK, stored(directory), 3, tiny_accelerator())
+    return directory
+
+
+def stored(directory):
+    return ExpertArguments(experts_dir=str(directory), num_experts=2, expert_batch_size=10)
+
+
+def make_objective(arguments, experts_dir, data):
+    if arguments.objective == "dm":
+        return DistributionMatching(NETWORK, arguments)
+    return TrajectoryMatching(ExpertStore(stored(experts_dir), NETWORK, data), NETWORK, arguments)
+
+
+def make(arguments, experts_dir=None, model_seed=0, kind=Distiller, validate=None, recipe_hash="abc", **sizes):
+    data = tiny_data()
+    model = tiny_model(data, seed=model_seed, **sizes)
+    objective = make_objective(arguments, experts_dir, data)
+    return kind(model, objective, arguments, NETWORK, data, tiny_accelerator(), recipe_hash, validate)
+
+
+class Interrupted(Distiller):
+    """Is stopped in the log call of step 5, before its checkpoint, as by Ctrl-C."""
+
+    def log(self, logs):
+        super().log(logs)
+        if self.step_number == 5:
+            raise KeyboardInterrupt
+
+
+def states(distiller):
+    return {
+        f"{name}.{key}": value.clone()
+        for name, module in distiller._modules().items()
+        for key, value in module.state_dict().items()
+    }
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+def metrics(output_dir):
+    """The log without its times."""
+    lines = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+    assert all(line.pop("seconds") > 0 for line in lines)
+    return lines
+
+
+RUNS = {
+    "dm, adam": ({}, {}),
+    "dm, sgd, cosine": ({"optimizer": "sgd", "learning_rate_schedule": "cosine"}, {}),
+    "dm, bank, soft": ({"network_bank": 2}, {"label_kind": "soft"}),
+    "dm, plain pixels": ({"optimizer": "sgd", "momentum": 0.0}, {"num_hallucinators": 0}),
+    "mtt, adam, soft, cosine": (
+        {"objective": "mtt", "learning_rate_schedule": "cosine", "pairing": "sample"},
+        {"label_kind": "soft"},
+    ),
+    "mtt, sgd, adjoint": (
+        {"objective": "mtt", "optimizer": "sgd", "unroll": "adjoint", "contrast": "supervised"},
+        {"share_encoder_decoder": True},
+    ),
+    "mtt, no adversary": ({"objective": "mtt", "lambda_cos": 0.0, "lambda_con": 0.0}, {}),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, experts_dir, name):
+    settings, sizes = RUNS[name]
+    whole = make(tiny_arguments(output_dir=str(tmp_path / "whole"), **settings), experts_dir, **sizes)
+    initial = states(whole)
+    assert whole.run() is whole.model
+    expected = states(whole)
+    learned = [key for key in expected if not torch.equal(initial[key], expected[key])]
+    assert "model.bases" in learned
+    assert ("model.label_logits" in learned) == (sizes.get("label_kind") == "soft" and "mtt" in name)
+    assert ("model.student_learning_rate" in learned) == ("mtt" in name)
+    assert any(key.startswith("adversary.") for key in learned) == (
+        "no adversary" not in name and "pixels" not in name
+    )
+
+    arguments = tiny_arguments(output_dir=str(tmp_path / "parts"), **settings)
+    with pytest.raises(KeyboardInterrupt):
+        make(arguments, experts_dir, kind=Interrupted, **sizes).run()
+    assert latest_checkpoint(tmp_path / "parts").name == "step-00000004"
+    # Everything learned comes from the checkpoint: another start and another global state change nothing.
+    torch.manual_seed(123)
+    resumed = make(arguments, experts_dir, model_seed=9, **sizes)
+    resumed.run()
+    assert_same(states(resumed), expected)
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+    assert [line["step"] for line in metrics(tmp_path / "parts")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_finished_run_does_nothing_more(tmp_path):
+    arguments = tiny_arguments(output_dir=str(tmp_path))
+    first = make(arguments)
+    first.run()
+    log = (tmp_path / "metrics.jsonl").read_text()
+    again = make(arguments, model_seed=9)
+    again.run()
+    assert_same(states(again), states(first))
+    assert (tmp_path / "metrics.jsonl").read_text() == log
+
+
+def test_the_newest_two_checkpoints_are_kept(tmp_path):
+    make(tiny_arguments(output_dir=str(tmp_path), steps=7)).run()
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step-00000006", "step-00000007"]
+    assert sorted(os.listdir(tmp_path / "checkpoints" / "step-00000007")) == [
+        "adversary.safetensors",
+        "adversary_optimizer.safetensors",
+        "model.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+    ]
+
+
+def test_a_damaged_checkpoint_can_be_deleted(tmp_path):
+    arguments = tiny_arguments(output_dir=str(tmp_path))
+    whole = make(arguments)
+    whole.run()
+    damaged = latest_checkpoint(tmp_path)
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    with pytest.raises(ValueError, match=r"step-00000006 is damaged .*delete it to resume from the one before"):
+        make(arguments).run()
+    shutil.rmtree(damaged)
+    resumed = make(arguments)
+    resumed.run()
+    assert_same(states(resumed), states(whole))
+
+
+def test_a_checkpoint_of_another_recipe(tmp_path):
+    arguments = tiny_arguments(output_dir=str(tmp_path))
+    make(arguments).run()
+    log = (tmp_path / "metrics.jsonl").read_text()
+    with pytest.raises(ValueError, match=r"written by another recipe \(hash abc, this one's is xyz\): choose another"):
+        make(arguments, recipe_hash="xyz").run()
+    assert (tmp_path / "metrics.jsonl").read_text() == log
+
+
+def test_the_log_is_cut_to_the_resumed_step(tmp_path):
+    """Lines of steps that will be repeated go, and so does a line that was being written."""
+    arguments = tiny_arguments(output_dir=str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        make(arguments, kind=Interrupted).run()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 4, "l_d')
+    distiller = make(arguments)
+    distiller.resume()
+    assert distiller.step_number == 4
+    assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_a_log_without_a_checkpoint_is_begun_anew(tmp_path):
+    arguments = tiny_arguments(output_dir=str(tmp_path), checkpoint_every=100)
+    with pytest.raises(KeyboardInterrupt):
+        make(arguments, kind=Interrupted).run()
+    make(arguments).run()
+    assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+class Spoiled(DistributionMatching):
+    """Its gradient breaks in the step after `after`."""
+
+    after, value, steps = 3, float("nan"), 0
+
+    def backward(self, model, generator):
+        logs = super().backward(model, generator)
+        if self.steps == self.after:
+            model.bases.grad[1, 0, 0, 0] = self.value
+        self.steps += 1
+        return logs
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(("after", "checkpoint"), [(3, "step-00000002"), (1, "none")])
+def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path, value, after, checkpoint):
+    arguments = tiny_arguments(output_dir=str(tmp_path))
+    data = tiny_data()
+    objective = Spoiled(NETWORK, arguments)
+    objective.after, objective.value = after, value
+    model = tiny_model(data)
+    distiller = Distiller(model, objective, arguments, NETWORK, data, tiny_accelerator(), "abc")
+    message = rf"NaN or infinite at step {after}\. Last good checkpoint: .*{checkpoint}\. Lower basis_learning_rate"
+    with pytest.raises(FloatingPointError, match=message):
+        distiller.run()
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    assert len(metrics(tmp_path)) == after
+    found = latest_checkpoint(tmp_path)
+    assert (found.name if found else "none") == checkpoint
+
+
+def test_an_unwritable_folder_stops_before_any_step(tmp_path):
+    (tmp_path / "file").touch()
+
+    class Untouched(DistributionMatching):
+        def backward(self, model, generator):
+            raise AssertionError("a step was made")
+
+    arguments = tiny_arguments(output_dir=str(tmp_path / "file" / "run"))
+    data = tiny_data()
+    objective = Untouched(NETWORK, arguments)
+    distiller = Distiller(tiny_model(data), objective, arguments, NETWORK, data, tiny_accelerator(), "abc")
+    with pytest.raises(OSError, match=r"Cannot write .*file/run"):
+        distiller.run()
+
+
+class TestValidation:
+    accuracies = {2: 50.0, 4: 70.0, 6: 60.0, 7: 65.0}  # noqa: RUF012
+
+    def settings(self, output_dir, **more):
+        return tiny_arguments(output_dir=str(output_dir), steps=7, validate_every=2, **more)
+
+    def validate(self, model, step):
+        self.seen[step] = {name: value.clone() for name, value in model.state_dict().items()}
+        return self.accuracies[step]
+
+    def setup_method(self):
+        self.seen = {}
+
+    def test_every_so_often_and_at_the_end(self, tmp_path):
+        distiller = make(self.settings(tmp_path), validate=self.validate)
+        model = distiller.run()
+        assert {
+            line["step"]: line["validation_accuracy"] for line in metrics(tmp_path) if "validation_accuracy" in line
+        } == self.accuracies
+        assert_same(dict(model.state_dict()), self.seen[7])
+        assert not (tmp_path / "checkpoints" / "best").exists()
+
+    def test_validation_changes_nothing(self, tmp_path):
+        make(self.settings(tmp_path / "a"), validate=self.validate).run()
+        make(tiny_arguments(output_dir=str(tmp_path / "b"), steps=7)).run()
+        with_validation = [
+            {key: value for key, value in line.items() if key != "validation_accuracy"}
+            for line in metrics(tmp_path / "a")
+        ]
+        assert with_validation == metrics(tmp_path / "b")
+
+    def test_keep_best(self, tmp_path, capsys):
+        model = make(self.settings(tmp_path, keep_best=True), validate=self.validate).run()
+        assert_same(dict(model.state_dict()), self.seen[4])
+        assert_same(dict(HabaModel.from_pretrained(tmp_path / "checkpoints" / "best").state_dict()), self.seen[4])
+        assert "Kept step 4, the best of the validations (70.0 %)" in capsys.readouterr().out
+        assert latest_checkpoint(tmp_path).name == "step-00000007"
+
+    @pytest.mark.parametrize("best_step", [4, 7])
+    def test_keep_best_over_an_interruption(self, tmp_path, best_step):
+        self.accuracies = {2: 50.0, 4: 55.0, 6: 54.0, 7: 53.0} | {best_step: 90.0}
+        arguments = self.settings(tmp_path, keep_best=True)
+        with pytest.raises(KeyboardInterrupt):
+            make(arguments, validate=self.validate, kind=Interrupted).run()
+        model = make(arguments, validate=self.validate, model_seed=9).run()
+        assert_same(dict(model.state_dict()), self.seen[best_step])
+        # Run once more, the finished run gives the same model.
+        again = make(arguments, validate=self.validate, model_seed=9).run()
+        assert_same(dict(again.state_dict()), self.seen[best_step])
+
+    def test_the_first_of_equals_is_kept(self, tmp_path):
+        self.accuracies = dict.fromkeys((2, 4, 6, 7), 50.0)
+        model = make(self.settings(tmp_path, keep_best=True), validate=self.validate).run()
+        assert_same(dict(model.state_dict()), self.seen[2])
+
+    def test_one_without_the_other(self, tmp_path):
+        with pytest.raises(ValueError, match="validate and validate_every need each other"):
+            make(tiny_arguments(output_dir=str(tmp_path)), validate=self.validate)
+        with pytest.raises(ValueError, match="validate and validate_every need each other"):
+            make(self.settings(tmp_path))
+
+
+def global_states():
+    numpy_state = np.random.get_state()[1].tolist()
+    return torch.get_rng_state().tolist(), random.getstate(), numpy_state
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_step_neither_uses_nor_changes_global_random_states(tmp_path, experts_dir, name):
+    settings, sizes = RUNS[name]
+    found = []
+    for seed in (1, 2):
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        before = global_states()
+        distiller = make(tiny_arguments(output_dir=str(tmp_path), **settings), experts_dir, **sizes)
+        logs = [distiller.step(), distiller.step()]
+        assert global_states() == before
+        found.append((logs, states(distiller)))
+    assert found[0][0] == found[1][0]
+    assert_same(found[0][1], found[1][1])
+
+
+def test_generators_differ_by_seed_step_and_process(tmp_path):
+    class Elsewhere:
+        def __init__(self, rank):
+            self.process_index = rank
+
+    seen = set()
+    for seed in (0, 1, 2):
+        distiller = make(tiny_arguments(output_dir=str(tmp_path), seed=seed))
+        for step in (0, 1, 2, 65_537):
+            for rank in (0, 1, 2):
+                distiller.step_number, distiller.accelerator = step, Elsewhere(rank)
+                seen.add(torch.rand(4, generator=distiller.generator()).numpy().tobytes())
+                again = torch.rand(4, generator=distiller.generator())
+                assert again.numpy().tobytes() in seen
+    assert len(seen) == 36
+
+
+def test_seed_changes_the_run(tmp_path):
+    runs = [make(tiny_arguments(output_dir=str(tmp_path), seed=seed)) for seed in (0, 1)]
+    assert runs[0].step()["l_dd"] != runs[1].step()["l_dd"]
+
+
+def test_the_gradient_is_the_sum_of_both_parts(tmp_path, experts_dir):
+    """lambda_DD L_DD from the objective and lambda_cos L_cos from the adversary, from one generator."""
+    arguments = tiny_arguments(output_dir=str(tmp_path), objective="mtt", optimizer="sgd", momentum=0.0)
+    distiller = make(arguments, experts_dir)
+    model = distiller.model
+    generator = distiller.generator()
+    distiller.objective.backward(model, generator)
+    distiller.adversary.backward(model, generator)
+    rates = {"bases": 0.03, "student_learning_rate": 1e-5}
+    expected = {
+        name: parameter.detach() - rates.get(name, 0.01) * gradients(model)[name]
+        for name, parameter in model.named_parameters()
+    }
+    adversary = distiller.adversary.network
+    expected_adversary = {
+        name: parameter.detach() - 0.001 * gradients(adversary)[name]
+        for name, parameter in adversary.named_parameters()
+    }
+    logs = distiller.step()
+    assert logs.keys() == {"l_dd", "student_learning_rate", "l_cos", "l_con", "l_task"}
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), expected[name], rtol=1e-6, atol=1e-8)
+    for name, parameter in adversary.named_parameters():
+        torch.testing.assert_close(parameter.detach(), expected_adversary[name], rtol=1e-6, atol=1e-8)
+
+
+def test_a_hallucinator_unused_in_a_step_stays(tmp_path, experts_dir):
+    arguments = tiny_arguments(
+        output_dir=str(tmp_path), objective="mtt", optimizer="sgd", student_steps=1, lambda_cos=0.0, lambda_con=0.0
+    )
+    distiller = make(arguments, experts_dir)
+    before = states(distiller)
+    distiller.step()
+    changed = [
+        j
+        for j in range(3)
+        if not torch.equal(
+            before[f"model.hallucinators.{j}.scale"], states(distiller)[f"model.hallucinators.{j}.scale"]
+        )
+    ]
+    assert len(changed) == 1
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_cosine_schedule(tmp_path, optimizer):
+    settings = {"optimizer": optimizer, "learning_rate_schedule": "cosine", "steps": 8}
+    distiller = make(tiny_arguments(output_dir=str(tmp_path), **settings))
+    bases, hallucinators = distiller.optimizers["optimizer"].param_groups
+    (adversary,) = distiller.optimizers["adversary_optimizer"].param_groups
+    for step in range(8):
+        distiller.step()
+        factor = (1 + math.cos(math.pi * step / 8)) / 2
+        assert bases["lr"] == pytest.approx(0.03 * factor)
+        assert hallucinators["lr"] == pytest.approx(0.01 * factor)
+        assert adversary["lr"] == 0.001
+
+
+def test_alpha_is_clipped_where_it_is_learned(tmp_path, experts_dir):
+    settings = {"output_dir": str(tmp_path), "alpha_learning_rate": 0.02, "alpha_min": 0.005}
+    distiller = make(tiny_arguments(objective="mtt", **settings), experts_dir)
+    for _ in range(3):
+        distiller.step()
+        assert distiller.model.student_learning_rate >= 0.005 - 1e-9
+    assert distiller.model.student_learning_rate.item() == pytest.approx(0.005)
+
+    distiller = make(tiny_arguments(**settings), student_learning_rate=0.002)
+    distiller.step()
+    assert distiller.model.student_learning_rate.item() == pytest.approx(0.002)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sizes", "plays"),
+    [
+        ({}, {}, True),
+        ({"lambda_cos": 0.0}, {}, True),
+        ({"lambda_con": 0.0}, {}, True),
+        ({"lambda_cos": 0.0, "lambda_con": 0.0}, {}, False),
+        ({}, {"num_hallucinators": 1}, False),
+        ({}, {"num_hallucinators": 0}, False),
+    ],
+)
+def test_when_there_is_an_adversary(tmp_path, settings, sizes, plays):
+    distiller = make(tiny_arguments(output_dir=str(tmp_path), **settings), **sizes)
+    assert isinstance(distiller.adversary, Adversary) == plays
+    assert ("l_cos" in distiller.step()) == plays
+
+
+def test_distillation_lowers_the_loss(tmp_path):
+    arguments = tiny_arguments(output_dir=str(tmp_path), steps=60, checkpoint_every=100, dsa="none", network_bank=1)
+    make(arguments).run()
+    losses = [line["l_dd"] for line in metrics(tmp_path)]
+    assert losses[-1] < 0.3 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"expert_span": 0}, "max_start, expert_span and student_steps must be at least 1"),
+        ({"keep_best": True}, "keep_best chooses by validation: set validate_every too"),
+        ({"temperature": 0.0}, r"temperature must be positive, got 0\.0"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be at least 1, got 0"),
+    ],
+)
+def test_impossible_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_arguments(**settings)
+
+
+def averaged_by_hand(arguments, experts_dir, **sizes):
+    """Two processes' steps in one: the mean of the gradients of both ranks' generators."""
+    distiller = make(arguments, experts_dir, **sizes)
+    model, adversary = distiller.model, distiller.adversary.network
+    parameters = list(model.parameters()) + list(adversary.parameters())
+    for step in range(arguments.steps):
+        sums = [torch.zeros_like(parameter) for parameter in parameters]
+        for rank in (0, 1):
+            model.zero_grad()
+            adversary.zero_grad()
+            generator = seeded_generator(arguments.seed, step, rank)
+            distiller.objective.backward(model, generator)
+            distiller.adversary.backward(model, generator)
+            for total, parameter in zip(sums, parameters, strict=True):
+                if parameter.grad is not None:
+                    total += parameter.grad
+        for total, parameter in zip(sums, parameters, strict=True):
+            parameter.grad = total / 2
+        for optimizer in distiller.optimizers.values():
+            optimizer.step()
+    return states(distiller)
+
+
+TWO_PROCESSES = r"""
+    import sys
+
+    from safetensors.torch import save_file
+    from tiny import NETWORK, tiny_accelerator, tiny_arguments, tiny_data, tiny_model
+
+    from haba_hf.distillation import Distiller, DistributionMatching, ExpertStore, TrajectoryMatching
+
+    output_dir, experts_dir = sys.argv[1:]
+    accelerator = tiny_accelerator()
+    rank = accelerator.process_index
+    assert accelerator.num_processes == 2
+    data = tiny_data()
+    for name in ("dm", "mtt"):
+        arguments = tiny_arguments(output_dir=f"{output_dir}/{name}", objective=name, steps=4)
+        if name == "dm":
+            objective = DistributionMatching(NETWORK, arguments)
+        else:
+            experts = ExpertArguments(experts_dir=experts_dir, num_experts=2)
+            objective = TrajectoryMatching(ExpertStore(experts, NETWORK, data), NETWORK, arguments)
+        # The second process starts elsewhere: the first one's parameters count.
+        model = tiny_model(data, seed=rank)
+        distiller = Distiller(model, objective, arguments, NETWORK, data, accelerator, "abc")
+        distiller.run()
+        for part, module in distiller._modules().items():
+            save_file(module.state_dict(), f"{output_dir}/{name}-{part}-{rank}.safetensors")
+        # Resumed, both processes stand where they stood.
+        again = Distiller(tiny_model(data, seed=7), objective, arguments, NETWORK, data, accelerator, "abc")
+        again.resume()
+        assert again.step_number == 4
+        assert all((again.model.state_dict()[key] == value).all() for key, value in model.state_dict().items())
+    sys.stdout.write(f"RESULT {rank}\n")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_with_the_averaged_gradient(tmp_path, experts_dir):
+    """Within 1e-6 of the values, which float32 sums taken in another order may differ by; ranks are bit-equal."""
+    assert launch_two_processes(tmp_path, TWO_PROCESSES, str(tmp_path), str(experts_dir)) == ["RESULT 0", "RESULT 1"]
+    for name in ("dm", "mtt"):
+        first, second = (
+            {
+                f"{part}.{key}": value
+                for part in ("model", "adversary")
+                for key, value in load_file(tmp_path / f"{name}-{part}-{rank}.safetensors").items()
+            }
+            for rank in (0, 1)
+        )
+        assert_same(first, second)
+        arguments = tiny_arguments(output_dir=str(tmp_path / f"{name} by hand"), objective=name, steps=4)
+        expected = averaged_by_hand(arguments, experts_dir)
+        assert first.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(
+                first[key], value, rtol=1e-6, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}"
+            )
+        assert [line["step"] for line in metrics(tmp_path / name)] == [1, 2, 3, 4]
+        # A run of one process is another run.
+        alone = make(tiny_arguments(output_dir=str(tmp_path / f"{name} alone"), objective=name, steps=4), experts_dir)
+        alone.run()
+        assert (states(alone)["model.bases"] - first["model.bases"]).abs().max() > 1e-3

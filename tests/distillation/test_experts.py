@@ -1,0 +1,367 @@
+import dataclasses
+import json
+import os
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tiny import NETWORK, launch_two_processes, tiny_accelerator, tiny_data
+from torch.nn import functional as F
+
+from haba_hf.data.augmentation import DSA_STRATEGY, DsaAugmentation
+from haba_hf.distillation import ExpertArguments, ExpertStore, experts, record_experts
+from haba_hf.distillation.experts import expert_path, recording_bytes
+from haba_hf.networks import NetworkArguments, build_network
+from haba_hf.pairing import derived_seed
+
+
+def tiny_experts(directory, **settings):
+    defaults = ExpertArguments(experts_dir=str(directory), num_experts=2, expert_batch_size=10)
+    return dataclasses.replace(defaults, **settings)
+
+
+def record(arguments, data=None, num_snapshots=3, network=NETWORK):
+    return record_experts(data or tiny_data(), network, arguments, num_snapshots, tiny_accelerator())
+
+
+def contents(path):
+    """Every bit of an expert file; safetensors writes metadata in any order."""
+    with safe_open(path, framework="pt") as file:
+        snapshots = file.get_tensor("snapshots")
+        return file.metadata(), snapshots.dtype, snapshots.numpy().tobytes()
+
+
+def hand_written_trajectory(data, arguments, index, moments):
+    """All parameters after each of `moments` SGD steps (0: before the first)."""
+    seed = derived_seed(arguments.expert_seed, index)
+    network = build_network(NETWORK, data.image_shape, data.num_labels, seed)
+    generator = torch.Generator().manual_seed(seed)
+    velocities = [torch.zeros_like(parameter) for parameter in network.parameters()]
+    augmentation = DsaAugmentation(arguments.expert_dsa)
+    recorded, step = [], 0
+    while True:
+        order = torch.randperm(len(data.train), generator=generator)
+        for first in range(0, len(order), arguments.expert_batch_size):
+            if step in moments:
+                recorded.append(torch.cat([parameter.detach().flatten() for parameter in network.parameters()]))
+            if len(recorded) == len(moments):
+                return torch.stack(recorded)
+            rows = order[first : first + arguments.expert_batch_size]
+            images = data.processor.normalize(data.train.images[rows])
+            images = augmentation.apply(images, augmentation.draw(len(rows), generator))
+            loss = F.cross_entropy(network(images), data.train.labels[rows])
+            for parameter, velocity, gradient in zip(
+                network.parameters(), velocities, torch.autograd.grad(loss, list(network.parameters())), strict=True
+            ):
+                velocity.mul_(arguments.expert_momentum).add_(gradient)
+                parameter.data.sub_(arguments.expert_learning_rate * velocity)
+            step += 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "moments"),
+    [
+        # 24 images in batches of 10 are 3 steps an epoch
+        ({"expert_dsa": "none"}, [0, 3, 6, 9]),
+        ({"expert_dsa": DSA_STRATEGY, "expert_momentum": 0.9, "expert_seed": 5}, [0, 3, 6, 9]),
+        ({"snapshots_per_epoch": 3, "expert_learning_rate": 0.1}, [0, 1, 2, 3]),
+        ({"snapshots_per_epoch": 2}, [0, 2, 3, 5]),
+    ],
+)
+def test_snapshots_equal_a_hand_written_training_loop(tmp_path, settings, moments):
+    data = tiny_data()
+    arguments = tiny_experts(tmp_path, **settings)
+    paths = record(arguments, data, num_snapshots=4)
+    assert paths == [tmp_path / "expert-0000.safetensors", tmp_path / "expert-0001.safetensors"]
+    for index, path in enumerate(paths):
+        snapshots = load_file(path)["snapshots"]
+        expected = hand_written_trajectory(data, arguments, index, moments)
+        assert snapshots.shape == expected.shape
+        torch.testing.assert_close(snapshots, expected, rtol=1e-5, atol=1e-6)
+        assert torch.equal(snapshots[0], expected[0])
+    assert not torch.equal(load_file(paths[0])["snapshots"][0], load_file(paths[1])["snapshots"][0])
+
+
+def test_only_what_a_run_can_draw_is_recorded(tmp_path, capsys):
+    data = tiny_data()
+    arguments = tiny_experts(tmp_path)
+    (path, _) = record(arguments, data, num_snapshots=5)
+    network = build_network(NETWORK, data.image_shape, data.num_labels, seed=0)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    with safe_open(path, framework="pt") as file:
+        assert file.get_slice("snapshots").get_shape() == [5, parameters]
+    size = recording_bytes(network, 5, arguments)
+    assert size == 2 * 5 * parameters * 4
+    assert size <= sum(path.stat().st_size for path in tmp_path.iterdir()) < size + 2000
+    assert f"Experts: 2 x 5 snapshots, 0 MB in {tmp_path}" in capsys.readouterr().out
+    assert sorted(os.listdir(tmp_path)) == ["expert-0000.safetensors", "expert-0001.safetensors"]
+
+
+def test_a_second_call_trains_nothing_and_a_deleted_expert_comes_back(tmp_path, monkeypatch):
+    arguments = tiny_experts(tmp_path, num_experts=3)
+    paths = record(arguments)
+    before = [contents(path) for path in paths]
+    paths[1].unlink()
+    torch.manual_seed(99)
+    trained = []
+    train = experts._train
+    monkeypatch.setattr(experts, "_train", lambda *words: trained.append(words[3]) or train(*words))
+    assert record(arguments) == paths
+    assert trained == [1]
+    record(arguments)
+    record(arguments, num_snapshots=2)
+    assert trained == [1]
+    assert [contents(path) for path in paths] == before
+
+
+def test_more_experts_are_added(tmp_path):
+    (path,) = record(tiny_experts(tmp_path, num_experts=1))
+    first = path.read_bytes()
+    paths = record(tiny_experts(tmp_path, num_experts=3))
+    assert len(paths) == 3 and all(path.exists() for path in paths)
+    assert paths[0].read_bytes() == first
+
+
+def test_global_random_state_is_neither_used_nor_changed(tmp_path):
+    torch.manual_seed(1)
+    (path, _) = record(tiny_experts(tmp_path / "a"))
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    (again, _) = record(tiny_experts(tmp_path / "b"))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(load_file(path)["snapshots"], load_file(again)["snapshots"])
+
+
+def test_half_precision(tmp_path):
+    data = tiny_data()
+    full = record(tiny_experts(tmp_path / "full"), data)
+    half = record(tiny_experts(tmp_path / "half", expert_precision="float16"), data)
+    for wide, narrow in zip(full, half, strict=True):
+        assert load_file(narrow)["snapshots"].dtype == torch.float16
+        assert torch.equal(load_file(narrow)["snapshots"], load_file(wide)["snapshots"].half())
+        assert narrow.stat().st_size < 0.6 * wide.stat().st_size
+    (first,) = ExpertStore(tiny_experts(tmp_path / "half"), NETWORK, data).snapshots(0, 1)
+    assert first.dtype == torch.float32
+    assert torch.equal(first, load_file(half[0])["snapshots"][1].float())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_expert_leaves_no_file(tmp_path, monkeypatch, error):
+    """In training, and while its file is written."""
+    arguments = tiny_experts(tmp_path)
+    (path, _) = record(arguments)
+    expected = contents(expert_path(tmp_path, 1))
+    expert_path(tmp_path, 1).unlink()
+
+    def stop(*_):
+        raise error("stop")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(F, "cross_entropy", stop)
+        with pytest.raises(error):
+            record(arguments)
+    assert os.listdir(tmp_path) == [path.name]
+
+    def write_a_part(tensors, aside, metadata):
+        aside.write_bytes(b"half")
+        raise error("stop")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(experts, "save_file", write_a_part)
+        with pytest.raises(error):
+            record(arguments)
+    assert os.listdir(tmp_path) == [path.name]
+    record(arguments)
+    assert contents(expert_path(tmp_path, 1)) == expected
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work(tmp_path):
+    arguments = tiny_experts(tmp_path / "alone", num_experts=3)
+    alone = record(arguments)
+    lines = launch_two_processes(
+        tmp_path,
+        r"""
+        import sys
+        from tiny import NETWORK, tiny_accelerator, tiny_data
+        from haba_hf.distillation import ExpertArguments, ExpertStore, experts, record_experts
+
+        accelerator = tiny_accelerator()
+        data = tiny_data()
+        trained, train = [], experts._train
+        experts._train = lambda *words: trained.append(words[3]) or train(*words)
+        arguments = ExpertArguments(experts_dir=sys.argv[1], num_experts=3, expert_batch_size=10)
+        paths = record_experts(data, NETWORK, arguments, 3, accelerator)
+        # When it returns, the experts of the other process are there too.
+        store = ExpertStore(arguments, NETWORK, data)
+        rank, count = accelerator.process_index, accelerator.num_processes
+        sys.stdout.write(f"RESULT {rank} of {count}: {trained} {len(store)} {len(paths)}\n")
+        """,
+        str(tmp_path / "shared"),
+    )
+    assert lines == ["RESULT 0 of 2: [0, 2] 3 3", "RESULT 1 of 2: [1] 3 3"]
+    for path in alone:
+        assert contents(tmp_path / "shared" / path.name) == contents(path)
+
+
+class TestStore:
+    def test_snapshots(self, tmp_path):
+        data = tiny_data()
+        paths = record(tiny_experts(tmp_path), data, num_snapshots=4)
+        store = ExpertStore(tiny_experts(tmp_path), NETWORK, data)
+        assert len(store) == 2
+        assert store.num_snapshots == 4
+        found = store.snapshots(1, 3, 0)
+        assert torch.equal(torch.stack(found), load_file(paths[1])["snapshots"][[3, 0]])
+
+    def test_more_experts_in_the_folder_do_not_change_the_run(self, tmp_path):
+        data = tiny_data()
+        record(tiny_experts(tmp_path, num_experts=3), data)
+        assert len(ExpertStore(tiny_experts(tmp_path), NETWORK, data)) == 2
+        with pytest.raises(FileNotFoundError, match="holds 3 of the 4 experts"):
+            ExpertStore(tiny_experts(tmp_path, num_experts=4), NETWORK, data)
+
+    def test_draw(self, tmp_path):
+        data = tiny_data()
+        paths = record(tiny_experts(tmp_path), data, num_snapshots=4)
+        store = ExpertStore(tiny_experts(tmp_path), NETWORK, data)
+        recorded = torch.stack([load_file(path)["snapshots"] for path in paths])
+        met = set()
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(40):
+            start, target = store.draw(2, 2, generator)
+            (position,) = [
+                (expert, moment)
+                for expert in range(2)
+                for moment in range(4)
+                if torch.equal(recorded[expert, moment], start)
+            ]
+            assert torch.equal(recorded[position[0], position[1] + 2], target)
+            met.add(position)
+        assert met == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+    def test_shortest_expert_counts(self, tmp_path):
+        data = tiny_data()
+        record(tiny_experts(tmp_path, num_experts=1), data, num_snapshots=2)
+        record(tiny_experts(tmp_path / "longer"), data, num_snapshots=4)
+        expert_path(tmp_path / "longer", 1).rename(expert_path(tmp_path, 1))
+        assert ExpertStore(tiny_experts(tmp_path), NETWORK, data).num_snapshots == 2
+
+    @pytest.mark.parametrize("exists", [True, False])
+    def test_no_experts(self, tmp_path, exists):
+        directory = tmp_path / "nowhere"
+        if exists:
+            directory.mkdir()
+        with pytest.raises(FileNotFoundError, match=r"nowhere holds 0 of the 2 experts .*: record them with"):
+            ExpertStore(tiny_experts(directory), NETWORK, tiny_data())
+
+
+OTHERS = {
+    "network": (NetworkArguments(network_depth=2, network_width=5), tiny_data()),
+    "data": (NETWORK, tiny_data(seed=1)),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_experts_of_another_network_or_data_set(tmp_path, what):
+    network, data = OTHERS[what]
+    record(tiny_experts(tmp_path))
+    message = (
+        rf"expert-0000\.safetensors was recorded with another {what} \(.*choose another experts_dir, or delete it"
+    )
+    with pytest.raises(ValueError, match=message):
+        ExpertStore(tiny_experts(tmp_path), network, data)
+    with pytest.raises(ValueError, match=message):
+        record(tiny_experts(tmp_path), data, network=network)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"expert_learning_rate": 0.1},
+        {"expert_momentum": 0.5},
+        {"expert_batch_size": 5},
+        {"expert_dsa": "none"},
+        {"expert_precision": "float16"},
+        {"expert_seed": 1},
+        {"snapshots_per_epoch": 2},
+    ],
+)
+def test_experts_trained_otherwise_are_not_taken_for_these(tmp_path, settings):
+    record(tiny_experts(tmp_path))
+    with pytest.raises(ValueError, match="recorded with another training"):
+        record(tiny_experts(tmp_path, **settings))
+
+
+def test_experts_too_short_for_the_recipe(tmp_path):
+    record(tiny_experts(tmp_path), num_snapshots=3)
+    with pytest.raises(
+        ValueError, match="holds fewer than the 4 snapshots this recipe uses: delete it to record anew"
+    ):
+        record(tiny_experts(tmp_path), num_snapshots=4)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def write_text(path):
+    path.write_text("this is not a safetensors file, whatever its name")
+
+
+@pytest.mark.parametrize("spoil", [truncate, empty, write_text])
+def test_damaged_expert(tmp_path, spoil):
+    spoil(record(tiny_experts(tmp_path))[1])
+    message = r"expert-0001\.safetensors is damaged \(.*\): delete it and record it again"
+    with pytest.raises(ValueError, match=message):
+        ExpertStore(tiny_experts(tmp_path), NETWORK, tiny_data())
+    with pytest.raises(ValueError, match=message):
+        record(tiny_experts(tmp_path))
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
+@pytest.mark.parametrize("name", ["weight", "snapshots"])
+def test_foreign_safetensors(tmp_path, name, metadata):
+    save_file({name: torch.zeros(2, 3)}, tmp_path / "expert-0000.safetensors", metadata=metadata)
+    with pytest.raises(ValueError, match=r"expert-0000\.safetensors is not an expert file of haba_hf: choose another"):
+        ExpertStore(tiny_experts(tmp_path, num_experts=1), NETWORK, tiny_data())
+
+
+def test_divergence(tmp_path):
+    with pytest.raises(ValueError, match=r"Expert 0 diverged \(loss .*\): lower expert_learning_rate, now 1e\+30"):
+        record(tiny_experts(tmp_path, expert_learning_rate=1e30), num_snapshots=9)
+    assert os.listdir(tmp_path) == []
+
+
+def test_divergence_in_the_step_of_a_snapshot(tmp_path):
+    """The loss is still finite, the parameters are not."""
+    data = tiny_data()
+    arguments = tiny_experts(tmp_path, expert_batch_size=24, expert_dsa="none", expert_learning_rate=float("inf"))
+    with pytest.raises(ValueError, match="Expert 0 diverged"):
+        record(arguments, data, num_snapshots=2)
+    assert os.listdir(tmp_path) == []
+
+
+def test_more_snapshots_than_steps(tmp_path):
+    with pytest.raises(ValueError, match="snapshots_per_epoch is 4, but an epoch has only 3 steps"):
+        record(tiny_experts(tmp_path, snapshots_per_epoch=4))
+
+
+def test_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"Cannot write .*file/experts"):
+        record(tiny_experts(tmp_path / "file" / "experts"))
+
+
+def test_signatures_are_readable(tmp_path):
+    (path, _) = record(tiny_experts(tmp_path))
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    assert json.loads(metadata["network"]) == ["convnet", 2, 4, [3, 8, 8], 4]
+    assert json.loads(metadata["training"])["batch_size"] == 10
+    assert metadata["data"] == tiny_data().fingerprint

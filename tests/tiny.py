@@ -1,0 +1,192 @@
+"""Data, settings and models so small that a distillation step takes milliseconds."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from haba_hf import HabaConfig, HabaModel
+from haba_hf.data.sources import ImageData
+from haba_hf.data.splits import Split
+from haba_hf.distillation import DistillationArguments
+from haba_hf.networks import NetworkArguments
+from haba_hf.processing_haba import HabaImageProcessor
+
+NETWORK = NetworkArguments(network_depth=2, network_width=4)
+
+
+def tiny_accelerator() -> Accelerator:
+    return Accelerator(cpu=True)
+
+
+def tiny_data(
+    channels: int = 3, images_per_class: int = 6, num_labels: int = 4, side: int = 8, seed: int = 0
+) -> ImageData:
+    """Random images, each class of its own brightness, in shuffled order."""
+    generator = torch.Generator().manual_seed(seed)
+    processor_class = HabaImageProcessor if torch.get_default_dtype() == torch.float32 else DoubleProcessor
+    processor = processor_class(
+        size={"height": side, "width": side},
+        num_channels=channels,
+        image_mean=[0.45, 0.5, 0.55][:channels],
+        image_std=[0.2, 0.25, 0.3][:channels],
+    )
+
+    def split(per_class: int) -> Split:
+        labels = torch.arange(num_labels).repeat(per_class)
+        labels = labels[torch.randperm(len(labels), generator=generator)]
+        noise = torch.randint(0, 100, (len(labels), channels, side, side), generator=generator)
+        brightness = labels.view(-1, 1, 1, 1) * (150 // max(num_labels - 1, 1))
+        return Split((noise + brightness).to(torch.uint8), labels)
+
+    return ImageData(
+        name="tiny",
+        train=split(images_per_class),
+        validation=split(2),
+        test=split(2),
+        class_names=[f"class {label}" for label in range(num_labels)],
+        processor=processor,
+        fingerprint=f"tiny-{channels}-{images_per_class}-{num_labels}-{side}-{seed}",
+    )
+
+
+def tiny_model(data: ImageData, seed: int = 0, **settings) -> HabaModel:
+    """Two bases per class and three hallucinators by default; scales and shifts are random, not all ones and zeros."""
+    channels, height, width = data.image_shape
+    config = HabaConfig(
+        **{
+            "num_labels": data.num_labels,
+            "bases_per_class": 2,
+            "num_hallucinators": 3,
+            "sample_channels": channels,
+            "sample_height": height,
+            "sample_width": width,
+        }
+        | settings
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = HabaModel(config)
+        for hallucinator in model.hallucinators:
+            hallucinator.scale.data.add_(0.3 * torch.randn_like(hallucinator.scale))
+            hallucinator.shift.data.add_(0.3 * torch.randn_like(hallucinator.shift))
+        if model.label_logits is not None:
+            model.label_logits.data.add_(torch.randn_like(model.label_logits))
+    return model
+
+
+def tiny_arguments(**settings) -> DistillationArguments:
+    defaults = DistillationArguments(
+        steps=6,
+        real_batch_size=4,
+        student_steps=3,
+        expert_span=1,
+        max_start=2,
+        checkpoint_every=2,
+        report_to="none",
+    )
+    return dataclasses.replace(defaults, **settings)
+
+
+def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """What `backward` left in each parameter, zeros where it left nothing."""
+    return {
+        name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
+        for name, parameter in model.named_parameters()
+    }
+
+
+class DoubleProcessor(HabaImageProcessor):
+    """Real images in float64, for checks against finite differences."""
+
+    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        return super().normalize(images).double()
+
+
+@contextmanager
+def double_precision():
+    """Models, networks, samples and real images made inside are float64."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def assert_gradients_equal(model: torch.nn.Module, loss: torch.Tensor, rtol: float = 1e-8) -> None:
+    """What `backward` left in the model's parameters is autograd's gradient of `loss`, and is not all zero."""
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    expected = torch.autograd.grad(loss, parameters, materialize_grads=True)
+    actual = gradients(model)
+    for name, gradient in zip(names, expected, strict=True):
+        torch.testing.assert_close(
+            actual[name], gradient, rtol=rtol, atol=1e-11, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    assert actual["bases"].abs().max() > 1e-6
+
+
+def assert_directional_derivative(
+    model: torch.nn.Module,
+    actual: dict[str, torch.Tensor],
+    loss: Callable[[], float],
+    names: list[str],
+    eps: float = 1e-9,
+    rel: float = 1e-5,
+) -> None:
+    """
+    The gradient `actual` along a random direction of the named parameters equals the central difference of `loss`.
+
+    ReLU has kinks, where the unrolled L_DD even jumps: eps is so small that no unit crosses one.
+    """
+    parameters = dict(model.named_parameters())
+    generator = torch.Generator().manual_seed(17)
+    for _ in range(3):
+        direction = {
+            name: torch.randn(parameters[name].shape, generator=generator, dtype=torch.float64) for name in names
+        }
+        expected = sum((actual[name] * direction[name]).sum().item() for name in names)
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                for name in names:
+                    parameters[name].add_(direction[name], alpha=sign * eps)
+            values.append(loss())
+            with torch.no_grad():
+                for name in names:
+                    parameters[name].sub_(direction[name], alpha=sign * eps)
+        difference = (values[0] - values[1]) / (2 * eps)
+        assert expected != 0
+        assert difference == pytest.approx(expected, rel=rel, abs=2e-6)
+
+
+def launch_two_processes(directory: Path, script: str, *arguments: str) -> list[str]:
+    """
+    Runs a script on two CPU processes that talk by gloo; it can import this module and `haba_hf`.
+
+    Returns:
+        The lines beginning with RESULT, sorted.
+    """
+    path = directory / "script.py"
+    path.write_text(textwrap.dedent(script))
+    tests = Path(__file__).parent
+    environment = {
+        **os.environ,
+        "ACCELERATE_USE_CPU": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")]),
+    }
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    found = subprocess.run(
+        [*command, str(path), *arguments], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert found.returncode == 0, found.stderr[-6000:]
+    return sorted(line for line in found.stdout.splitlines() if line.startswith("RESULT"))
