@@ -1,0 +1,145 @@
+"""What an artifact is set against under the same recipe: random real images at equal storage, and all real images."""
+
+from collections.abc import Callable
+
+import torch
+from accelerate import Accelerator
+
+from ..configuration_haba import HabaConfig
+from ..data import ImageData, Split
+from ..modeling_haba import HabaModel
+from ..networks import NetworkArguments
+from ..pairing import derived_seed, materialize_if_small, paired_batches, seeded_generator
+from .students import IMAGES, AccuracyResult, EvaluationArguments, artifact_learning_rate, evaluate_students
+from .training import Batches
+
+
+def random_real_artifact(data: ImageData, images_per_class: int, seed: int) -> HabaModel:
+    """
+    Real training images as an artifact of plain pixels (K = 0), the same number of every class, drawn uniformly
+    without replacement.
+
+    Args:
+        data ([`ImageData`]): the real data.
+        images_per_class (`int`): images of each class; [`equal_storage_images_per_class`] gives the fair number.
+        seed (`int`): of the draw; the global random state is neither used nor changed.
+
+    Returns:
+        [`HabaModel`]: its bases are the images in model space, its labels hard.
+
+    Raises:
+        `ValueError`: if a class has fewer training images.
+    """
+    channels, height, width = data.image_shape
+    config = HabaConfig(
+        id2label=dict(enumerate(data.class_names)),
+        label2id={name: i for i, name in enumerate(data.class_names)},
+        bases_per_class=images_per_class,
+        num_hallucinators=0,
+        sample_channels=channels,
+        sample_height=height,
+        sample_width=width,
+    )
+    with torch.random.fork_rng(devices=[]):  # the model draws an initialization, which the images replace
+        model = HabaModel(config)
+    with torch.no_grad():
+        model.bases.copy_(data.draw_per_class(images_per_class, seeded_generator(seed)))
+    return model
+
+
+def evaluate_random_real(
+    data: ImageData,
+    images_per_class: int,
+    network_args: NetworkArguments,
+    args: EvaluationArguments,
+    seed: int,
+    accelerator: Accelerator,
+) -> AccuracyResult:
+    """
+    Students of random real images, tested on the test split: every student has a draw of its own, so that the standard
+    deviation covers the draw.
+
+    Args:
+        data ([`ImageData`]): the real data.
+        images_per_class (`int`): images of each class.
+        network_args ([`NetworkArguments`]): the student's architecture.
+        args ([`EvaluationArguments`]): the recipe; without `evaluation_learning_rate`, [`HabaConfig`]'s default is
+            used.
+        seed (`int`): of draws, initializations and augmentation.
+        accelerator (`Accelerator`): device and processes; every process must make this call and gets the result.
+
+    Raises:
+        `ValueError`: if a class has too few images, or there is no test split.
+        `FloatingPointError`: if a student diverges; names the learning rate and the epoch.
+    """
+    # Drawn before any student trains: a class with too few images is an error at once, on every process.
+    learning_rate = artifact_learning_rate(random_real_artifact(data, images_per_class, seed), args)
+
+    def batches_of_student(index: int, generator: torch.Generator) -> Callable[[int], Batches]:
+        model = random_real_artifact(data, images_per_class, derived_seed(seed, index, IMAGES))
+        materialized = materialize_if_small(model, accelerator.device)
+        return lambda epoch: paired_batches(model, args.evaluation_batch_size, generator, materialized)
+
+    return evaluate_students(
+        batches_of_student,
+        _test_split(data),
+        data.processor,
+        network_args,
+        args,
+        seed,
+        accelerator,
+        num_labels=data.num_labels,
+        epochs=args.student_epochs,
+        learning_rate=learning_rate,
+    )
+
+
+def evaluate_full_data(
+    data: ImageData, network_args: NetworkArguments, args: EvaluationArguments, seed: int, accelerator: Accelerator
+) -> AccuracyResult:
+    """
+    Students of the whole training split, tested on the test split: what distillation could at best recover. The recipe
+    is the artifacts', with `real_student_epochs` and `real_student_learning_rate` in place of theirs.
+
+    The images stay uint8 on the device and are normalized batch by batch.
+
+    Args:
+        data ([`ImageData`]): the real data.
+        network_args ([`NetworkArguments`]): the student's architecture.
+        args ([`EvaluationArguments`]): the recipe.
+        seed (`int`): of initializations, order and augmentation.
+        accelerator (`Accelerator`): device and processes; every process must make this call and gets the result.
+
+    Raises:
+        `ValueError`: if there is no test split.
+        `FloatingPointError`: if a student diverges; names the learning rate and the epoch.
+    """
+    test = _test_split(data)
+    images, labels = data.train.images.to(accelerator.device), data.train.labels.to(accelerator.device)
+
+    def batches_of_student(index: int, generator: torch.Generator) -> Callable[[int], Batches]:
+        def batches_of_epoch(epoch: int) -> Batches:
+            order = torch.randperm(len(labels), generator=generator).to(accelerator.device)
+            for rows in order.split(args.evaluation_batch_size):
+                yield data.processor.normalize(images[rows]), labels[rows]
+
+        return batches_of_epoch
+
+    return evaluate_students(
+        batches_of_student,
+        test,
+        data.processor,
+        network_args,
+        args,
+        seed,
+        accelerator,
+        num_labels=data.num_labels,
+        epochs=args.real_student_epochs,
+        learning_rate=args.real_student_learning_rate,
+    )
+
+
+def _test_split(data: ImageData) -> Split:
+    if data.test is None:
+        raise ValueError(f"{data.name} has no test split to score students on: add one.")
+    return data.test

@@ -1,0 +1,70 @@
+"""Results as a table and as JSON."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..files import atomic_file
+from ..storage import StorageFigures
+from .students import AccuracyResult
+
+HEADER = (
+    "| system | accuracy (%) | floats | bytes | images per class | ratio | seconds |\n|---|---|---|---|---|---|---|\n"
+)
+FOOTNOTE = (
+    "Accuracy: mean ± population standard deviation over {students} students. Ratio: floats over the pixel values of "
+    "the training set. A float takes 4 bytes, a pixel of the training set 1.\n"
+)
+
+
+@dataclass
+class ReportRow:
+    """
+    One system of the comparison.
+
+    Args:
+        system (`str`): its name, e.g. `"HaBa"`.
+        accuracy ([`AccuracyResult`]): of its students.
+        storage ([`StorageFigures`]): what it stores.
+    """
+
+    system: str
+    accuracy: AccuracyResult
+    storage: StorageFigures
+
+
+def markdown_table(rows: Sequence[ReportRow]) -> str:
+    """The rows as a Markdown table with a line below that says how to read it. Accuracies are in percent."""
+    lines = [
+        f"| {row.system} | {100 * row.accuracy.mean:.1f} ± {100 * row.accuracy.std:.1f} | {row.storage.floats:,} "
+        f"| {row.storage.bytes:,} | {row.storage.images_per_class:.2f} | {row.storage.ratio:.3%} "
+        f"| {row.accuracy.seconds:.0f} |\n"
+        for row in rows
+    ]
+    students = "/".join(str(n) for n in sorted({len(row.accuracy.accuracies) for row in rows}))
+    return HEADER + "".join(lines) + "\n" + FOOTNOTE.format(students=students)
+
+
+def write_results(path: str | Path, rows: Sequence[ReportRow], **facts: object) -> None:
+    """
+    Writes the rows, with every student's accuracy as a fraction of 1, and `facts` (recipe hash, data fingerprint,
+    versions, ...) to a JSON file.
+
+    Raises:
+        `OSError`: if the file cannot be written; an older one is left whole.
+    """
+    write_json(path, {**facts, "rows": [asdict(row) for row in rows]})
+
+
+def write_json(path: str | Path, content: dict) -> None:
+    """
+    Writes JSON in one piece: the file is either the old or the new one.
+
+    Raises:
+        `OSError`: if the file cannot be written.
+        `ValueError`: if a number is NaN or infinite, which JSON does not have.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with atomic_file(path) as aside:
+        aside.write_text(text, encoding="utf-8")

@@ -1,0 +1,253 @@
+"""Evaluation: fresh students trained on an artifact by online pairing and tested on real images, as in the paper.
+
+All randomness comes from generators seeded by (seed, network index), so a result depends neither on the global random
+state (which stays as it was) nor on how many processes share the students.
+
+Shape legend: L classes.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from tqdm.auto import tqdm
+
+from ..data import Split
+from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
+from ..modeling_haba import HabaModel
+from ..networks import NetworkArguments, build_network
+from ..pairing import derived_seed, materialize_if_small, paired_batches, seeded_generator
+from ..processing_haba import HabaImageProcessor
+from .training import Batches, accuracy, train_student
+
+# The independent streams of one student: its weights; its batches, pairing and augmentation; its real images, if
+# drawn.
+WEIGHTS, TRAINING, IMAGES = range(3)
+
+
+@dataclass
+class EvaluationArguments:
+    """How students are trained on an artifact, and on the real data it is set against."""
+
+    artifact: str | None = field(
+        default=None,
+        metadata={"help": "Folder or Hub id of the artifact; by default output_dir/artifact.", "result": False},
+    )
+    references: bool = field(
+        default=True,
+        metadata={"help": "Also evaluate random real images at equal storage and the full data.", "result": False},
+    )
+    student_width: int | None = field(
+        default=None, metadata={"help": "Channels of the students' ConvNet; by default network_width."}
+    )
+    evaluation_seeds: int = field(default=5, metadata={"help": "Students, each with its own initialization."})
+    student_epochs: int = field(default=1000, metadata={"help": "Epochs of a student; one epoch is every basis once."})
+    evaluation_batch_size: int = field(default=256, metadata={"help": "Batch size of students."})
+    evaluation_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of students; by default the one stored in the artifact."}
+    )
+    evaluation_momentum: float = field(default=0.9, metadata={"help": "SGD momentum of students."})
+    evaluation_weight_decay: float = field(default=5e-4, metadata={"help": "SGD weight decay of students."})
+    evaluation_dsa: str = field(
+        default=DSA_STRATEGY, metadata={"help": "DSA operations joined by underscores, or 'none'."}
+    )
+    real_student_epochs: int = field(default=50, metadata={"help": "Epochs of a student of the full real data."})
+    real_student_learning_rate: float = field(
+        default=0.01, metadata={"help": "Learning rate of a student of the full real data."}
+    )
+
+    def __post_init__(self):
+        for name in ("evaluation_seeds", "student_epochs", "evaluation_batch_size", "real_student_epochs"):
+            if vars(self)[name] < 1:
+                raise ValueError(f"{name} must be at least 1, got {vars(self)[name]}.")
+        for name in ("evaluation_learning_rate", "real_student_learning_rate"):
+            value = vars(self)[name]
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}.")
+        DsaAugmentation(self.evaluation_dsa)  # an unknown operation is refused now, not after hours of distillation
+
+
+@dataclass
+class AccuracyResult:
+    """
+    Accuracies of several students as fractions of 1.
+
+    Args:
+        mean (`float`): over the students.
+        std (`float`): population standard deviation (ddof = 0), as the paper's code computes it.
+        accuracies (`list[float]`): of each student, in the order of their index.
+        seconds (`float`): wall-clock time of training and testing them all.
+        validation_accuracies (`list[float]`, *optional*): of the same students on the validation split, if one was
+            given.
+    """
+
+    mean: float
+    std: float
+    accuracies: list[float]
+    seconds: float
+    validation_accuracies: list[float] = field(default_factory=list)
+
+
+def evaluate_students(
+    batches_of_student: Callable[[int, torch.Generator], Callable[[int], Batches]],
+    split: Split,
+    processor: HabaImageProcessor,
+    network_args: NetworkArguments,
+    args: EvaluationArguments,
+    seed: int,
+    accelerator: Accelerator,
+    *,
+    num_labels: int,
+    epochs: int,
+    learning_rate: float,
+    validation_split: Split | None = None,
+) -> AccuracyResult:
+    """
+    The recipe that every system shares: trains `args.evaluation_seeds` students, spread over the processes, and scores
+    each once, after its last epoch.
+
+    Args:
+        batches_of_student (`Callable[[int, torch.Generator], Callable]`): given a student's index and its generator,
+            returns the `batches_of_epoch` of [`train_student`].
+        split ([`Split`]): real images to score on.
+        processor ([`HabaImageProcessor`]): takes them to model space.
+        network_args ([`NetworkArguments`]): the student's architecture.
+        args ([`EvaluationArguments`]): the recipe.
+        seed (`int`): student i of two systems starts from the same weights if their seeds are equal.
+        accelerator (`Accelerator`): device and processes; every process must make this call and gets the result.
+        num_labels (`int`): L.
+        epochs (`int`): epochs of a student.
+        learning_rate (`float`): of a student.
+        validation_split ([`Split`], *optional*): scored too, after the last epoch.
+
+    Raises:
+        `FloatingPointError`: on every process, if a student diverges; names the learning rate and the epoch.
+        `ValueError`: if a split is empty or has labels of other classes.
+    """
+    started = time.perf_counter()
+    splits = [split] if validation_split is None else [split, validation_split]
+    for scored in splits:
+        if not len(scored) or not 0 <= int(scored.labels.min()) <= int(scored.labels.max()) < num_labels:
+            raise ValueError(
+                f"Students of {num_labels} classes need images to be scored on, of classes 0..{num_labels - 1}."
+            )
+    augmentation = DsaAugmentation(args.evaluation_dsa, per_sample=True)
+    _, channels, height, width = split.images.shape
+    indices = range(accelerator.process_index, args.evaluation_seeds, accelerator.num_processes)
+    outcomes: list[tuple[int, list[float], str]] = []
+    disable = None if accelerator.is_main_process else True  # None: shown only on a terminal
+    with tqdm(total=len(indices) * epochs, desc="students", unit="epoch", leave=False, disable=disable) as progress:
+        for index in indices:
+            network = build_network(
+                network_args, (channels, height, width), num_labels, derived_seed(seed, index, WEIGHTS)
+            )
+            generator = seeded_generator(seed, index, TRAINING)
+            try:
+                train_student(
+                    network,
+                    batches_of_student(index, generator),
+                    epochs,
+                    learning_rate,
+                    momentum=args.evaluation_momentum,
+                    weight_decay=args.evaluation_weight_decay,
+                    augmentation=augmentation,
+                    generator=generator,
+                    device=accelerator.device,
+                    on_epoch=lambda epoch, loss: progress.update(),
+                )
+                scores = [accuracy(network, scored.images, scored.labels, processor) for scored in splits]
+            except FloatingPointError as error:
+                # Raised after the gather, by all processes: one that left now would let the others wait for ever.
+                outcomes.append((index, [], str(error)))
+                break
+            outcomes.append((index, scores, ""))
+    outcomes = sorted(gather_object(outcomes))
+    for index, _, problem in outcomes:
+        if problem:
+            raise FloatingPointError(f"Student {index} of {args.evaluation_seeds}: {problem}")
+    accuracies, *others = ([scores[i] for _, scores, _ in outcomes] for i in range(len(splits)))
+    return AccuracyResult(
+        mean=statistics.fmean(accuracies),
+        std=statistics.pstdev(accuracies),
+        accuracies=accuracies,
+        seconds=time.perf_counter() - started,
+        validation_accuracies=others[0] if others else [],
+    )
+
+
+def artifact_learning_rate(model: HabaModel, args: EvaluationArguments) -> float:
+    """`args.evaluation_learning_rate`, or by default the student learning rate stored in the artifact.
+
+    Raises:
+        `ValueError`: if the stored one is not positive.
+    """
+    if args.evaluation_learning_rate is not None:
+        return args.evaluation_learning_rate
+    learning_rate = model.student_learning_rate.item()
+    if not learning_rate > 0:
+        raise ValueError(
+            f"The artifact's student learning rate is {learning_rate:g}, which trains nothing: "
+            "set evaluation_learning_rate."
+        )
+    return learning_rate
+
+
+def evaluate_artifact(
+    model: HabaModel,
+    split: Split,
+    processor: HabaImageProcessor,
+    network_args: NetworkArguments,
+    args: EvaluationArguments,
+    seed: int,
+    accelerator: Accelerator,
+    validation_split: Split | None = None,
+) -> AccuracyResult:
+    """
+    Mean and standard deviation of the accuracy of fresh students trained on the artifact.
+
+    Args:
+        model ([`HabaModel`]): the artifact; not changed, not moved.
+        split ([`Split`]): real images to score on: the test split, or the validation split while distilling.
+        processor ([`HabaImageProcessor`]): the artifact's.
+        network_args ([`NetworkArguments`]): the student's architecture.
+        args ([`EvaluationArguments`]): the recipe.
+        seed (`int`): of initializations, pairing and augmentation.
+        accelerator (`Accelerator`): device and processes; every process must make this call and gets the result.
+        validation_split ([`Split`], *optional*): scored too, after the last epoch.
+
+    Returns:
+        [`AccuracyResult`].
+
+    Raises:
+        `ValueError`: if the images do not have the shape of the artifact's samples.
+        `FloatingPointError`: if a student diverges; names the learning rate and the epoch.
+    """
+    image_shape = tuple(split.images.shape[1:])
+    if image_shape != model.config.sample_shape:
+        raise ValueError(
+            f"The artifact's samples are {list(model.config.sample_shape)} but the images {list(image_shape)} "
+            "(C, H, W): load the data in the artifact's size and color, as processor.to_uint8 gives it."
+        )
+
+    materialized = materialize_if_small(model, accelerator.device)
+
+    def batches_of_student(index: int, generator: torch.Generator) -> Callable[[int], Batches]:
+        return lambda epoch: paired_batches(model, args.evaluation_batch_size, generator, materialized)
+
+    return evaluate_students(
+        batches_of_student,
+        split,
+        processor,
+        network_args,
+        args,
+        seed,
+        accelerator,
+        num_labels=model.config.num_labels,
+        epochs=args.student_epochs,
+        learning_rate=artifact_learning_rate(model, args),
+        validation_split=validation_split,
+    )

@@ -1,0 +1,129 @@
+"""One student: trained by SGD, scored on real images.
+
+Shape legend: n images, B batch, C/H/W of an image, L classes.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..data.augmentation import DsaAugmentation
+from ..processing_haba import HabaImageProcessor
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+TEST_BATCH_SIZE = 256
+
+
+def learning_rate_at(epoch: int, epochs: int, learning_rate: float) -> float:
+    """The learning rate in `epoch` (counted from 0): a tenth from epoch `epochs // 2 + 1` on."""
+    return learning_rate * 0.1 if epoch >= epochs // 2 + 1 else learning_rate
+
+
+def train_student(
+    network: nn.Module,
+    batches_of_epoch: Callable[[int], Batches],
+    epochs: int,
+    learning_rate: float,
+    *,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    augmentation: DsaAugmentation | None = None,
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> nn.Module:
+    """
+    Trains a network by SGD and cross-entropy with the schedule of [`learning_rate_at`].
+
+    Args:
+        network (`nn.Module`): images `[B, C, H, W]` to logits `[B, L]`; moved to `device` and trained in place.
+        batches_of_epoch (`Callable[[int], Iterable]`): gives the batches of an epoch, each of samples `[B, C, H, W]`
+            in model space and labels, classes `[B]` or distributions `[B, L]`.
+        epochs (`int`): epochs.
+        learning_rate (`float`): before the decay.
+        momentum (`float`, *optional*, defaults to 0.9): kept through the decay.
+        weight_decay (`float`, *optional*, defaults to 5e-4): of SGD.
+        augmentation ([`DsaAugmentation`], *optional*): of every batch.
+        generator (`torch.Generator`): what the augmentation draws from.
+        device (`torch.device`, *optional*, defaults to `"cpu"`): where to train.
+        on_epoch (`Callable[[int, float], None]`, *optional*): told each epoch and its mean loss.
+
+    Returns:
+        `nn.Module`: the network, in evaluation mode.
+
+    Raises:
+        `FloatingPointError`: if the loss becomes NaN or infinite; names the learning rate and the epoch.
+        `ValueError`: if an epoch has no batches.
+    """
+    network.to(device).train()
+    optimizer = torch.optim.SGD(network.parameters(), learning_rate, momentum, weight_decay=weight_decay)
+    for epoch in range(epochs):
+        optimizer.param_groups[0]["lr"] = learning_rate_at(epoch, epochs, learning_rate)
+        losses = []
+        for samples_BCHW, labels in batches_of_epoch(epoch):
+            samples_BCHW, labels = samples_BCHW.to(device), labels.to(device)
+            if augmentation is not None:
+                samples_BCHW = augmentation(samples_BCHW, generator)
+            loss = F.cross_entropy(network(samples_BCHW), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+        if not losses:
+            raise ValueError("A student needs at least one batch an epoch: the training set is empty.")
+        mean_loss = torch.stack(losses).mean().item()
+        if epoch + 1 == epochs:  # no later loss shows what the last update did
+            with torch.no_grad():
+                losses.append(F.cross_entropy(network.eval()(samples_BCHW), labels))
+        if not (math.isfinite(mean_loss) and losses[-1].isfinite()):
+            raise FloatingPointError(
+                f"The student diverged in epoch {epoch + 1} of {epochs} at learning rate {learning_rate:g}: "
+                "train it with a lower learning rate."
+            )
+        if on_epoch is not None:
+            on_epoch(epoch, mean_loss)
+    return network
+
+
+@torch.no_grad()
+def accuracy(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    processor: HabaImageProcessor,
+    batch_size: int = TEST_BATCH_SIZE,
+) -> float:
+    """
+    Fraction of images whose largest logit is their label, in one pass over all of them.
+
+    Args:
+        network (`nn.Module`): scored in evaluation mode, left in the mode it was in.
+        images (`torch.Tensor`): uint8 `[n, C, H, W]`; each batch is moved to the network's device and normalized
+            there.
+        labels (`torch.Tensor`): int64 `[n]`.
+        processor ([`HabaImageProcessor`]): the artifact's, which takes the images to its model space.
+        batch_size (`int`, *optional*, defaults to 256): bounds the memory; the result does not depend on it.
+
+    Raises:
+        `ValueError`: if there are no images.
+        `FloatingPointError`: if a logit is NaN or infinite.
+    """
+    if not len(images):
+        raise ValueError("There are no images to score the network on: the split is empty.")
+    device = next(network.parameters()).device
+    was_training = network.training
+    network.eval()
+    correct = torch.zeros((), dtype=torch.long, device=device)
+    finite = torch.ones((), dtype=torch.bool, device=device)
+    for images_BCHW, labels_B in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        logits_BL = network(processor.normalize(images_BCHW.to(device)))
+        correct += (logits_BL.argmax(dim=1) == labels_B.to(device)).sum()
+        finite &= logits_BL.isfinite().all()
+    network.train(was_training)
+    if not finite:
+        raise FloatingPointError("The network's logits are NaN or infinite: its training has diverged.")
+    return correct.item() / len(images)

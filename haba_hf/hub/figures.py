@@ -1,0 +1,178 @@
+"""Pictures of an artifact: the gallery of its samples, and the curves of its distillation.
+
+Shape legend: N bases, K hallucinators, R rows, T tiles in a row, C/H/W of a sample; P pixels a side in the picture.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ..files import atomic_file
+from ..modeling_haba import HabaModel
+from ..processing_haba import HabaImageProcessor
+
+DPI = 100
+TILE_PIXELS = 64  # a tile is enlarged by whole factors to at least this
+GAP_PIXELS = 4
+MAX_SIDE_PIXELS = 2**15  # matplotlib draws no picture of 2**16 pixels a side
+
+# Panels of the training curves in this order; other fields follow by name.
+CURVES = ("loss", "l_dd", "l_cos", "l_con", "l_task", "student_learning_rate", "validation_accuracy")
+
+
+def save_gallery(
+    model: HabaModel,
+    processor: HabaImageProcessor,
+    path: str | Path,
+    bases_per_class: int | None = None,
+) -> None:
+    """
+    Draws the artifact as a PNG: one row for each basis, class by class with the class names, and in the columns the
+    basis and the sample each hallucinator makes of it. Plain pixels (K = 0) get one row for each class with its
+    images.
+
+    Pixels are enlarged to squares, not smoothed. A basis of one channel of colour samples is shown grey.
+
+    Args:
+        model ([`HabaModel`]): the artifact.
+        processor ([`HabaImageProcessor`]): the artifact's, to bring samples back to pixels.
+        path (`str`): the PNG to write, in one piece.
+        bases_per_class (`int`, *optional*): show only the first ones of each class, by default up to 10.
+
+    Raises:
+        `ValueError`: if `bases_per_class` is out of range, or the picture would be too large.
+        `OSError`: if the file cannot be written.
+    """
+    config = model.config
+    shown = min(config.bases_per_class, 10) if bases_per_class is None else bases_per_class
+    if not 1 <= shown <= config.bases_per_class:
+        raise ValueError(f"bases_per_class must be 1 to {config.bases_per_class}, the artifact's, got {shown}.")
+    class_names = [config.id2label[label] for label in range(config.num_labels)]
+    basis_ids = torch.cat(
+        [(model.class_ids == label).nonzero().flatten()[:shown] for label in range(config.num_labels)]
+    )
+    with torch.no_grad():
+        samples = processor.denormalize(model(basis_ids).samples.float())
+        if config.num_hallucinators == 0:
+            tiles_RTCHW = samples.unflatten(0, (config.num_labels, shown))
+            rows, columns = class_names, [str(i + 1) for i in range(shown)]
+        else:
+            bases = processor.denormalize(_in_sample_channels(model.bases[basis_ids].float(), config.sample_channels))
+            samples = samples.unflatten(0, (len(basis_ids), config.num_hallucinators))
+            tiles_RTCHW = torch.cat([bases[:, None], samples], dim=1)
+            rows = [name if i == 0 else "" for name in class_names for i in range(shown)]
+            columns = ["basis", *(f"$H_{{{j + 1}}}$" for j in range(config.num_hallucinators))]
+    _draw_tiles(tiles_RTCHW.cpu(), rows, columns, path)
+
+
+def plot_training_curves(metrics_path: str | Path, path: str | Path) -> None:
+    """
+    Draws every number in a JSONL log against its step, one panel for each field.
+
+    Args:
+        metrics_path (`str`): lines of JSON objects with `step` and any of `loss`, `l_dd`, `l_cos`, `l_con`, `l_task`,
+            `student_learning_rate`, `validation_accuracy` or other numbers. A line may have a part of the fields.
+            Where a step comes twice, as after a resume, the later line counts.
+        path (`str`): the PNG to write, in one piece.
+
+    Raises:
+        `ValueError`: if a line is not such an object, or the log holds no numbers.
+        `OSError`: if a file cannot be read or written.
+    """
+    curves = _read_curves(metrics_path)
+    if not curves:
+        raise ValueError(f"{metrics_path} holds no numbers to draw: it needs lines with a step and, e.g., a loss.")
+    names = [name for name in CURVES if name in curves] + sorted(curves.keys() - set(CURVES))
+    num_columns = min(len(names), 3)
+    num_rows = math.ceil(len(names) / num_columns)
+    figure = Figure(figsize=(4 * num_columns, 2.6 * num_rows), dpi=DPI, layout="constrained")
+    for i, name in enumerate(names):
+        axes = figure.add_subplot(num_rows, num_columns, i + 1)
+        steps, values = zip(*sorted(curves[name].items()), strict=True)
+        axes.plot(steps, values, linewidth=1, marker="o" if len(steps) <= 30 else None, markersize=3)
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel("step", fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def _read_curves(metrics_path: str | Path) -> dict[str, dict[int, float]]:
+    """The log as {field: {step: value}}."""
+    curves: dict[str, dict[int, float]] = {}
+    for number, line in enumerate(Path(metrics_path).read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{metrics_path}, line {number} is not JSON ({error}): remove or mend it.") from error
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            raise ValueError(
+                f"{metrics_path}, line {number} is not an object with an integer step: remove or mend it."
+            )
+        for name, value in record.items():
+            if name != "step" and isinstance(value, (int, float)) and not isinstance(value, bool):
+                curves.setdefault(name, {})[record["step"]] = value
+    return curves
+
+
+def _in_sample_channels(bases_NCHW: Tensor, channels: int) -> Tensor:
+    """Bases of other channels than the samples' have no colours of their own: their mean is shown."""
+    if bases_NCHW.shape[1] == channels:
+        return bases_NCHW
+    return bases_NCHW.mean(dim=1, keepdim=True).expand(-1, channels, -1, -1)
+
+
+def _draw_tiles(tiles_RTCHW: Tensor, rows: list[str], columns: list[str], path: str | Path) -> None:
+    height, width = tiles_RTCHW.shape[-2:]
+    factor = math.ceil(TILE_PIXELS / min(height, width))
+    # Grey as RGB, and as bytes: matplotlib then passes every pixel on as it is.
+    tiles = (tiles_RTCHW * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).expand(-1, -1, -1, -1, 3).numpy()
+    tiles = tiles.repeat(factor, axis=2).repeat(factor, axis=3)
+    num_rows, num_columns, tile_height, tile_width, _ = tiles.shape
+    pitch_y, pitch_x = tile_height + GAP_PIXELS, tile_width + GAP_PIXELS
+    if max(num_rows * pitch_y, num_columns * pitch_x) > MAX_SIDE_PIXELS:
+        raise ValueError(
+            f"A gallery of {num_rows} x {num_columns} tiles is too large to draw: show fewer with bases_per_class."
+        )
+    # One image for all tiles: an axes for each would take minutes where there are hundreds.
+    canvas = np.full((num_rows * pitch_y - GAP_PIXELS, num_columns * pitch_x - GAP_PIXELS, 3), 255, dtype=np.uint8)
+    for row in range(num_rows):
+        for column in range(num_columns):
+            top, left = row * pitch_y, column * pitch_x
+            canvas[top : top + tile_height, left : left + tile_width] = tiles[row, column]
+
+    left_margin = 20 + 8 * max(len(name) for name in rows)
+    top_margin, margin = 30, 10
+    picture_width = left_margin + canvas.shape[1] + margin
+    picture_height = top_margin + canvas.shape[0] + margin
+    figure = Figure(figsize=(picture_width / DPI, picture_height / DPI), dpi=DPI)
+    axes = figure.add_axes(
+        (
+            left_margin / picture_width,
+            margin / picture_height,
+            canvas.shape[1] / picture_width,
+            canvas.shape[0] / picture_height,
+        )
+    )
+    axes.imshow(canvas, interpolation="nearest")
+    axes.set_xticks([i * pitch_x + tile_width / 2 for i in range(num_columns)], columns, fontsize=9)
+    axes.set_yticks([i * pitch_y + tile_height / 2 for i in range(num_rows)], rows, fontsize=9, parse_math=False)
+    axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    # Drawn by Agg on a canvas of its own: pyplot's global backend and figures stay the caller's.
+    canvas = FigureCanvasAgg(figure)
+    with atomic_file(path) as aside:
+        canvas.print_figure(aside, format="png")

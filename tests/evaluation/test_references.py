@@ -1,0 +1,153 @@
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from haba_hf.data import ImageData, Split
+from haba_hf.evaluation import (
+    EvaluationArguments,
+    evaluate_artifact,
+    evaluate_full_data,
+    evaluate_random_real,
+    random_real_artifact,
+)
+from haba_hf.networks import NetworkArguments
+from haba_hf.processing_haba import HabaImageProcessor
+
+NETWORK = NetworkArguments(network_depth=1, network_width=8)
+NAMES = ["left", "right", "none"]
+
+
+def stripes(per_class, seed, noise=100):
+    """Three classes of 6x6 colour images: bright on the left, bright on the right, dark."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(3).repeat(per_class)
+    images = torch.randint(0, noise, (len(labels), 3, 6, 6), generator=generator)
+    images[labels == 0, :, :, :3] += 100
+    images[labels == 1, :, :, 3:] += 100
+    return Split(images.to(torch.uint8), labels)
+
+
+def make_data(per_class=40, noise=100, test=True):
+    train = stripes(per_class, 0, noise)
+    processor = HabaImageProcessor(
+        size={"height": 6, "width": 6}, image_mean=[0.3, 0.35, 0.4], image_std=[0.2, 0.25, 0.3]
+    )
+    return ImageData(
+        name="stripes",
+        train=train,
+        validation=stripes(5, 1, noise),
+        test=stripes(30, 2, noise) if test else None,
+        class_names=NAMES,
+        processor=processor,
+        fingerprint="0" * 16,
+    )
+
+
+def make_args(**kwargs):
+    defaults = {"evaluation_seeds": 2, "student_epochs": 30, "real_student_epochs": 4, "evaluation_batch_size": 16}
+    return EvaluationArguments(**defaults | {"evaluation_dsa": "none"} | kwargs)
+
+
+def test_random_real_images_are_real_and_of_their_class():
+    data = make_data()
+    model = random_real_artifact(data, 7, seed=0)
+    config = model.config
+    assert config.num_hallucinators == 0 and config.sample_shape == (3, 6, 6)
+    assert [config.id2label[i] for i in range(3)] == NAMES and config.label2id["right"] == 1
+    assert model.labels.tolist() == [0] * 7 + [1] * 7 + [2] * 7
+    samples = model.materialize().samples
+    real = data.processor.normalize(data.train.images)
+    equal = (samples[:, None] == real[None]).flatten(2).all(dim=2)
+    assert (equal.sum(dim=1) == 1).all()
+    chosen = equal.int().argmax(dim=1)
+    assert len(chosen.unique()) == 21  # without replacement
+    assert torch.equal(data.train.labels[chosen], model.labels)
+
+
+def test_the_draw_depends_on_the_seed_alone():
+    data = make_data()
+    before = torch.get_rng_state()
+    first = random_real_artifact(data, 5, seed=1).bases
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    assert torch.equal(random_real_artifact(data, 5, seed=1).bases, first)
+    assert not torch.equal(random_real_artifact(data, 5, seed=2).bases, first)
+
+
+def test_a_class_with_too_few_images_is_named():
+    data = make_data(per_class=4)
+    assert random_real_artifact(data, 4, seed=0).config.num_bases == 12
+    with pytest.raises(ValueError, match=r"'left' has 4 training images, fewer than the 5 asked for"):
+        random_real_artifact(data, 5, seed=0)
+    with pytest.raises(ValueError, match="'left' has 4"):
+        evaluate_random_real(data, 5, NETWORK, make_args(), 0, Accelerator(cpu=True))
+
+
+def test_every_student_has_a_draw_of_its_own(monkeypatch):
+    drawn = []
+    from haba_hf.evaluation import references
+
+    def recorded(data, images_per_class, seed):
+        drawn.append(random_real_artifact(data, images_per_class, seed))
+        return drawn[-1]
+
+    monkeypatch.setattr(references, "random_real_artifact", recorded)
+    result = evaluate_random_real(make_data(), 3, NETWORK, make_args(evaluation_seeds=3), 0, Accelerator(cpu=True))
+    bases = [model.bases for model in drawn[1:]]  # the first is a check that all classes have enough
+    assert len(bases) == 3 and not any(torch.equal(bases[i], bases[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert result.mean > 0.95 and result.std == pytest.approx(np.std(result.accuracies))
+
+
+def test_random_real_follows_the_artifacts_recipe():
+    """With all images of each class the draw is but an order, and both ways train alike."""
+    data, args = make_data(per_class=3, noise=150), make_args(student_epochs=10)
+    reference = evaluate_random_real(data, 3, NETWORK, args, 0, Accelerator(cpu=True))
+    artifact = random_real_artifact(data, 3, seed=0)
+    direct = evaluate_artifact(artifact, data.test, data.processor, NETWORK, args, 0, Accelerator(cpu=True))
+    assert len(reference.accuracies) == len(direct.accuracies) == 2
+    assert reference.mean == pytest.approx(direct.mean, abs=0.15)
+
+
+def test_full_data_is_learned_with_its_own_epochs_and_learning_rate():
+    data = make_data()
+    before = torch.get_rng_state()
+    result = evaluate_full_data(data, NETWORK, make_args(), 0, Accelerator(cpu=True))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert min(result.accuracies) > 0.95
+    assert evaluate_full_data(data, NETWORK, make_args(), 0, Accelerator(cpu=True)).accuracies == result.accuracies
+    with pytest.raises(FloatingPointError, match=r"of 2 at learning rate 3e\+38"):
+        args = make_args(real_student_epochs=2, real_student_learning_rate=3e38)
+        evaluate_full_data(data, NETWORK, args, 0, Accelerator(cpu=True))
+
+
+def test_an_epoch_of_full_data_is_every_image_once(monkeypatch):
+    data, seen = make_data(per_class=11), []
+    from haba_hf.evaluation import students
+
+    def record(network, batches_of_epoch, epochs, *_, **__):
+        seen.extend([list(batches_of_epoch(epoch)) for epoch in range(epochs)])
+
+    monkeypatch.setattr(students, "train_student", record)
+    args = make_args(evaluation_seeds=1, real_student_epochs=2)
+    evaluate_full_data(data, NETWORK, args, 0, Accelerator(cpu=True))
+    real = data.processor.normalize(data.train.images)
+    orders = []
+    for batches in seen:
+        assert [len(labels) for _, labels in batches] == [16, 16, 1]
+        images, labels = (torch.cat(part) for part in zip(*batches, strict=True))
+        equal = (images[:, None] == real[None]).flatten(2).all(dim=2)
+        orders.append(equal.int().argmax(dim=1))
+        assert orders[-1].sort().values.tolist() == list(range(33))
+        assert torch.equal(labels, data.train.labels[orders[-1]])
+    assert not torch.equal(*orders)
+
+
+def test_references_need_a_test_split():
+    data = make_data(test=False)
+    for call in (
+        lambda: evaluate_full_data(data, NETWORK, make_args(), 0, Accelerator(cpu=True)),
+        lambda: evaluate_random_real(data, 1, NETWORK, make_args(), 0, Accelerator(cpu=True)),
+    ):
+        with pytest.raises(ValueError, match="stripes has no test split"):
+            call()

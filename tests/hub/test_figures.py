@@ -1,0 +1,148 @@
+import json
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from haba_hf import HabaConfig, HabaModel
+from haba_hf.hub import plot_training_curves, save_gallery
+from haba_hf.hub.figures import GAP_PIXELS
+from haba_hf.processing_haba import HabaImageProcessor
+
+
+def make_model(channels=3, **kwargs):
+    torch.manual_seed(0)
+    settings = {"num_labels": 3, "bases_per_class": 2, "num_hallucinators": 2, "id2label": dict(enumerate("abc"))}
+    return HabaModel(
+        HabaConfig(**settings | {"sample_channels": channels, "sample_height": 8, "sample_width": 8} | kwargs)
+    )
+
+
+def make_processor(channels=3):
+    return HabaImageProcessor(
+        size={"height": 8, "width": 8}, num_channels=channels, image_mean=[0.5] * channels, image_std=[0.25] * channels
+    )
+
+
+def pixels_of(path):
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def find(picture, sample):
+    """Top and left of a sample [C, 8, 8] in [0, 1], enlarged to 64 x 64, in the picture, or `None`."""
+    tile = (sample.expand(3, -1, -1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    tile = tile.repeat(8, axis=0).repeat(8, axis=1)
+    corners = (picture[:-63, :-63] == tile[0, 0]).all(axis=2).nonzero()
+    places = zip(*corners, strict=True)
+    return next((at for at in places if (picture[at[0] :, at[1] :][:64, :64] == tile).all()), None)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_gallery_shows_bases_and_samples_in_place(tmp_path, channels):
+    model, processor = make_model(channels), make_processor(channels)
+    save_gallery(model, processor, tmp_path / "gallery.png")
+    picture = pixels_of(tmp_path / "gallery.png")
+    with torch.no_grad():
+        bases, samples = processor.denormalize(model.bases), processor.denormalize(model().samples)
+    pitch = 64 + GAP_PIXELS
+    origin = find(picture, bases[0])
+    assert origin is not None
+    for row in range(6):
+        for column in range(3):
+            tile = bases[row] if column == 0 else samples[2 * row + column - 1]
+            assert find(picture, tile) == (origin[0] + pitch * row, origin[1] + pitch * column)
+    assert (picture[:, : origin[1]] < 128).any() and (picture[: origin[0]] < 128).any()  # names, headings
+
+
+def test_plain_pixels_have_a_row_for_each_class(tmp_path):
+    model, processor = make_model(num_hallucinators=0, bases_per_class=12), make_processor()
+    save_gallery(model, processor, tmp_path / "gallery.png")
+    picture = pixels_of(tmp_path / "gallery.png")
+    images = processor.denormalize(model.bases.detach())
+    pitch, origin = 64 + GAP_PIXELS, find(picture, images[0])
+    assert find(picture, images[12]) == (origin[0] + pitch, origin[1])
+    assert find(picture, images[9]) == (origin[0], origin[1] + 9 * pitch)
+    assert find(picture, images[10]) is None  # ten of each class unless told otherwise
+    save_gallery(model, processor, tmp_path / "gallery.png", bases_per_class=12)
+    assert find(pixels_of(tmp_path / "gallery.png"), images[11]) is not None
+
+
+def test_class_names_are_no_formulas(tmp_path):
+    names = {0: "$x$ {", 1: "$100", 2: "a_b^"}
+    save_gallery(make_model(id2label=names), make_processor(), tmp_path / "gallery.png")
+    assert (tmp_path / "gallery.png").stat().st_size > 0
+
+
+def test_one_channel_bases_of_colour_samples_are_shown(tmp_path):
+    model, processor = make_model(basis_channels=1), make_processor()
+    save_gallery(model, processor, tmp_path / "gallery.png", bases_per_class=1)
+    basis = processor.denormalize(model.bases[:1].detach().expand(-1, 3, -1, -1))[0]
+    assert find(pixels_of(tmp_path / "gallery.png"), basis) is not None
+
+
+def test_a_gallery_out_of_range_is_refused(tmp_path):
+    for bases_per_class in (0, 3):
+        with pytest.raises(ValueError, match="must be 1 to 2"):
+            save_gallery(make_model(), make_processor(), tmp_path / "gallery.png", bases_per_class)
+    model = make_model(num_labels=500, num_hallucinators=0, id2label=dict(enumerate(map(str, range(500)))))
+    with pytest.raises(ValueError, match="too large to draw"):
+        save_gallery(model, make_processor(), tmp_path / "gallery.png")
+    assert not list(tmp_path.iterdir())
+
+
+def write_log(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def test_training_curves(tmp_path):
+    log, picture = tmp_path / "metrics.jsonl", tmp_path / "figures" / "curves.png"
+    records = [{"step": i, "loss": 1 / (i + 1), "l_dd": 0.5, "note": "x", "done": False} for i in range(50)]
+    records += [{"step": 10 * i, "validation_accuracy": 0.1 * i} for i in range(5)]
+    write_log(log, records)
+    backend = matplotlib.get_backend()
+    plot_training_curves(log, picture)
+    assert matplotlib.get_backend() == backend
+    assert Image.open(picture).size == (1200, 260)  # three panels, side by side
+    write_log(log, [record | {"extra": 1.0, "l_cos": 0.0} for record in records])
+    plot_training_curves(log, picture)
+    assert Image.open(picture).size == (1200, 520)
+    assert list(picture.parent.iterdir()) == [picture]
+
+
+def test_the_later_line_of_a_step_counts(tmp_path):
+    log = tmp_path / "metrics.jsonl"
+    write_log(log, [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 9.0}, {"step": 3, "loss": 9.0}])
+    plot_training_curves(log, tmp_path / "before.png")
+    write_log(
+        log, [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 9.0}, {"step": 2, "loss": 2.0}, {"step": 3, "loss": 3.0}]
+    )
+    plot_training_curves(log, tmp_path / "resumed.png")
+    write_log(log, [{"step": 3, "loss": 3.0}, {"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}])
+    plot_training_curves(log, tmp_path / "plain.png")
+    before, resumed, plain = (pixels_of(tmp_path / f"{name}.png") for name in ("before", "resumed", "plain"))
+    assert np.array_equal(resumed, plain) and not np.array_equal(resumed, before)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no numbers to draw"),
+        ('{"step": 1, "note": "x"}\n', "no numbers to draw"),
+        ('{"step": 1, "loss": 1.0}\n{"step": 2, "lo', "line 2 is not JSON"),
+        ('{"loss": 1.0}\n', "line 1 is not an object with an integer step"),
+        ("[1, 2]\n", "line 1 is not an object with an integer step"),
+    ],
+)
+def test_a_log_that_cannot_be_drawn_is_refused(tmp_path, text, message):
+    log = tmp_path / "metrics.jsonl"
+    log.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        plot_training_curves(log, tmp_path / "curves.png")
+
+
+def test_an_unwritable_place_is_named(tmp_path):
+    (tmp_path / "gallery.png").mkdir()
+    with pytest.raises(OSError, match=r"Cannot write .*gallery\.png"):
+        save_gallery(make_model(), make_processor(), tmp_path / "gallery.png")
