@@ -75,6 +75,13 @@ class HabaConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.check()
 
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(f"This is the config of a {model_type} model, not of a haba artifact.")
+        return super().from_dict(config_dict, **kwargs)
+
     # Not a `validate_` method, whose ValueError the strict dataclass would hide in an error of its own.
     def check(self):
         """Raises a `ValueError` if sizes do not fit together or an option is unknown."""

@@ -4,7 +4,6 @@ Shape legend: N bases, K hallucinators, P pairs (basis, hallucinator), C/H/W of 
 """
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,8 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_haba import HabaConfig
+from .datasets_haba import pairings_as_dataset, samples_as_dataset
+from .hallucinator_haba import Hallucinator, HallucinatorDecoder, HallucinatorEncoder
 
 # Standard deviation of the perturbation that tells hallucinators apart where their convolutions do not.
 INITIAL_NOISE = 0.1
@@ -67,73 +68,6 @@ class StorageReport:
     def images_per_class(self) -> float:
         """Plain images per class (IPC) that take the storage of all parts."""
         return self.floats / self.floats_per_image_per_class
-
-
-class HallucinatorEncoder(nn.Module):
-    """`depth` blocks of 3x3 convolution and ReLU; blocks after the first halve height and width."""
-
-    def __init__(self, config: HabaConfig):
-        super().__init__()
-        channels = [config.basis_shape[0], *config.feature_channels]
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(channels[i], channels[i + 1], 3, stride=1 if i == 0 else 2, padding=1)
-            for i in range(config.hallucinator_depth)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        for convolution in self.convolutions:
-            x = F.relu(convolution(x))
-        return x
-
-
-class HallucinatorDecoder(nn.Module):
-    """The encoder mirrored: nearest upsampling where it halved, ReLU after every convolution but the last, which is
-    linear so that normalized (negative) pixels can be restored."""
-
-    def __init__(self, config: HabaConfig):
-        super().__init__()
-        channels = [*reversed(config.feature_channels), config.sample_channels]
-        self.sizes = [
-            (-(-config.sample_height // 2**halvings), -(-config.sample_width // 2**halvings))
-            for halvings in reversed(range(max(config.hallucinator_depth - 1, 0)))
-        ]
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(channels[i], channels[i + 1], 3, padding=1) for i in range(config.hallucinator_depth)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        last = len(self.convolutions) - 1
-        for i, convolution in enumerate(self.convolutions):
-            if i < last:
-                x = F.relu(convolution(F.interpolate(x, size=self.sizes[i], mode="nearest")))
-            else:
-                x = convolution(x)
-        return x
-
-
-class Hallucinator(nn.Module):
-    r"""
-    H_j(b) = Dec( scale_j * Enc(b) + shift_j ), the paper's affine map in feature space, with one scale and one
-    shift per feature position and channel.
-
-    At depth 0 the encoder and decoder are identities. When encoder and decoder are shared, the hallucinator holds only
-    `scale` and `shift` and is handed the other two.
-    """
-
-    def __init__(self, config: HabaConfig):
-        super().__init__()
-        self.scale = nn.Parameter(torch.empty(config.feature_shape))
-        self.shift = nn.Parameter(torch.empty(config.feature_shape))
-        shared = config.share_encoder_decoder
-        self.encoder = None if shared else HallucinatorEncoder(config)
-        self.decoder = None if shared else HallucinatorDecoder(config)
-
-    def forward(self, bases: Tensor, encoder: nn.Module | None = None, decoder: nn.Module | None = None) -> Tensor:
-        """Bases `[P, C', H, W]` to samples `[P, C, H, W]`."""
-        encoder, decoder = encoder or self.encoder, decoder or self.decoder
-        if encoder is None or decoder is None:
-            raise ValueError("This hallucinator shares its encoder and decoder: pass those of its HabaModel.")
-        return decoder(torch.addcmul(self.shift, encoder(bases), self.scale))
 
 
 class HabaModel(PreTrainedModel):
@@ -319,71 +253,33 @@ class HabaModel(PreTrainedModel):
         """All N x K samples, without gradients, basis by basis."""
         return self()
 
-    def to_dataset(self):
+    def to_dataset(self) -> Any:
         """
         All samples as a `datasets.Dataset` with columns `sample` (float32 `[C, H, W]`, model space), `label` (class,
         or list of L probabilities), `basis` and, with hallucinators, `hallucinator`.
+
+        Raises:
+            `ImportError`: if the datasets library is not installed.
         """
-        try:
-            from datasets import Dataset
-        except ImportError as error:
-            raise ImportError("to_dataset needs the datasets library: pip install datasets") from error
-        return Dataset.from_dict(self._columns(**self.materialize()), features=self._features())
+        return samples_as_dataset(self.materialize(), self.config)
 
     def to_iterable_dataset(self, seed: int = 0, epochs: int = 1) -> Any:
         """
         Online pairing as a `datasets.IterableDataset`: `epochs` passes over the bases in random order, each basis
         meeting one random hallucinator a pass. Columns as in `to_dataset`.
+
+        Raises:
+            `ImportError`: if the datasets library is not installed.
         """
-        try:
-            from datasets import IterableDataset
-        except ImportError as error:
-            raise ImportError("to_iterable_dataset needs the datasets library: pip install datasets") from error
-        keywords = {"seed": seed, "epochs": list(range(epochs))}
-        return IterableDataset.from_generator(self._paired_examples, gen_kwargs=keywords, features=self._features())
+        return pairings_as_dataset(self._paired_epoch, self.config, seed, epochs)
 
     @torch.no_grad()
-    def _paired_examples(self, seed: int, epochs: list[int]) -> Iterator[dict]:
-        for epoch in epochs:
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-            basis_ids = torch.randperm(self.config.num_bases, generator=generator)
-            hallucinator_ids = None
-            if self.config.num_hallucinators:
-                hallucinator_ids = torch.randint(
-                    self.config.num_hallucinators, (self.config.num_bases,), generator=generator
-                )
-            columns = self._columns(**self(basis_ids, hallucinator_ids))
-            for row in range(self.config.num_bases):
-                yield {name: column[row] for name, column in columns.items()}
-
-    def _columns(
-        self, samples: Tensor, labels: Tensor, basis_ids: Tensor, hallucinator_ids: Tensor | None = None
-    ) -> dict:
-        soft = labels.is_floating_point()
-        columns = {
-            "sample": samples.float().cpu().numpy(),
-            "label": (labels.float() if soft else labels).cpu().numpy(),  # numpy has no bfloat16
-            "basis": basis_ids.cpu().numpy(),
-        }
-        if hallucinator_ids is not None:
-            columns["hallucinator"] = hallucinator_ids.cpu().numpy()
-        return columns
-
-    def _features(self):
-        try:
-            from datasets import Array3D, ClassLabel, Features, List, Value
-        except ImportError as error:
-            raise ImportError("data sets of samples need the datasets library: pip install datasets") from error
-        names = [self.config.id2label[i] for i in range(self.config.num_labels)]
-        hard = self.label_logits is None
-        features = {
-            "sample": Array3D(self.config.sample_shape, "float32"),
-            "label": ClassLabel(names=names) if hard else List(Value("float32")),
-            "basis": Value("int64"),
-        }
-        if self.config.num_hallucinators:
-            features["hallucinator"] = Value("int64")
-        return Features(features)
+    def _paired_epoch(self, generator: torch.Generator) -> HabaOutput:
+        num_bases, num_hallucinators = self.config.num_bases, self.config.num_hallucinators
+        basis_ids = torch.randperm(num_bases, generator=generator)
+        if not num_hallucinators:
+            return self(basis_ids)
+        return self(basis_ids, torch.randint(num_hallucinators, (num_bases,), generator=generator))
 
     def storage(self) -> StorageReport:
         """Floats and bytes of each part, and the plain images per class they equal; hard labels follow from order."""

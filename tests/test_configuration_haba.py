@@ -191,3 +191,9 @@ def test_a_config_changed_later_is_checked_by_the_model():
     config.hallucinator_depth = 7
     with pytest.raises(ValueError, match="hallucinator_depth must be 0, 1, 2 or 3, got 7"):
         HabaModel(config)
+
+
+def test_config_of_another_model(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "hidden_size": 8}')
+    with pytest.raises(ValueError, match="config of a bert model, not of a haba artifact"):
+        HabaConfig.from_pretrained(tmp_path)

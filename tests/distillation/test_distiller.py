@@ -491,7 +491,13 @@ TWO_PROCESSES = r"""
     from safetensors.torch import save_file
     from tiny import NETWORK, tiny_accelerator, tiny_arguments, tiny_data, tiny_model
 
-    from haba_hf.distillation import Distiller, DistributionMatching, ExpertStore, TrajectoryMatching
+    from haba_hf.distillation import (
+        Distiller,
+        DistributionMatching,
+        ExpertArguments,
+        ExpertStore,
+        TrajectoryMatching,
+    )
 
     output_dir, experts_dir = sys.argv[1:]
     accelerator = tiny_accelerator()
