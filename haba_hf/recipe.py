@@ -1,0 +1,116 @@
+"""
+A recipe: every setting of one run, in one flat YAML file that the command line may override.
+
+    python training/distill.py training/recipes/digits/dm-1pc.yaml --bases_per_class 2 --resize none
+
+The command line wins over the file, the file over the defaults. Each room of the package declares its own section, a
+dataclass, and the names of the fields are unique over all sections. A field with metadata `{"result": False}` does not
+change what a run computes (a folder, a tracker) and stays out of the hash that tells two recipes apart.
+
+What a user can get wrong is raised as `ValueError`, `FileNotFoundError` or another `OSError` whose message is one
+sentence that says what to do; `run_script` prints that sentence in place of a traceback.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+from transformers.utils.logging import disable_progress_bar
+
+from .data import DataArguments
+from .distillation import DistillationArguments, ExpertArguments, ModelArguments
+from .evaluation import EvaluationArguments
+from .files import atomic_file
+from .networks import NetworkArguments
+from .sections import RecipeError, parse_sections, recipes_folder, section_values
+
+__all__ = ["Recipe", "RecipeError", "parse_recipe", "parse_sections", "recipes_folder", "run_script"]
+
+
+@dataclass
+class Recipe:
+    """All settings of one run, section by section."""
+
+    data: DataArguments = field(default_factory=DataArguments)
+    model: ModelArguments = field(default_factory=ModelArguments)
+    network: NetworkArguments = field(default_factory=NetworkArguments)
+    experts: ExpertArguments = field(default_factory=ExpertArguments)
+    distillation: DistillationArguments = field(default_factory=DistillationArguments)
+    evaluation: EvaluationArguments = field(default_factory=EvaluationArguments)
+
+    def sections(self) -> dict[str, Any]:
+        """The sections by name, in order."""
+        return dict(vars(self))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields of all sections in one flat dictionary."""
+        return {name: value for section in self.sections().values() for name, value in section_values(section).items()}
+
+    @property
+    def hash(self) -> str:
+        """The first 12 hexadecimal digits of the SHA-256 of all fields that change the result."""
+        return self.hash_of(*self.sections())
+
+    def hash_of(self, *section_names: str) -> str:
+        """
+        Like `hash`, over some sections only: what was made by a part of the recipe stays valid while that part stays.
+
+        Args:
+            section_names (`str`): names of fields of `Recipe`, such as `"data"` and `"network"`.
+        """
+        sections = self.sections()
+        chosen = {name: section_values(sections[name], result_only=True) for name in section_names}
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
+
+    def write(self, path: str | Path) -> None:
+        """
+        Write the recipe as a YAML file that `parse_recipe` reads back. The file appears whole or not at all.
+
+        Raises:
+            `OSError`: if the file cannot be written.
+        """
+        parts = [
+            f"# {name}\n{yaml.safe_dump(section_values(section), sort_keys=False, allow_unicode=True)}"
+            for name, section in self.sections().items()
+        ]
+        with atomic_file(path) as aside:
+            aside.write_text("\n".join(parts), encoding="utf-8")
+
+
+def parse_recipe(argv: Sequence[str] | None = None, description: str | None = None) -> Recipe:
+    """
+    Read a recipe from a command line: `[recipe.yaml] [--field value ...]`.
+
+    Args:
+        argv (`Sequence[str]`, *optional*, defaults to the arguments of the process): what follows the script's name.
+        description (`str`, *optional*): what `--help` says first; a script passes its docstring.
+
+    Raises:
+        `RecipeError`: if a field is unknown, or a value does not fit its field.
+        `FileNotFoundError`: if there is no such recipe file.
+    """
+    return Recipe(*parse_sections(get_type_hints(Recipe).values(), argv, description))
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """
+    Run the `main` of a script; print what the user got wrong in one line on stderr and exit with status 2.
+
+    With the environment variable `HABA_DEBUG` set, the error is raised with its traceback instead.
+    """
+    disable_progress_bar()  # transformers' own, for a file of some kilobytes
+    try:
+        main()
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("HABA_DEBUG"):
+            raise
+        message = " ".join(str(error).split()) or type(error).__name__
+        hint = "" if isinstance(error, RecipeError) else " (HABA_DEBUG=1 shows where)"
+        print(f"error: {message}{hint}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,306 @@
+"""What a recipe does, from real data to a table: the functions behind the scripts in training/."""
+
+import dataclasses
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_model
+from tqdm.auto import tqdm
+from transformers import AutoImageProcessor
+
+from .data import ImageData, Split, load_image_data
+from .data.augmentation import DsaAugmentation
+from .distillation import Distiller, DistributionMatching, ExpertStore, Objective, TrajectoryMatching, initial_model
+from .evaluation import (
+    EvaluationArguments,
+    ReportRow,
+    accuracy,
+    evaluate_artifact,
+    evaluate_full_data,
+    evaluate_random_real,
+    random_real_artifact,
+    train_student,
+    write_json,
+    write_results,
+)
+from .evaluation.students import TRAINING, WEIGHTS, artifact_learning_rate
+from .files import atomic_directory, check_writable
+from .hub.figures import plot_training_curves, save_gallery
+from .modeling_haba import HabaModel
+from .networks import NetworkArguments, build_network
+from .pairing import derived_seed, materialize_if_small, paired_batches, seeded_generator
+from .processing_haba import HabaImageProcessor
+from .recipe import Recipe
+from .storage import describe_storage, describe_training_set, equal_storage_images_per_class
+
+
+def start_accelerator(**settings: Any) -> Accelerator:
+    """
+    An `Accelerator` whose processes know of each other.
+
+    Raises:
+        `ValueError`: if a launcher started several processes that would each run alone.
+    """
+    accelerator = Accelerator(**settings)
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:
+        raise ValueError(
+            f"{launched} processes were launched, but each of them runs alone: on CPUs, set ACCELERATE_USE_CPU=1 for "
+            "the launcher."
+        )
+    return accelerator
+
+
+def distill(recipe: Recipe, accelerator: Accelerator) -> Path:
+    """
+    Distils the recipe's data (Algorithm 1), resuming an interrupted run, and writes `output_dir/artifact`: config,
+    weights, processor, recipe, `distillation.json` (what was run, where, how long), gallery and training curves.
+
+    Returns:
+        The artifact's folder.
+
+    Raises:
+        `ValueError`, `FileNotFoundError`, `OSError`: on bad settings, before anything is computed.
+        `FloatingPointError`: if a gradient becomes NaN or infinite.
+    """
+    arguments = recipe.distillation
+    data = load_image_data(recipe.data, allow_missing_test=True)
+    model = initial_model(recipe.model, data, arguments.seed)
+    accelerator.print(f"{data.name}: {len(data.train):,} training images -> {model.storage().floats:,} floats")
+    distiller = Distiller(
+        model,
+        build_objective(recipe, data),
+        arguments,
+        recipe.network,
+        data,
+        accelerator,
+        # Of the recipe and of the data themselves: a folder's images may have changed.
+        recipe_hash=f"{recipe.hash_of('data', 'model', 'network', 'experts', 'distillation')}-{data.fingerprint}",
+        validate=_validation(recipe, data, accelerator) if arguments.validate_every else None,
+    )
+    if arguments.report_to != "none":
+        accelerator.init_trackers("haba", config={name: str(value) for name, value in recipe.to_dict().items()})
+    started = time.perf_counter()
+    model = distiller.run()
+    seconds = time.perf_counter() - started
+    path = Path(arguments.output_dir) / "artifact"
+    if accelerator.is_main_process:
+        write_artifact(path, model, data.processor, recipe, data, accelerator)
+        accelerator.print(f"{path}: written after {seconds:.0f} s")
+    accelerator.wait_for_everyone()
+    return path
+
+
+def build_objective(recipe: Recipe, data: ImageData) -> Objective:
+    """The recipe's objective; trajectory matching opens its experts."""
+    if recipe.distillation.objective == "dm":
+        return DistributionMatching(recipe.network, recipe.distillation)
+    experts = ExpertStore(recipe.experts, recipe.network, data)
+    return TrajectoryMatching(experts, recipe.network, recipe.distillation)
+
+
+def write_artifact(
+    path: Path,
+    model: HabaModel,
+    processor: HabaImageProcessor,
+    recipe: Recipe,
+    data: ImageData,
+    accelerator: Accelerator,
+) -> None:
+    """The artifact's folder in one piece, with its pictures and where it comes from."""
+    metrics = Path(recipe.distillation.output_dir) / "metrics.jsonl"
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    with atomic_directory(path) as aside:
+        model.save_pretrained(aside)
+        processor.save_pretrained(aside)
+        recipe.write(aside / "recipe.yaml")
+        provenance = {
+            "recipe_hash": recipe.hash,
+            "dataset": data.name,
+            "data_fingerprint": data.fingerprint,
+            "steps": lines[-1]["step"],
+            "seconds": round(sum(line["seconds"] for line in lines), 1),
+            **environment(accelerator),
+        }
+        write_json(aside / "distillation.json", provenance)
+        save_gallery(model, processor, aside / "gallery.png", bases_per_class=min(3, model.config.bases_per_class))
+        plot_training_curves(metrics, aside / "training_curves.png")
+
+
+def evaluate(recipe: Recipe, accelerator: Accelerator) -> list[ReportRow]:
+    """
+    Trains fresh students on an artifact and tests them once on the test split; beside it, under the same recipe,
+    random real images at equal storage and the full training set.
+
+    Returns:
+        The rows of the table, which are also written to `output_dir/results.json`.
+
+    Raises:
+        `ValueError`: if there is no test split, or the artifact is damaged or of other data.
+        `OSError`: if there is no artifact, or `output_dir` cannot be written.
+    """
+    artifact, model, processor, data, test = _open_evaluation(recipe, accelerator)
+    network = student_network(recipe)
+    arguments, seed = recipe.evaluation, recipe.distillation.seed
+    train_images, shape = len(data.train), data.image_shape
+
+    result = evaluate_artifact(model, test, processor, network, arguments, seed, accelerator)
+    hallucinators = model.config.num_hallucinators
+    name = f"HaBa, {hallucinators} hallucinators" if hallucinators else "plain pixels"
+    rows = [ReportRow(name, result, describe_storage(model.storage(), train_images, shape))]
+    if arguments.references:
+        images_per_class = equal_storage_images_per_class(model.config)
+        result = evaluate_random_real(data, images_per_class, network, arguments, seed, accelerator)
+        plain = random_real_artifact(data, images_per_class, seed).storage()
+        rows.append(ReportRow("random real, equal storage", result, describe_storage(plain, train_images, shape)))
+        result = evaluate_full_data(data, network, arguments, seed, accelerator)
+        rows.append(ReportRow("full data", result, describe_training_set(train_images, shape, data.num_labels)))
+    if accelerator.is_main_process:
+        facts = {"artifact": artifact, "recipe_hash": recipe.hash, "data_fingerprint": data.fingerprint, "seed": seed}
+        settings = {**dataclasses.asdict(network), **dataclasses.asdict(arguments)}
+        path = Path(recipe.distillation.output_dir) / "results.json"
+        write_results(path, rows, **facts, settings=settings, **environment(accelerator))
+    return rows
+
+
+def train_one_student(recipe: Recipe, accelerator: Accelerator) -> float:
+    """
+    Trains one student on an artifact by online pairing, tests it once on the test split and writes it to
+    `output_dir/student`: `model.safetensors`, `student.json` (architecture, classes, training) and the artifact's
+    processor.
+
+    It is the first student of [`evaluate`], bit for bit. Of several processes each trains the same one.
+
+    Returns:
+        Its accuracy as a fraction of 1.
+
+    Raises:
+        `ValueError`: if there is no test split, or the artifact is damaged or of other data.
+        `OSError`: if there is no artifact, or `output_dir` cannot be written.
+        `FloatingPointError`: if the student diverges.
+    """
+    artifact, model, processor, data, test = _open_evaluation(recipe, accelerator)
+    architecture, arguments, seed = student_network(recipe), recipe.evaluation, recipe.distillation.seed
+    network = build_network(architecture, data.image_shape, data.num_labels, derived_seed(seed, 0, WEIGHTS))
+    generator = seeded_generator(seed, 0, TRAINING)
+    materialized = materialize_if_small(model, accelerator.device)
+    learning_rate = artifact_learning_rate(model, arguments)
+    disable = None if accelerator.is_main_process else True  # None: shown only on a terminal
+    with tqdm(desc="student", total=arguments.student_epochs, unit="epoch", disable=disable) as progress:
+        train_student(
+            network,
+            lambda epoch: paired_batches(model, arguments.evaluation_batch_size, generator, materialized),
+            arguments.student_epochs,
+            learning_rate,
+            momentum=arguments.evaluation_momentum,
+            weight_decay=arguments.evaluation_weight_decay,
+            augmentation=DsaAugmentation(arguments.evaluation_dsa, per_sample=True),
+            generator=generator,
+            device=accelerator.device,
+            on_epoch=lambda epoch, loss: progress.update(),
+        )
+    score = accuracy(network, test.images, test.labels, processor)
+    if accelerator.is_main_process:
+        with atomic_directory(Path(recipe.distillation.output_dir) / "student") as aside:
+            save_model(network, str(aside / "model.safetensors"))
+            processor.save_pretrained(aside)
+            settings = {
+                "accuracy": score,
+                "network": dataclasses.asdict(architecture),
+                "image_shape": data.image_shape,
+                "class_names": data.class_names,
+                "training": {**dataclasses.asdict(arguments), "evaluation_learning_rate": learning_rate, "seed": seed},
+                "artifact": artifact,
+                "recipe_hash": recipe.hash,
+                "data_fingerprint": data.fingerprint,
+                **environment(accelerator),
+            }
+            write_json(aside / "student.json", settings)
+    accelerator.wait_for_everyone()
+    return score
+
+
+def load_artifact(artifact: str) -> tuple[HabaModel, HabaImageProcessor]:
+    """
+    Model and processor from a folder or a Hub id.
+
+    Raises:
+        `ValueError`: if it is damaged or not a haba artifact.
+        `OSError`: if it does not exist or lacks a file.
+    """
+    if artifact.count("/") != 1 and not Path(artifact).is_dir():
+        raise FileNotFoundError(f"There is no artifact {artifact}: it is neither a folder nor a Hub id (owner/name).")
+    model = HabaModel.from_pretrained(artifact)
+    return model, AutoImageProcessor.from_pretrained(artifact)
+
+
+def environment(accelerator: Accelerator) -> dict:
+    """Hardware and versions, as results are to be read with them."""
+    libraries = ("haba_hf", "torch", "transformers", "datasets", "accelerate")
+    device = accelerator.device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or device.type,
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "mixed_precision": accelerator.mixed_precision,
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in libraries},
+    }
+
+
+def student_network(recipe: Recipe) -> NetworkArguments:
+    """The evaluated student's architecture: the recipe's network, at `student_width` if that is set."""
+    width = recipe.evaluation.student_width or recipe.network.network_width
+    return dataclasses.replace(recipe.network, network_width=width)
+
+
+def _open_evaluation(
+    recipe: Recipe, accelerator: Accelerator
+) -> tuple[str, HabaModel, HabaImageProcessor, ImageData, Split]:
+    """The artifact's name, model and processor, the data and its test split, once they are known to fit together."""
+    output_dir = recipe.distillation.output_dir
+    artifact = recipe.evaluation.artifact or str(Path(output_dir) / "artifact")
+    if recipe.evaluation.artifact is None and not Path(artifact).is_dir():
+        raise FileNotFoundError(
+            f"There is no artifact in {output_dir}: run training/distill.py with the same recipe, or set artifact."
+        )
+    model, processor = load_artifact(artifact)
+    data = load_image_data(recipe.data)
+    if data.test is None:
+        raise ValueError(f"{data.name} has no test split to score students on: add one.")
+    expected, found = (model.config.num_labels, *model.config.sample_shape), (data.num_labels, *data.image_shape)
+    if expected != found:
+        raise ValueError(
+            f"The artifact {artifact} is of {expected[0]} classes and samples {list(expected[1:])} (C, H, W), but "
+            f"{data.name} has {found[0]} classes and images {list(found[1:])}: choose the data it was distilled from, "
+            "with the same resize."
+        )
+    if accelerator.is_main_process:
+        check_writable(output_dir)
+    return artifact, model, processor, data, data.test
+
+
+def _validation(recipe: Recipe, data: ImageData, accelerator: Accelerator) -> Callable[[HabaModel, int], float]:
+    if not len(data.validation):
+        raise ValueError("validate_every needs a validation split: set validation_fraction above 0.")
+    arguments: EvaluationArguments = dataclasses.replace(
+        recipe.evaluation,
+        evaluation_seeds=recipe.distillation.validation_seeds,
+        student_epochs=recipe.distillation.validation_epochs or recipe.evaluation.student_epochs,
+    )
+
+    def validate(model: HabaModel, step: int) -> float:
+        result = evaluate_artifact(
+            model, data.validation, data.processor, student_network(recipe), arguments, step, accelerator
+        )
+        return 100 * result.mean
+
+    return validate

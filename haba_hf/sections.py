@@ -1,0 +1,255 @@
+"""
+Sections of settings, each a dataclass, read from one flat YAML file and the command line.
+
+HfArgumentParser lays out the command line. Files and command line then go through one conversion, so that a value
+means the same in both places and an error names the field, what it takes and where it was set.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import math
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from transformers import HfArgumentParser
+
+COMMAND_LINE = "command line"
+BOOLEAN_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+NULL_WORDS = ("none", "null")
+_NOT_GIVEN: Any = object()
+
+
+class RecipeError(ValueError):
+    """A setting that does not exist or does not fit its field; the message names the field and where it was set."""
+
+
+def parse_sections(
+    section_types: Iterable[type], argv: Sequence[str] | None = None, description: str | None = None
+) -> tuple[Any, ...]:
+    """
+    Read `[recipe.yaml] [--field value ...]` into one instance of each dataclass of `section_types`, in their order.
+
+    The command line wins over the file, the file over the defaults.
+
+    Args:
+        section_types (`Iterable[type]`): dataclasses; no two may share the name of a field.
+        argv (`Sequence[str]`, *optional*, defaults to the arguments of the process): what follows the script's name.
+        description (`str`, *optional*): what `--help` says first; a script passes its docstring.
+
+    Fields may be `str`, `int`, `float`, `bool`, a `Literal`, a list of these, and any of them or `None`.
+
+    Raises:
+        `RecipeError`: if a field is unknown or set twice, or a value does not fit its field.
+        `FileNotFoundError`: if there is no such recipe file.
+        `TypeError`: if two sections share a field name, or a field has a type that cannot be read.
+    """
+    section_types = tuple(section_types)
+    hints: dict[str, Any] = {}
+    for section_type in section_types:
+        types_by_name = get_type_hints(section_type)
+        for section_field in _settable(section_type):
+            if section_field.name in hints:
+                raise TypeError(f"the field {section_field.name!r} is in more than one section")
+            hints[section_field.name] = types_by_name[section_field.name]
+
+    recipe_path, given = _parse_command_line(section_types, hints, argv, description)
+    values: dict[str, Any] = {}
+    if recipe_path is not None:
+        for name, value in _read_recipe_file(Path(recipe_path)).items():
+            if name not in hints:
+                raise _unknown_field(recipe_path, str(name), hints)
+            values[name] = _convert(value, hints[name], f"{recipe_path}: {name}")
+    values |= {name: _convert(value, hints[name], f"{COMMAND_LINE}: {name}") for name, value in given.items()}
+
+    sections = []
+    for section_type in section_types:
+        chosen = {}
+        for section_field in _settable(section_type):
+            if section_field.name in values:
+                chosen[section_field.name] = values[section_field.name]
+            elif _default(section_field) is dataclasses.MISSING:
+                raise RecipeError(f"{section_field.name} has no default: set it in a recipe or on the command line")
+        sections.append(section_type(**chosen))
+    return tuple(sections)
+
+
+def section_values(section: Any, result_only: bool = False) -> dict[str, Any]:
+    """
+    The fields of a section and their values, a whole number in a float field as a float, so equal settings look equal.
+
+    Args:
+        section (a dataclass instance): the section.
+        result_only (`bool`, *optional*, defaults to `False`): leave out the fields with metadata `{"result": False}`.
+    """
+    hints, values = get_type_hints(type(section)), dataclasses.asdict(section)
+    return {
+        section_field.name: _convert(values[section_field.name], hints[section_field.name], section_field.name)
+        for section_field in _settable(section)
+        if not result_only or section_field.metadata.get("result", True)
+    }
+
+
+def recipes_folder() -> Path:
+    """The folder of the recipes that come with the package: inside it in a wheel, beside it in the repository."""
+    package = Path(__file__).parent
+    inside = package / "training" / "recipes"
+    return inside if inside.is_dir() else package.parent / "training" / "recipes"
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        advice = "; write --field=value if the value begins with a dash" if message.endswith("argument") else ""
+        raise RecipeError(f"{COMMAND_LINE}: {message}{advice}")
+
+
+def _parse_command_line(
+    section_types: tuple[type, ...], hints: Mapping[str, Any], argv: Sequence[str] | None, description: str | None
+) -> tuple[str | None, dict[str, Any]]:
+    """The path of the recipe, if one was given, and the raw values of the fields that were given."""
+    # HfArgumentParser only collects the words of each field. Its conversion of values would not serve the file, says
+    # less when it fails, and it hands the metadata of a field to argparse, which refuses keys such as "result".
+    stand_ins: list[Any] = []
+    for section_type in section_types:
+        stand_in_fields = []
+        for section_field in _settable(section_type):
+            hint, default = hints[section_field.name], _default(section_field)
+            shown = (
+                "required" if default is dataclasses.MISSING else f"default: {'none' if default is None else default}"
+            )
+            text = f"{section_field.metadata.get('help', '')} ({_describe(hint)}; {shown})".strip()
+            stand_in = dataclasses.field(
+                default=(default is True) if hint is bool else None, metadata={"help": text.replace("%", "%%")}
+            )
+            is_list = any(get_origin(part) is list for part in (hint, *get_args(hint)))
+            kind = bool if hint is bool else list[str] if is_list else str
+            stand_in_fields.append((section_field.name, kind, stand_in))
+        group = {"_argument_group_name": section_type.__name__}
+        stand_ins.append(dataclasses.make_dataclass(section_type.__name__, stand_in_fields, namespace=group))
+
+    parser = _Parser(
+        stand_ins,
+        usage="%(prog)s [recipe.yaml] [--field value ...]",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("recipe", nargs="?", help="YAML file of fields and values")
+    parser.set_defaults(**dict.fromkeys(hints, _NOT_GIVEN))
+    namespace, rest = parser.parse_known_args(argv)
+    for word in rest:
+        if word.startswith("-"):
+            name = word.lstrip("-").split("=")[0].replace("-", "_")
+            raise _unknown_field(COMMAND_LINE, name, hints)
+    if rest:
+        raise RecipeError(f"{COMMAND_LINE}: expected one recipe file and --field value pairs, got {rest[0]!r} too")
+    given = {name: value for name, value in vars(namespace).items() if name in hints and value is not _NOT_GIVEN}
+    return namespace.recipe, given
+
+
+def _read_recipe_file(path: Path) -> dict[Any, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no recipe file {path}; {_near_recipes(path)}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree, values = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path}: a recipe is lines of `field: value`, this file holds a {type(values).__name__}")
+    names = [key.value for key, _ in tree.value]
+    for name in names:
+        if names.count(name) > 1:  # YAML would silently keep the last one
+            raise RecipeError(f"{path}: {name} is set more than once")
+    return values
+
+
+def _near_recipes(path: Path) -> str:
+    folder = path if path.is_dir() else path.parent
+    found = {
+        "/".join(recipe.parts[-2:]): recipe
+        for recipe in sorted([*recipes_folder().rglob("*.yaml"), *folder.glob("*.yaml")])
+    }
+    near = difflib.get_close_matches("/".join(path.parts[-2:]), found, n=4, cutoff=0.4)
+    if not near:
+        return f"the recipes are in {_relative(recipes_folder())}"
+    return "did you mean " + " or ".join(_relative(found[name]) for name in near) + "?"
+
+
+def _relative(path: Path) -> str:
+    path = path.absolute()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _unknown_field(source: str, name: str, names: Iterable[str]) -> RecipeError:
+    near = difflib.get_close_matches(name, names, n=1)
+    advice = f"did you mean {near[0]!r}?" if near else "--help lists the fields"
+    return RecipeError(f"{source}: unknown field {name!r}; {advice}")
+
+
+def _settable(section: Any) -> list[dataclasses.Field]:
+    return [section_field for section_field in dataclasses.fields(section) if section_field.init]
+
+
+def _default(section_field: dataclasses.Field) -> Any:
+    if section_field.default_factory is not dataclasses.MISSING:
+        return section_field.default_factory()
+    return section_field.default
+
+
+def _convert(value: Any, hint: Any, name: str) -> Any:
+    """The value as the type `hint`, from a word of the command line or what YAML made of it."""
+    try:
+        return _fit(value, hint)
+    except ValueError:
+        advice = ""
+        if isinstance(value, bool):
+            advice = " (YAML reads yes, no, on and off without quotes as true and false)"
+        raise RecipeError(f"{name}: expected {_describe(hint)}, got {value!r}{advice}") from None
+
+
+def _fit(value: Any, hint: Any) -> Any:
+    arguments = get_args(hint)
+    if get_origin(hint) in (Union, types.UnionType):
+        (kind,) = (argument for argument in arguments if argument is not types.NoneType)
+        is_choice = get_origin(kind) is Literal and value in get_args(kind)  # a choice may be called "none"
+        if value is None or (value in (*NULL_WORDS, ["none"], ["null"]) and not is_choice):
+            return None
+        return _fit(value, kind)
+    if get_origin(hint) is list and isinstance(value, list):
+        return [_fit(item, arguments[0]) for item in value]
+    if get_origin(hint) is Literal:
+        for choice in arguments:
+            if value == str(choice) or (value == choice and type(value) is type(choice)):
+                return choice
+    elif hint is bool and isinstance(value, bool | str):
+        if str(value).lower() in BOOLEAN_WORDS:
+            return BOOLEAN_WORDS[str(value).lower()]
+    elif hint is int and isinstance(value, int | str) and not isinstance(value, bool):
+        return int(value)
+    elif hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        if math.isfinite(number := float(value)):  # YAML 1.1 reads 1e-7 as text
+            return number
+    elif hint is str and isinstance(value, str):
+        return value
+    raise ValueError
+
+
+def _describe(hint: Any) -> str:
+    plain = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
+    if hint in plain:
+        return plain[hint]
+    arguments = get_args(hint)
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(str(choice) for choice in arguments)
+    if get_origin(hint) is list:
+        return f"a list, each {_describe(arguments[0])}"
+    kinds = [argument for argument in arguments if argument is not types.NoneType]
+    if get_origin(hint) in (Union, types.UnionType) and len(kinds) == 1:
+        return f"{_describe(kinds[0])}, or none"
+    raise TypeError(f"a recipe cannot hold a field of type {hint}")

@@ -1,0 +1,212 @@
+"""A recipe from real data to a table, in one process, on an image folder of one's own."""
+
+import json
+from importlib import metadata
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tiny import tiny_accelerator
+from transformers import AutoImageProcessor, AutoModel
+
+from haba_hf import HabaModel
+from haba_hf.recipe import parse_recipe
+from haba_hf.runs import distill, evaluate, load_artifact, student_network, train_one_student
+
+CLASS_NAMES = ["green tea", "lava", "sky"]
+COLORS = [(60, 190, 70), (210, 60, 30), (70, 120, 230)]
+
+
+@pytest.fixture(autouse=True)
+def own_datasets_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+
+
+def write_pictures(folder, images_per_class, seed):
+    """Noisy 12x10 RGB pictures of three classes, told apart by their colour."""
+    random = np.random.default_rng(seed)
+    for name, color in zip(CLASS_NAMES, COLORS, strict=True):
+        (folder / name).mkdir(parents=True)
+        for index in range(images_per_class):
+            pixels = np.clip(np.array(color) + random.normal(0, 25, size=(12, 10, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{index}.png")
+
+
+@pytest.fixture
+def recipe_of(tmp_path):
+    """Makes the pictures and gives recipes that fit them, with some fields changed."""
+    write_pictures(tmp_path / "pictures" / "train", 8, seed=0)
+    write_pictures(tmp_path / "pictures" / "test", 5, seed=1)
+    fields = {
+        "dataset": tmp_path / "pictures",
+        "validation_fraction": 0.25,
+        "resize": 8,
+        "bases_per_class": 1,
+        "num_hallucinators": 2,
+        "network_depth": 2,
+        "network_width": 8,
+        "steps": 5,
+        "checkpoint_every": 2,
+        "real_batch_size": 6,
+        "dsa": "color_crop_cutout_scale_rotate",
+        "evaluation_dsa": "none",
+        "evaluation_seeds": 2,
+        "student_epochs": 40,
+        "real_student_epochs": 10,
+        "report_to": "none",
+        "output_dir": tmp_path / "run",
+    }
+
+    def recipe(**changes):
+        words = [(f"--{name}", str(value)) for name, value in (fields | changes).items()]
+        return parse_recipe([word for pair in words for word in pair])
+
+    return recipe
+
+
+def test_distill_and_evaluate_an_image_folder(recipe_of, tmp_path):
+    recipe, accelerator = recipe_of(), tiny_accelerator()
+    artifact = distill(recipe, accelerator)
+    assert artifact == tmp_path / "run" / "artifact"
+
+    model, processor = load_artifact(str(artifact))
+    assert model.config.id2label == dict(enumerate(CLASS_NAMES))
+    assert model.config.sample_shape == (3, 8, 8)
+    assert model.class_ids.tolist() == [0, 1, 2]
+    assert type(AutoModel.from_pretrained(artifact)) is HabaModel
+    assert processor.to_dict() == AutoImageProcessor.from_pretrained(artifact).to_dict()
+    assert processor(Image.new("RGB", (30, 20)))["pixel_values"].shape == (1, 3, 8, 8)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5]
+
+    provenance = json.loads((artifact / "distillation.json").read_text())
+    assert provenance.pop("seconds") > 0
+    assert len(provenance.pop("data_fingerprint")) == 16
+    assert provenance.pop("device")
+    assert provenance.pop("python").startswith("3.")
+    libraries = ("haba_hf", "torch", "transformers", "datasets", "accelerate")
+    assert provenance == {
+        "recipe_hash": recipe.hash,
+        "dataset": "pictures",
+        "steps": 5,
+        "processes": 1,
+        "threads": torch.get_num_threads(),
+        "mixed_precision": "no",
+        "versions": {name: metadata.version(name) for name in libraries},
+    }
+    assert parse_recipe([str(artifact / "recipe.yaml")]) == recipe
+
+    rows = evaluate(recipe, accelerator)
+    assert [row.system for row in rows] == ["HaBa, 2 hallucinators", "random real, equal storage", "full data"]
+    assert all(len(row.accuracy.accuracies) == 2 for row in rows)
+    haba, random_real, full = rows
+    # 3 bases of 192 values, 2 hallucinators of 2 x 192 scales and shifts and 2 x 84 of convolutions, 1 learning rate.
+    assert haba.storage.floats == 3 * 192 + 2 * (2 * 192 + 2 * 84) + 1
+    assert random_real.storage.floats == 2 * 3 * 192 + 1
+    assert random_real.storage.floats <= haba.storage.floats
+    assert full.storage.images_per_class == 6, "two of eight images a class are held out"
+    assert full.accuracy.mean > 0.9, "colours are easily told apart"
+    assert random_real.accuracy.mean > 0.6
+
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [row["accuracy"]["accuracies"] for row in results["rows"]] == [row.accuracy.accuracies for row in rows]
+    assert results["artifact"] == str(artifact)
+    assert results["recipe_hash"] == recipe.hash
+    assert results["settings"]["student_epochs"] == 40
+    assert results["settings"]["network_width"] == 8
+    assert results["versions"]["torch"] == metadata.version("torch")
+
+
+def test_one_student_is_the_first_of_the_evaluation(recipe_of, tmp_path):
+    recipe, accelerator = recipe_of(references=False, student_width=6), tiny_accelerator()
+    distill(recipe, accelerator)
+    (row,) = evaluate(recipe, accelerator)
+    before = torch.random.get_rng_state()
+    assert train_one_student(recipe, accelerator) == row.accuracy.accuracies[0]
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+    student = tmp_path / "run" / "student"
+    settings = json.loads((student / "student.json").read_text())
+    assert settings["class_names"] == CLASS_NAMES
+    assert settings["image_shape"] == [3, 8, 8]
+    assert settings["network"] == {"network": "convnet", "network_depth": 2, "network_width": 6}
+    assert settings["training"]["evaluation_learning_rate"] == pytest.approx(0.01)
+    assert settings["training"]["student_epochs"] == 40
+    weights = load_file(student / "model.safetensors")
+    train_one_student(recipe, accelerator)  # in place of the first
+    assert all(torch.equal(weights[name], tensor) for name, tensor in load_file(student / "model.safetensors").items())
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "artifact",
+        "checkpoints",
+        "metrics.jsonl",
+        "results.json",
+        "student",
+    ]
+
+
+def test_plain_pixels_with_validation_keep_the_best(recipe_of, tmp_path):
+    recipe = recipe_of(
+        num_hallucinators=0, bases_per_class=2, validate_every=2, validation_epochs=3, keep_best=True, references=False
+    )
+    artifact = distill(recipe, tiny_accelerator())
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    validated = {line["step"]: line["validation_accuracy"] for line in lines if "validation_accuracy" in line}
+    assert list(validated) == [2, 4, 5]
+    state = json.loads((tmp_path / "run" / "checkpoints" / "step-00000005" / "state.json").read_text())
+    best = max(validated, key=validated.get)
+    assert state["best"] == {"step": best, "validation_accuracy": validated[best]}
+    kept = load_file(tmp_path / "run" / "checkpoints" / "best" / "model.safetensors")
+    assert torch.equal(kept["bases"], load_file(artifact / "model.safetensors")["bases"])
+    (row,) = evaluate(recipe, tiny_accelerator())
+    assert row.system == "plain pixels"
+    assert row.storage.floats == 2 * 3 * 192 + 1
+
+
+def test_a_finished_run_is_left_as_it_is_and_another_recipe_is_refused(recipe_of, tmp_path):
+    recipe, accelerator = recipe_of(), tiny_accelerator()
+    weights = distill(recipe, accelerator) / "model.safetensors"
+    written = weights.read_bytes()
+    assert (distill(recipe, accelerator) / "model.safetensors").read_bytes() == written
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 5
+    with pytest.raises(ValueError, match=r"step-00000005 was written by another recipe .* choose another output_dir"):
+        distill(recipe_of(basis_learning_rate=0.5), accelerator)
+    assert weights.read_bytes() == written
+
+
+def test_data_without_a_test_split_can_be_distilled_but_not_evaluated(recipe_of, tmp_path):
+    (tmp_path / "pictures" / "test").rename(tmp_path / "elsewhere")
+    recipe, accelerator = recipe_of(), tiny_accelerator()
+    distill(recipe, accelerator)
+    for run in (evaluate, train_one_student):
+        with pytest.raises(ValueError, match="no test split"):
+            run(recipe, accelerator)
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_an_artifact_of_other_data_or_an_unwritable_folder_is_refused_at_once(recipe_of, tmp_path):
+    recipe, accelerator = recipe_of(), tiny_accelerator()
+    artifact = distill(recipe, accelerator)
+    (tmp_path / "file").write_text("in the way")
+    for run in (evaluate, train_one_student):
+        with pytest.raises(ValueError, match=r"is of 3 classes .* pictures has 3 classes and images \[3, 10, 10\]"):
+            run(recipe_of(resize=10), accelerator)
+        with pytest.raises(ValueError, match=r"is of 3 classes .* but digits has 10 classes"):
+            run(recipe_of(dataset="digits"), accelerator)
+        with pytest.raises(OSError, match="Cannot write"):
+            run(recipe_of(artifact=artifact, output_dir=tmp_path / "file" / "run"), accelerator)
+        with pytest.raises(FileNotFoundError, match=r"There is no artifact in .*nowhere: run training/distill"):
+            run(recipe_of(output_dir=tmp_path / "nowhere"), accelerator)
+
+
+def test_validation_needs_a_validation_split(recipe_of, tmp_path):
+    with pytest.raises(ValueError, match="set validation_fraction above 0"):
+        distill(recipe_of(validate_every=1, validation_fraction=0), tiny_accelerator())
+    assert not (tmp_path / "run").exists()
+
+
+def test_student_network(recipe_of):
+    assert student_network(recipe_of()).network_width == 8
+    assert student_network(recipe_of(student_width=16)).network_width == 16
