@@ -1,0 +1,332 @@
+"""Launches every script in training/ as a user would, for a few steps, and looks at the files it leaves."""
+
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from PIL import Image
+from safetensors.torch import load_model
+from transformers import AutoImageProcessor
+
+from haba_hf import HabaImageProcessor, HabaModel
+from haba_hf.data import DataArguments, load_image_data
+from haba_hf.evaluation import accuracy
+from haba_hf.networks import NetworkArguments, build_network
+from haba_hf.recipe import parse_recipe
+
+ROOT = Path(__file__).parents[1]
+TRAINING = ROOT / "training"
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "HABA_DEBUG"} | {
+    "ACCELERATE_USE_CPU": "true",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(ROOT),
+}
+NETWORK = ["--network_depth", "2", "--network_width", "4"]
+DM = [*NETWORK, "--steps", "4", "--checkpoint_every", "2", "--real_batch_size", "8"]
+MTT = ["--objective", "mtt", "--steps", "3", "--student_steps", "2", "--expert_span", "1", "--max_start", "2"]
+TO = ["--report_to", "none", "--output_dir"]
+EVALUATION = ["--evaluation_seeds", "2", "--student_epochs", "3", "--real_student_epochs", "1"]
+
+
+def run_script(name, *arguments, launch=()):
+    """Runs a script to its end, which has to be a good one, and returns what it printed."""
+    command = [sys.executable, *launch, str(TRAINING / name), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def in_processes(number):
+    """The words that launch a script in so many processes on the CPU."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    launcher = ["-m", "accelerate.commands.launch", "--main_process_port", str(port)]
+    return [*launcher, "--multi_gpu", "--num_processes", str(number)]
+
+
+def metrics_of(output_dir):
+    return [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def check_run(output_dir, steps, num_hallucinators):
+    """What every distillation leaves."""
+    artifact = output_dir / "artifact"
+    model = HabaModel.from_pretrained(artifact)
+    assert model.config.num_hallucinators == num_hallucinators
+    assert model.materialize().samples.shape == (10 * max(num_hallucinators, 1), 1, 8, 8)
+    assert model.materialize().samples.isfinite().all()
+    assert isinstance(AutoImageProcessor.from_pretrained(artifact), HabaImageProcessor)
+
+    metrics = metrics_of(output_dir)
+    assert [line["step"] for line in metrics] == list(range(1, steps + 1))
+    assert all({"l_dd", "seconds"} <= line.keys() for line in metrics)
+    assert all(("l_cos" in line) == (num_hallucinators > 1) for line in metrics)
+
+    recipe = parse_recipe([str(artifact / "recipe.yaml")])
+    assert recipe.distillation.steps == steps
+    assert recipe.model.num_hallucinators == num_hallucinators
+    provenance = json.loads((artifact / "distillation.json").read_text())
+    assert provenance["recipe_hash"] == recipe.hash
+    assert provenance["steps"] == steps
+    for name in ("gallery.png", "training_curves.png"):
+        with Image.open(artifact / name) as picture:
+            picture.load()
+            assert min(picture.size) > 50
+    left = {path.name for path in output_dir.rglob("*") if path.name.startswith(".") or path.suffix == ".tmp"}
+    assert left == set(), "half-written files stay behind"
+
+
+@pytest.fixture
+def run_here(monkeypatch):
+    """Runs a script in this process: importing torch and transformers takes longer than most tests."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("HABA_DEBUG", raising=False)
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        runpy.run_path(str(TRAINING / name), run_name="__main__")
+
+    yield run
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def error_of(run_here, capfd):
+    """Runs a script with a mistake in its settings and returns the one line it says about it."""
+
+    def error(name, *arguments):
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            run_here(name, *arguments)
+        assert stop.value.code == 2
+        said = capfd.readouterr().err
+        assert "Traceback" not in said
+        lines = [line for line in said.splitlines() if "error:" in line]
+        assert lines == said.splitlines()[-1:], "one line, the last"
+        return lines[0]
+
+    return error
+
+
+@pytest.mark.slow
+def test_distribution_matching_in_two_processes_then_evaluate_and_train_a_student(tmp_path):
+    """`haba` is distilled, evaluated and trained on; every number that is printed is in the files."""
+    where = ["--output_dir", tmp_path]
+    run_script("distill.py", *DM, *where, launch=in_processes(2))
+    check_run(tmp_path, steps=4, num_hallucinators=5)
+    events = [path for path in tmp_path.rglob("events.out.tfevents*") if path.stat().st_size]
+    assert events, "tensorboard is the default tracker"
+    assert json.loads((tmp_path / "artifact" / "distillation.json").read_text())["processes"] == 2
+
+    printed = run_script("evaluate.py", *DM, *EVALUATION, *where)
+    results = json.loads((tmp_path / "results.json").read_text())
+    expected = [
+        f"| {row['system']} | {100 * row['accuracy']['mean']:.1f} ± {100 * row['accuracy']['std']:.1f} "
+        f"| {row['storage']['floats']:,} | {row['storage']['bytes']:,} | {row['storage']['images_per_class']:.2f} "
+        f"| {row['storage']['ratio']:.3%} | {row['accuracy']['seconds']:.0f} |"
+        for row in results["rows"]
+    ]
+    assert [line for line in printed.splitlines() if line.startswith("| ")][1:] == expected
+    systems = [row["system"] for row in results["rows"]]
+    assert systems == ["HaBa, 5 hallucinators", "random real, equal storage", "full data"]
+    assert all(len(row["accuracy"]["accuracies"]) == 2 for row in results["rows"])
+    assert results["settings"]["student_epochs"] == 3
+
+    printed = run_script("train_student.py", *DM, *EVALUATION, *where)
+    settings = json.loads((tmp_path / "student" / "student.json").read_text())
+    assert settings["accuracy"] == results["rows"][0]["accuracy"]["accuracies"][0]
+    assert f"{100 * settings['accuracy']:.1f} %" in printed
+    network = build_network(NetworkArguments(**settings["network"]), settings["image_shape"], 10, seed=1)
+    load_model(network, tmp_path / "student" / "model.safetensors")
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "student")
+    test = load_image_data(DataArguments()).test
+    assert accuracy(network, test.images, test.labels, processor) == settings["accuracy"]
+
+
+@pytest.mark.slow
+def test_trajectory_matching_from_experts_to_artifacts(run_here, tmp_path):
+    experts = tmp_path / "experts"
+    shared = [*NETWORK, *MTT, "--experts_dir", experts, "--num_experts", "2"]
+    printed = run_script("record_experts.py", *shared)
+    assert "2 x 3 snapshots" in printed
+    files = sorted(experts.iterdir())
+    assert [file.name for file in files] == ["expert-0000.safetensors", "expert-0001.safetensors"]
+    written = [file.stat().st_mtime_ns for file in files]
+
+    run_script("distill.py", *shared, *TO, tmp_path / "haba")
+    check_run(tmp_path / "haba", steps=3, num_hallucinators=5)
+    rates = [line["student_learning_rate"] for line in metrics_of(tmp_path / "haba")]
+    model = HabaModel.from_pretrained(tmp_path / "haba" / "artifact")
+    assert len(set(rates)) == 3
+    assert model.student_learning_rate.item() not in rates, "what is logged is the rate before the step"
+
+    run_here("record_experts.py", *shared)
+    plain = ["--num_hallucinators", "0", "--unroll", "adjoint"]
+    run_here("distill.py", *shared, *plain, *TO, tmp_path / "plain")
+    check_run(tmp_path / "plain", steps=3, num_hallucinators=0)
+    assert [file.stat().st_mtime_ns for file in files] == written, "experts that are there are kept"
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_ends_in_the_same_bytes(tmp_path):
+    """Killed by SIGTERM after a checkpoint and launched again, against a run in one go."""
+    options = [*DM, "--num_hallucinators", "2", "--steps", "100", "--checkpoint_every", "10", *TO]
+    command = [sys.executable, str(TRAINING / "distill.py"), *options, str(tmp_path / "interrupted")]
+    with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "interrupted").glob("checkpoints/step-*")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == -signal.SIGTERM
+    assert not (tmp_path / "interrupted" / "artifact").exists()
+    assert len(metrics_of(tmp_path / "interrupted")) < 100
+
+    assert "Resuming at step" in run_script("distill.py", *options, tmp_path / "interrupted")
+    run_script("distill.py", *options, tmp_path / "whole")
+    for name in ("model.safetensors", "config.json", "preprocessor_config.json"):
+        files = [tmp_path / run / "artifact" / name for run in ("interrupted", "whole")]
+        assert files[0].read_bytes() == files[1].read_bytes(), name
+    logs = [
+        [(line["step"], line["l_dd"], line["l_con"]) for line in metrics_of(tmp_path / run)]
+        for run in ("interrupted", "whole")
+    ]
+    assert logs[0] == logs[1]
+    check_run(tmp_path / "whole", steps=100, num_hallucinators=2)
+
+
+@pytest.mark.slow
+def test_benchmark_prints_a_table():
+    printed = run_script("benchmark.py", "--quick", "--cases", "student")
+    assert "torch " + torch.__version__ in printed
+    assert "1 threads" in printed
+    (row,) = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")][1:]
+    assert row[:2] == ["student training, online pairing", "8x8, ConvNet-2, width 4"]
+    median, unit = row[2].split()
+    assert unit == "samples/s"
+    assert float(median.replace(",", "")) > 0
+    assert float(row[4]) >= 0
+
+
+def test_every_case_of_the_benchmark_runs():
+    benchmark = runpy.run_path(str(TRAINING / "benchmark.py"))
+    for name, case in benchmark["CASES"].items():
+        with torch.random.fork_rng():
+            run = case.prepare(benchmark["QUICK"])
+        assert run() > 0, name
+
+
+@pytest.mark.slow
+def test_demo(tmp_path):
+    tiny = ["--steps", "2", "--real_batch_size", "4", "--network_width", "4", *EVALUATION]
+    printed = run_script("demo.py", "--output_dir", tmp_path, "--", *tiny)
+    rows = [line for line in printed.splitlines() if line.startswith("| ")]
+    for system in ("HaBa, 5 hallucinators", "plain pixels", "random real, equal storage", "full data"):
+        assert any(row.startswith(f"| {system} |") for row in rows), system
+    for run, hallucinators in (("haba", 5), ("pixels", 0)):
+        assert HabaModel.from_pretrained(tmp_path / run / "artifact").config.num_hallucinators == hallucinators
+        assert (tmp_path / run / "artifact" / "gallery.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["record_experts.py", "distill.py", "evaluate.py", "train_student.py"])
+def test_unknown_field_names_the_nearest(name, error_of, tmp_path):
+    line = error_of(name, "--basis_per_class", "1")
+    assert line == "error: command line: unknown field 'basis_per_class'; did you mean 'bases_per_class'?"
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("objectiv: dm\n")
+    line = error_of(name, recipe)
+    assert line == f"error: {recipe}: unknown field 'objectiv'; did you mean 'objective'?"
+
+
+@pytest.mark.parametrize("name", ["record_experts.py", "distill.py"])
+def test_unknown_data_set_names_the_nearest(name, error_of, tmp_path):
+    line = error_of(name, "--dataset", "fashion-mnist", "--experts_dir", tmp_path / "experts", *TO, tmp_path / "run")
+    assert "Unknown data set 'fashion-mnist'" in line
+    assert "did you mean 'fashion_mnist'?" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_without_a_label_column(error_of, tmp_path):
+    folder = tmp_path / "data"
+    features = datasets.Features({"picture": datasets.Image(), "kind": datasets.Value("int64")})
+    rows = datasets.Dataset.from_dict({"picture": [Image.new("L", (8, 8))], "kind": [0]}, features=features)
+    folder.mkdir()
+    for split in ("train", "test"):
+        rows.to_parquet(folder / f"{split}.parquet")
+    line = error_of("distill.py", "--dataset", folder, *TO, tmp_path / "run")
+    assert "set label_column to one of its columns picture (Image), kind (Value)" in line
+    line = error_of("distill.py", "--dataset", folder, "--label_column", "class", *TO, tmp_path / "run")
+    assert "no column 'class'" in line
+    assert "kind (Value)" in line
+
+
+def test_experts_missing_of_another_network_or_too_short(run_here, error_of, tmp_path):
+    shared = [*NETWORK, *MTT, "--experts_dir", tmp_path / "experts", "--num_experts", "1"]
+    line = error_of("distill.py", *shared, *TO, tmp_path / "run")
+    assert f"{tmp_path / 'experts'} holds 0 of the 1 experts (num_experts): record them" in line
+
+    run_here("record_experts.py", *shared)
+    for script in ("distill.py", "record_experts.py"):
+        line = error_of(script, *shared, "--network_width", "8", *TO, tmp_path / "run")
+        assert "recorded with another network" in line
+        assert "choose another experts_dir" in line
+        line = error_of(script, *shared, "--data_seed", "1", *TO, tmp_path / "run")
+        assert "recorded with another data" in line
+    line = error_of("distill.py", *shared, "--max_start", "3", *TO, tmp_path / "run")
+    assert "The experts hold 3 snapshots, but max_start + expert_span = 4" in line
+    expert = tmp_path / "experts" / "expert-0000.safetensors"
+    expert.write_bytes(expert.read_bytes()[:-8])
+    line = error_of("distill.py", *shared, *TO, tmp_path / "run")
+    assert f"{expert} is damaged" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_few_images_for_the_bases(error_of, tmp_path):
+    line = error_of("distill.py", *DM, "--bases_per_class", "200", *TO, tmp_path / "run")
+    assert "Class '0' has 128 training images, fewer than the 200 asked for: lower bases_per_class" in line
+
+
+@pytest.mark.parametrize("num_hallucinators", [0, 5])
+def test_images_too_small_for_the_network(num_hallucinators, error_of, tmp_path):
+    options = [*DM, "--network_depth", "4", "--num_hallucinators", num_hallucinators]
+    line = error_of("distill.py", *options, *TO, tmp_path / "run")
+    assert "too often for 8x8 images: use network_depth 3 or less, or resize the images" in line
+
+
+@pytest.mark.parametrize("name", ["evaluate.py", "train_student.py"])
+def test_artifact_missing_damaged_or_of_other_data(name, error_of, tmp_path):
+    line = error_of(name, *DM, *TO, tmp_path)
+    assert f"There is no artifact in {tmp_path}: run training/distill.py with the same recipe" in line
+
+    config = HabaModel.config_class(num_labels=10, sample_channels=1, sample_height=8, sample_width=8)
+    artifact = tmp_path / "artifact"
+    HabaModel(config).save_pretrained(artifact)
+    HabaImageProcessor(num_channels=1, image_mean=[0.3], image_std=[0.4]).save_pretrained(artifact)
+    line = error_of(name, *DM, "--resize", "16", *TO, tmp_path)
+    assert "10 classes and samples [1, 8, 8] (C, H, W), but digits has 10 classes and images [1, 16, 16]" in line
+    weights = artifact / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    line = error_of(name, *DM, *TO, tmp_path)
+    assert f"The safetensors file of {artifact} is cut off" in line
+
+
+@pytest.mark.parametrize("name", ["record_experts.py", "distill.py"])
+def test_unwritable_output(name, error_of, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    place = tmp_path / "file" / "run"
+    line = error_of(name, *DM, "--experts_dir", place, *TO, place)
+    assert f"Cannot write {place}" in line
