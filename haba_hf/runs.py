@@ -20,6 +20,7 @@ from .data import ImageData, Split, load_image_data
 from .data.augmentation import DsaAugmentation
 from .distillation import Distiller, DistributionMatching, ExpertStore, Objective, TrajectoryMatching, initial_model
 from .evaluation import (
+    AccuracyResult,
     EvaluationArguments,
     ReportRow,
     accuracy,
@@ -39,7 +40,7 @@ from .networks import NetworkArguments, build_network
 from .pairing import derived_seed, materialize_if_small, paired_batches, seeded_generator
 from .processing_haba import HabaImageProcessor
 from .recipe import Recipe
-from .storage import describe_storage, describe_training_set, equal_storage_images_per_class
+from .storage import StorageFigures, describe_storage, describe_training_set, equal_storage_images_per_class
 
 
 def start_accelerator(**settings: Any) -> Accelerator:
@@ -152,22 +153,28 @@ def evaluate(recipe: Recipe, accelerator: Accelerator) -> list[ReportRow]:
     arguments, seed = recipe.evaluation, recipe.distillation.seed
     train_images, shape = len(data.train), data.image_shape
 
+    rows: list[ReportRow] = []
+
+    def add(system: str, result: AccuracyResult, storage: StorageFigures) -> None:
+        rows.append(ReportRow(system, result, storage))
+        if accelerator.is_main_process:  # row by row: an interruption loses no more than one
+            settings = {**dataclasses.asdict(network), **dataclasses.asdict(arguments)}
+            facts = {"artifact": artifact, "recipe_hash": recipe.hash, "data_fingerprint": data.fingerprint}
+            path = Path(recipe.distillation.output_dir) / "results.json"
+            write_results(path, rows, **facts, seed=seed, settings=settings, **environment(accelerator))
+
     result = evaluate_artifact(model, test, processor, network, arguments, seed, accelerator)
     hallucinators = model.config.num_hallucinators
     name = f"HaBa, {hallucinators} hallucinators" if hallucinators else "plain pixels"
-    rows = [ReportRow(name, result, describe_storage(model.storage(), train_images, shape))]
-    if arguments.references:
+    add(name, result, describe_storage(model.storage(), train_images, shape))
+    if arguments.references in ("random", "all"):
         images_per_class = equal_storage_images_per_class(model.config)
         result = evaluate_random_real(data, images_per_class, network, arguments, seed, accelerator)
         plain = random_real_artifact(data, images_per_class, seed).storage()
-        rows.append(ReportRow("random real, equal storage", result, describe_storage(plain, train_images, shape)))
+        add("random real, equal storage", result, describe_storage(plain, train_images, shape))
+    if arguments.references == "all":
         result = evaluate_full_data(data, network, arguments, seed, accelerator)
-        rows.append(ReportRow("full data", result, describe_training_set(train_images, shape, data.num_labels)))
-    if accelerator.is_main_process:
-        facts = {"artifact": artifact, "recipe_hash": recipe.hash, "data_fingerprint": data.fingerprint, "seed": seed}
-        settings = {**dataclasses.asdict(network), **dataclasses.asdict(arguments)}
-        path = Path(recipe.distillation.output_dir) / "results.json"
-        write_results(path, rows, **facts, settings=settings, **environment(accelerator))
+        add("full data", result, describe_training_set(train_images, shape, data.num_labels))
     return rows
 
 

@@ -121,7 +121,7 @@ def test_distill_and_evaluate_an_image_folder(recipe_of, tmp_path):
 
 
 def test_one_student_is_the_first_of_the_evaluation(recipe_of, tmp_path):
-    recipe, accelerator = recipe_of(references=False, student_width=6), tiny_accelerator()
+    recipe, accelerator = recipe_of(references="none", student_width=6), tiny_accelerator()
     distill(recipe, accelerator)
     (row,) = evaluate(recipe, accelerator)
     before = torch.random.get_rng_state()
@@ -149,7 +149,12 @@ def test_one_student_is_the_first_of_the_evaluation(recipe_of, tmp_path):
 
 def test_plain_pixels_with_validation_keep_the_best(recipe_of, tmp_path):
     recipe = recipe_of(
-        num_hallucinators=0, bases_per_class=2, validate_every=2, validation_epochs=3, keep_best=True, references=False
+        num_hallucinators=0,
+        bases_per_class=2,
+        validate_every=2,
+        validation_epochs=3,
+        keep_best=True,
+        references="none",
     )
     artifact = distill(recipe, tiny_accelerator())
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

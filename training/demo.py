@@ -37,7 +37,7 @@ def main():
     run("distill.py", "dm-1pc.yaml", haba, *arguments.options)
     run("distill.py", "dm-2pc-pixels.yaml", pixels, *arguments.options)
     run("evaluate.py", "dm-1pc.yaml", haba, *arguments.options)
-    run("evaluate.py", "dm-2pc-pixels.yaml", pixels, "--references", "false", *arguments.options)
+    run("evaluate.py", "dm-2pc-pixels.yaml", pixels, "--references", "none", *arguments.options)
 
     rows = [row for run_dir in (haba, pixels) for row in json.loads((run_dir / "results.json").read_text())["rows"]]
     print("\n| system | accuracy (%) | bytes | of the training set's floats |\n|---|---|---|---|")

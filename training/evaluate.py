@@ -2,7 +2,7 @@ r"""Evaluate an artifact: fresh students trained on it, beside random real image
 
     accelerate launch training/evaluate.py training/recipes/digits/dm-1pc.yaml
     accelerate launch training/evaluate.py training/recipes/digits/dm-1pc.yaml \
-        --artifact user/haba-digits --references false
+        --artifact user/haba-digits --references none
 
 The test split is used once, after each student's last epoch. The table goes to the screen and to
 `output_dir/results.json`.

@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -37,9 +38,13 @@ class EvaluationArguments:
         default=None,
         metadata={"help": "Folder or Hub id of the artifact; by default output_dir/artifact.", "result": False},
     )
-    references: bool = field(
-        default=True,
-        metadata={"help": "Also evaluate random real images at equal storage and the full data.", "result": False},
+    references: Literal["all", "random", "none"] = field(
+        default="all",
+        metadata={
+            "help": "What is evaluated beside the artifact: random real images at equal storage and the full data, "
+            "the random images alone, or nothing.",
+            "result": False,
+        },
     )
     student_width: int | None = field(
         default=None, metadata={"help": "Channels of the students' ConvNet; by default network_width."}
