@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 from transformers import AutoImageProcessor
 
 from .data import ImageData, Split, load_image_data
-from .data.augmentation import DsaAugmentation
 from .distillation import Distiller, DistributionMatching, ExpertStore, Objective, TrajectoryMatching, initial_model
 from .evaluation import (
     AccuracyResult,
@@ -28,16 +27,15 @@ from .evaluation import (
     evaluate_full_data,
     evaluate_random_real,
     random_real_artifact,
-    train_student,
     write_json,
     write_results,
 )
-from .evaluation.students import TRAINING, WEIGHTS, artifact_learning_rate
+from .evaluation.students import TRAINING, artifact_learning_rate, train_fresh_student
 from .files import atomic_directory, check_writable
 from .hub.figures import plot_training_curves, save_gallery
 from .modeling_haba import HabaModel
-from .networks import NetworkArguments, build_network
-from .pairing import derived_seed, materialize_if_small, paired_batches, seeded_generator
+from .networks import NetworkArguments
+from .pairing import materialize_if_small, paired_batches, seeded_generator
 from .processing_haba import HabaImageProcessor
 from .recipe import Recipe
 from .storage import StorageFigures, describe_storage, describe_training_set, equal_storage_images_per_class
@@ -196,21 +194,22 @@ def train_one_student(recipe: Recipe, accelerator: Accelerator) -> float:
     """
     artifact, model, processor, data, test = _open_evaluation(recipe, accelerator)
     architecture, arguments, seed = student_network(recipe), recipe.evaluation, recipe.distillation.seed
-    network = build_network(architecture, data.image_shape, data.num_labels, derived_seed(seed, 0, WEIGHTS))
     generator = seeded_generator(seed, 0, TRAINING)
     materialized = materialize_if_small(model, accelerator.device)
     learning_rate = artifact_learning_rate(model, arguments)
     disable = None if accelerator.is_main_process else True  # None: shown only on a terminal
     with tqdm(desc="student", total=arguments.student_epochs, unit="epoch", disable=disable) as progress:
-        train_student(
-            network,
+        network = train_fresh_student(
+            0,
             lambda epoch: paired_batches(model, arguments.evaluation_batch_size, generator, materialized),
-            arguments.student_epochs,
-            learning_rate,
-            momentum=arguments.evaluation_momentum,
-            weight_decay=arguments.evaluation_weight_decay,
-            augmentation=DsaAugmentation(arguments.evaluation_dsa, per_sample=True),
-            generator=generator,
+            generator,
+            architecture,
+            arguments,
+            seed,
+            image_shape=data.image_shape,
+            num_labels=data.num_labels,
+            epochs=arguments.student_epochs,
+            learning_rate=learning_rate,
             device=accelerator.device,
             on_epoch=lambda epoch, loss: progress.update(),
         )

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import torch
 from accelerate import Accelerator
 
-from ..configuration_haba import HabaConfig
 from ..data import ImageData, Split
+from ..distillation import ModelArguments, initial_model
 from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments
-from ..pairing import derived_seed, materialize_if_small, paired_batches, seeded_generator
+from ..pairing import derived_seed, materialize_if_small, paired_batches
 from .students import IMAGES, AccuracyResult, EvaluationArguments, artifact_learning_rate, evaluate_students
 from .training import Batches
 
@@ -30,21 +30,7 @@ def random_real_artifact(data: ImageData, images_per_class: int, seed: int) -> H
     Raises:
         `ValueError`: if a class has fewer training images.
     """
-    channels, height, width = data.image_shape
-    config = HabaConfig(
-        id2label=dict(enumerate(data.class_names)),
-        label2id={name: i for i, name in enumerate(data.class_names)},
-        bases_per_class=images_per_class,
-        num_hallucinators=0,
-        sample_channels=channels,
-        sample_height=height,
-        sample_width=width,
-    )
-    with torch.random.fork_rng(devices=[]):  # the model draws an initialization, which the images replace
-        model = HabaModel(config)
-    with torch.no_grad():
-        model.bases.copy_(data.draw_per_class(images_per_class, seeded_generator(seed)))
-    return model
+    return initial_model(ModelArguments(bases_per_class=images_per_class, num_hallucinators=0), data, seed)
 
 
 def evaluate_random_real(

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import nn
 from tqdm.auto import tqdm
 
 from ..data import Split
@@ -97,6 +98,44 @@ class AccuracyResult:
     validation_accuracies: list[float] = field(default_factory=list)
 
 
+def train_fresh_student(
+    index: int,
+    batches_of_epoch: Callable[[int], Batches],
+    generator: torch.Generator,
+    network_args: NetworkArguments,
+    args: EvaluationArguments,
+    seed: int,
+    *,
+    image_shape: tuple[int, int, int],
+    num_labels: int,
+    epochs: int,
+    learning_rate: float,
+    device: torch.device,
+    on_epoch: Callable[[int, float], None],
+) -> nn.Module:
+    """
+    Student `index` of a recipe: initialized from (`seed`, `index`), trained by [`train_student`] with the recipe's
+    momentum, weight decay and augmentation, which draws from `generator` as its batches do.
+
+    Raises:
+        `FloatingPointError`: if the student diverges; names the learning rate and the epoch.
+    """
+    network = build_network(network_args, image_shape, num_labels, derived_seed(seed, index, WEIGHTS))
+    train_student(
+        network,
+        batches_of_epoch,
+        epochs,
+        learning_rate,
+        momentum=args.evaluation_momentum,
+        weight_decay=args.evaluation_weight_decay,
+        augmentation=DsaAugmentation(args.evaluation_dsa, per_sample=True),
+        generator=generator,
+        device=device,
+        on_epoch=on_epoch,
+    )
+    return network
+
+
 def evaluate_students(
     batches_of_student: Callable[[int, torch.Generator], Callable[[int], Batches]],
     split: Split,
@@ -140,27 +179,25 @@ def evaluate_students(
             raise ValueError(
                 f"Students of {num_labels} classes need images to be scored on, of classes 0..{num_labels - 1}."
             )
-    augmentation = DsaAugmentation(args.evaluation_dsa, per_sample=True)
     _, channels, height, width = split.images.shape
     indices = range(accelerator.process_index, args.evaluation_seeds, accelerator.num_processes)
     outcomes: list[tuple[int, list[float], str]] = []
     disable = None if accelerator.is_main_process else True  # None: shown only on a terminal
     with tqdm(total=len(indices) * epochs, desc="students", unit="epoch", leave=False, disable=disable) as progress:
         for index in indices:
-            network = build_network(
-                network_args, (channels, height, width), num_labels, derived_seed(seed, index, WEIGHTS)
-            )
             generator = seeded_generator(seed, index, TRAINING)
             try:
-                train_student(
-                    network,
+                network = train_fresh_student(
+                    index,
                     batches_of_student(index, generator),
-                    epochs,
-                    learning_rate,
-                    momentum=args.evaluation_momentum,
-                    weight_decay=args.evaluation_weight_decay,
-                    augmentation=augmentation,
-                    generator=generator,
+                    generator,
+                    network_args,
+                    args,
+                    seed,
+                    image_shape=(channels, height, width),
+                    num_labels=num_labels,
+                    epochs=epochs,
+                    learning_rate=learning_rate,
                     device=accelerator.device,
                     on_epoch=lambda epoch, loss: progress.update(),
                 )
