@@ -136,19 +136,21 @@ def write_artifact(
 
 def evaluate(recipe: Recipe, accelerator: Accelerator) -> list[ReportRow]:
     """
-    Trains fresh students on an artifact and tests them once on the test split; beside it, under the same recipe,
+    Trains fresh students on an artifact and scores them once on `evaluation_split`; beside it, under the same recipe,
     random real images at equal storage and the full training set.
 
     Returns:
-        The rows of the table, which are also written to `output_dir/results.json`.
+        The rows of the table, which are also written to `output_dir/results.json` (of the validation split:
+        `validation.json`).
 
     Raises:
-        `ValueError`: if there is no test split, or the artifact is damaged or of other data.
+        `ValueError`: if there is no such split, or the artifact is damaged or of other data.
         `OSError`: if there is no artifact, or `output_dir` cannot be written.
     """
-    artifact, model, processor, data, test = _open_evaluation(recipe, accelerator)
+    artifact, model, processor, data, split = _open_evaluation(recipe, accelerator)
     network = student_network(recipe)
     arguments, seed = recipe.evaluation, recipe.distillation.seed
+    results = {"test": "results.json", "validation": "validation.json"}[arguments.evaluation_split]
     train_images, shape = len(data.train), data.image_shape
 
     rows: list[ReportRow] = []
@@ -158,27 +160,27 @@ def evaluate(recipe: Recipe, accelerator: Accelerator) -> list[ReportRow]:
         if accelerator.is_main_process:  # row by row: an interruption loses no more than one
             settings = {**dataclasses.asdict(network), **dataclasses.asdict(arguments)}
             facts = {"artifact": artifact, "recipe_hash": recipe.hash, "data_fingerprint": data.fingerprint}
-            path = Path(recipe.distillation.output_dir) / "results.json"
+            path = Path(recipe.distillation.output_dir) / results
             write_results(path, rows, **facts, seed=seed, settings=settings, **environment(accelerator))
 
-    result = evaluate_artifact(model, test, processor, network, arguments, seed, accelerator)
+    result = evaluate_artifact(model, split, processor, network, arguments, seed, accelerator)
     hallucinators = model.config.num_hallucinators
     name = f"HaBa, {hallucinators} hallucinators" if hallucinators else "plain pixels"
     add(name, result, describe_storage(model.storage(), train_images, shape))
     if arguments.references in ("random", "all"):
         images_per_class = equal_storage_images_per_class(model.config)
-        result = evaluate_random_real(data, images_per_class, network, arguments, seed, accelerator)
+        result = evaluate_random_real(data, split, images_per_class, network, arguments, seed, accelerator)
         plain = random_real_artifact(data, images_per_class, seed).storage()
         add("random real, equal storage", result, describe_storage(plain, train_images, shape))
     if arguments.references == "all":
-        result = evaluate_full_data(data, network, arguments, seed, accelerator)
+        result = evaluate_full_data(data, split, network, arguments, seed, accelerator)
         add("full data", result, describe_training_set(train_images, shape, data.num_labels))
     return rows
 
 
 def train_one_student(recipe: Recipe, accelerator: Accelerator) -> float:
     """
-    Trains one student on an artifact by online pairing, tests it once on the test split and writes it to
+    Trains one student on an artifact by online pairing, scores it once on `evaluation_split` and writes it to
     `output_dir/student`: `model.safetensors`, `student.json` (architecture, classes, training) and the artifact's
     processor.
 
@@ -188,11 +190,11 @@ def train_one_student(recipe: Recipe, accelerator: Accelerator) -> float:
         Its accuracy as a fraction of 1.
 
     Raises:
-        `ValueError`: if there is no test split, or the artifact is damaged or of other data.
+        `ValueError`: if there is no such split, or the artifact is damaged or of other data.
         `OSError`: if there is no artifact, or `output_dir` cannot be written.
         `FloatingPointError`: if the student diverges.
     """
-    artifact, model, processor, data, test = _open_evaluation(recipe, accelerator)
+    artifact, model, processor, data, split = _open_evaluation(recipe, accelerator)
     architecture, arguments, seed = student_network(recipe), recipe.evaluation, recipe.distillation.seed
     generator = seeded_generator(seed, 0, TRAINING)
     materialized = materialize_if_small(model, accelerator.device)
@@ -213,7 +215,7 @@ def train_one_student(recipe: Recipe, accelerator: Accelerator) -> float:
             device=accelerator.device,
             on_epoch=lambda epoch, loss: progress.update(),
         )
-    score = accuracy(network, test.images, test.labels, processor)
+    score = accuracy(network, split.images, split.labels, processor)
     if accelerator.is_main_process:
         with atomic_directory(Path(recipe.distillation.output_dir) / "student") as aside:
             save_model(network, str(aside / "model.safetensors"))
@@ -271,7 +273,7 @@ def student_network(recipe: Recipe) -> NetworkArguments:
 def _open_evaluation(
     recipe: Recipe, accelerator: Accelerator
 ) -> tuple[str, HabaModel, HabaImageProcessor, ImageData, Split]:
-    """The artifact's name, model and processor, the data and its test split, once they are known to fit together."""
+    """The artifact's name, model and processor, the data and the split to score on, once they are known to fit."""
     output_dir = recipe.distillation.output_dir
     artifact = recipe.evaluation.artifact or str(Path(output_dir) / "artifact")
     if recipe.evaluation.artifact is None and not Path(artifact).is_dir():
@@ -279,9 +281,12 @@ def _open_evaluation(
             f"There is no artifact in {output_dir}: run training/distill.py with the same recipe, or set artifact."
         )
     model, processor = load_artifact(artifact)
-    data = load_image_data(recipe.data)
-    if data.test is None:
-        raise ValueError(f"{data.name} has no test split to score students on: add one.")
+    on_test = recipe.evaluation.evaluation_split == "test"
+    data = load_image_data(recipe.data, allow_missing_test=not on_test)
+    split = data.test if on_test else data.validation
+    if not split:
+        advice = "add one" if on_test else "set validation_fraction above 0"
+        raise ValueError(f"{data.name} has no {recipe.evaluation.evaluation_split} split to score on: {advice}.")
     expected, found = (model.config.num_labels, *model.config.sample_shape), (data.num_labels, *data.image_shape)
     if expected != found:
         raise ValueError(
@@ -291,7 +296,7 @@ def _open_evaluation(
         )
     if accelerator.is_main_process:
         check_writable(output_dir)
-    return artifact, model, processor, data, data.test
+    return artifact, model, processor, data, split
 
 
 def _validation(recipe: Recipe, data: ImageData, accelerator: Accelerator) -> Callable[[HabaModel, int], float]:

@@ -190,6 +190,14 @@ def test_data_without_a_test_split_can_be_distilled_but_not_evaluated(recipe_of,
             run(recipe, accelerator)
     assert not (tmp_path / "run" / "results.json").exists()
 
+    on_validation = recipe_of(evaluation_split="validation")
+    assert len(evaluate(on_validation, accelerator)) == 3
+    written = json.loads((tmp_path / "run" / "validation.json").read_text())
+    assert written["settings"]["evaluation_split"] == "validation"
+    assert not (tmp_path / "run" / "results.json").exists()
+    with pytest.raises(ValueError, match="no validation split to score on: set validation_fraction above 0"):
+        evaluate(recipe_of(evaluation_split="validation", validation_fraction=0.0), accelerator)
+
 
 def test_an_artifact_of_other_data_or_an_unwritable_folder_is_refused_at_once(recipe_of, tmp_path):
     recipe, accelerator = recipe_of(), tiny_accelerator()

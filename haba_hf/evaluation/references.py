@@ -1,5 +1,6 @@
 """What an artifact is set against under the same recipe: random real images at equal storage, and all real images."""
 
+import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -35,6 +36,7 @@ def random_real_artifact(data: ImageData, images_per_class: int, seed: int) -> H
 
 def evaluate_random_real(
     data: ImageData,
+    split: Split,
     images_per_class: int,
     network_args: NetworkArguments,
     args: EvaluationArguments,
@@ -42,11 +44,12 @@ def evaluate_random_real(
     accelerator: Accelerator,
 ) -> AccuracyResult:
     """
-    Students of random real images, tested on the test split: every student has a draw of its own, so that the standard
-    deviation covers the draw.
+    Students of random real images: every student has a draw of its own, so that the standard deviation covers the
+    draw.
 
     Args:
         data ([`ImageData`]): the real data.
+        split ([`Split`]): real images to score on.
         images_per_class (`int`): images of each class.
         network_args ([`NetworkArguments`]): the student's architecture.
         args ([`EvaluationArguments`]): the recipe; without `evaluation_learning_rate`, [`HabaConfig`]'s default is
@@ -55,7 +58,7 @@ def evaluate_random_real(
         accelerator (`Accelerator`): device and processes; every process must make this call and gets the result.
 
     Raises:
-        `ValueError`: if a class has too few images, or there is no test split.
+        `ValueError`: if a class has too few images.
         `FloatingPointError`: if a student diverges; names the learning rate and the epoch.
     """
     # Drawn before any student trains: a class with too few images is an error at once, on every process.
@@ -68,7 +71,7 @@ def evaluate_random_real(
 
     return evaluate_students(
         batches_of_student,
-        _test_split(data),
+        split,
         data.processor,
         network_args,
         args,
@@ -81,26 +84,30 @@ def evaluate_random_real(
 
 
 def evaluate_full_data(
-    data: ImageData, network_args: NetworkArguments, args: EvaluationArguments, seed: int, accelerator: Accelerator
+    data: ImageData,
+    split: Split,
+    network_args: NetworkArguments,
+    args: EvaluationArguments,
+    seed: int,
+    accelerator: Accelerator,
 ) -> AccuracyResult:
     """
-    Students of the whole training split, tested on the test split: what distillation could at best recover. The recipe
-    is the artifacts', with `real_student_epochs` and `real_student_learning_rate` in place of theirs.
+    Students of the whole training split: what distillation could at best recover. The recipe is the artifacts', with
+    `real_student_epochs`, `real_student_learning_rate` and `real_evaluation_seeds` in place of theirs.
 
     The images stay uint8 on the device and are normalized batch by batch.
 
     Args:
         data ([`ImageData`]): the real data.
+        split ([`Split`]): real images to score on.
         network_args ([`NetworkArguments`]): the student's architecture.
         args ([`EvaluationArguments`]): the recipe.
         seed (`int`): of initializations, order and augmentation.
         accelerator (`Accelerator`): device and processes; every process must make this call and gets the result.
 
     Raises:
-        `ValueError`: if there is no test split.
         `FloatingPointError`: if a student diverges; names the learning rate and the epoch.
     """
-    test = _test_split(data)
     images, labels = data.train.images.to(accelerator.device), data.train.labels.to(accelerator.device)
 
     def batches_of_student(index: int, generator: torch.Generator) -> Callable[[int], Batches]:
@@ -113,19 +120,13 @@ def evaluate_full_data(
 
     return evaluate_students(
         batches_of_student,
-        test,
+        split,
         data.processor,
         network_args,
-        args,
+        dataclasses.replace(args, evaluation_seeds=args.real_evaluation_seeds or args.evaluation_seeds),
         seed,
         accelerator,
         num_labels=data.num_labels,
         epochs=args.real_student_epochs,
         learning_rate=args.real_student_learning_rate,
     )
-
-
-def _test_split(data: ImageData) -> Split:
-    if data.test is None:
-        raise ValueError(f"{data.name} has no test split to score students on: add one.")
-    return data.test

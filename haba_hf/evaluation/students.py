@@ -47,6 +47,14 @@ class EvaluationArguments:
             "result": False,
         },
     )
+    evaluation_split: Literal["test", "validation"] = field(
+        default="test",
+        metadata={
+            "help": "Where students are scored: test for results; validation to choose settings by, such as "
+            "evaluation_learning_rate and student_epochs.",
+            "result": False,
+        },
+    )
     student_width: int | None = field(
         default=None, metadata={"help": "Channels of the students' ConvNet; by default network_width."}
     )
@@ -61,6 +69,9 @@ class EvaluationArguments:
     evaluation_dsa: str = field(
         default=DSA_STRATEGY, metadata={"help": "DSA operations joined by underscores, or 'none'."}
     )
+    real_evaluation_seeds: int | None = field(
+        default=None, metadata={"help": "Students of the full real data; by default evaluation_seeds."}
+    )
     real_student_epochs: int = field(default=50, metadata={"help": "Epochs of a student of the full real data."})
     real_student_learning_rate: float = field(
         default=0.01, metadata={"help": "Learning rate of a student of the full real data."}
@@ -70,6 +81,8 @@ class EvaluationArguments:
         for name in ("evaluation_seeds", "student_epochs", "evaluation_batch_size", "real_student_epochs"):
             if vars(self)[name] < 1:
                 raise ValueError(f"{name} must be at least 1, got {vars(self)[name]}.")
+        if self.real_evaluation_seeds is not None and self.real_evaluation_seeds < 1:
+            raise ValueError(f"real_evaluation_seeds must be at least 1, got {self.real_evaluation_seeds}.")
         for name in ("evaluation_learning_rate", "real_student_learning_rate"):
             value = vars(self)[name]
             if value is not None and not value > 0:

@@ -81,7 +81,7 @@ def test_a_class_with_too_few_images_is_named():
     with pytest.raises(ValueError, match=r"'left' has 4 training images, fewer than the 5 asked for"):
         random_real_artifact(data, 5, seed=0)
     with pytest.raises(ValueError, match="'left' has 4"):
-        evaluate_random_real(data, 5, NETWORK, make_args(), 0, Accelerator(cpu=True))
+        evaluate_random_real(data, data.test, 5, NETWORK, make_args(), 0, Accelerator(cpu=True))
 
 
 def test_every_student_has_a_draw_of_its_own(monkeypatch):
@@ -93,7 +93,8 @@ def test_every_student_has_a_draw_of_its_own(monkeypatch):
         return drawn[-1]
 
     monkeypatch.setattr(references, "random_real_artifact", recorded)
-    result = evaluate_random_real(make_data(), 3, NETWORK, make_args(evaluation_seeds=3), 0, Accelerator(cpu=True))
+    data, args = make_data(), make_args(evaluation_seeds=3)
+    result = evaluate_random_real(data, data.test, 3, NETWORK, args, 0, Accelerator(cpu=True))
     bases = [model.bases for model in drawn[1:]]  # the first is a check that all classes have enough
     assert len(bases) == 3 and not any(torch.equal(bases[i], bases[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
     assert result.mean > 0.95 and result.std == pytest.approx(np.std(result.accuracies))
@@ -102,7 +103,7 @@ def test_every_student_has_a_draw_of_its_own(monkeypatch):
 def test_random_real_follows_the_artifacts_recipe():
     """With all images of each class the draw is but an order, and both ways train alike."""
     data, args = make_data(per_class=3, noise=150), make_args(student_epochs=10)
-    reference = evaluate_random_real(data, 3, NETWORK, args, 0, Accelerator(cpu=True))
+    reference = evaluate_random_real(data, data.test, 3, NETWORK, args, 0, Accelerator(cpu=True))
     artifact = random_real_artifact(data, 3, seed=0)
     direct = evaluate_artifact(artifact, data.test, data.processor, NETWORK, args, 0, Accelerator(cpu=True))
     assert len(reference.accuracies) == len(direct.accuracies) == 2
@@ -112,13 +113,20 @@ def test_random_real_follows_the_artifacts_recipe():
 def test_full_data_is_learned_with_its_own_epochs_and_learning_rate():
     data = make_data()
     before = torch.get_rng_state()
-    result = evaluate_full_data(data, NETWORK, make_args(), 0, Accelerator(cpu=True))
+    result = evaluate_full_data(data, data.test, NETWORK, make_args(), 0, Accelerator(cpu=True))
     assert torch.equal(torch.get_rng_state(), before)
     assert min(result.accuracies) > 0.95
-    assert evaluate_full_data(data, NETWORK, make_args(), 0, Accelerator(cpu=True)).accuracies == result.accuracies
+    assert (
+        evaluate_full_data(data, data.test, NETWORK, make_args(), 0, Accelerator(cpu=True)).accuracies
+        == result.accuracies
+    )
+    one = evaluate_full_data(
+        data, data.validation, NETWORK, make_args(real_evaluation_seeds=1), 0, Accelerator(cpu=True)
+    )
+    assert len(one.accuracies) == 1
     with pytest.raises(FloatingPointError, match=r"of 2 at learning rate 3e\+38"):
         args = make_args(real_student_epochs=2, real_student_learning_rate=3e38)
-        evaluate_full_data(data, NETWORK, args, 0, Accelerator(cpu=True))
+        evaluate_full_data(data, data.test, NETWORK, args, 0, Accelerator(cpu=True))
 
 
 def test_an_epoch_of_full_data_is_every_image_once(monkeypatch):
@@ -130,7 +138,7 @@ def test_an_epoch_of_full_data_is_every_image_once(monkeypatch):
 
     monkeypatch.setattr(students, "train_student", record)
     args = make_args(evaluation_seeds=1, real_student_epochs=2)
-    evaluate_full_data(data, NETWORK, args, 0, Accelerator(cpu=True))
+    evaluate_full_data(data, data.test, NETWORK, args, 0, Accelerator(cpu=True))
     real = data.processor.normalize(data.train.images)
     orders = []
     for batches in seen:
@@ -141,13 +149,3 @@ def test_an_epoch_of_full_data_is_every_image_once(monkeypatch):
         assert orders[-1].sort().values.tolist() == list(range(33))
         assert torch.equal(labels, data.train.labels[orders[-1]])
     assert not torch.equal(*orders)
-
-
-def test_references_need_a_test_split():
-    data = make_data(test=False)
-    for call in (
-        lambda: evaluate_full_data(data, NETWORK, make_args(), 0, Accelerator(cpu=True)),
-        lambda: evaluate_random_real(data, 1, NETWORK, make_args(), 0, Accelerator(cpu=True)),
-    ):
-        with pytest.raises(ValueError, match="stripes has no test split"):
-            call()
