@@ -1,5 +1,5 @@
-"""Checkpoints of a run: model, adversary and optimizers as safetensors, so that resuming is bit-exact and reads no
-pickle."""
+"""Checkpoints of a run: model, adversary, optimizers and what the objective carries along, as safetensors, so that
+resuming is bit-exact and reads no pickle."""
 
 import json
 import shutil
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..files import atomic_directory
 
+OBJECTIVE = "objective.safetensors"
 KEPT = 2  # the newest checkpoints; older ones are removed
 
 
@@ -24,6 +25,7 @@ def save_checkpoint(
     state: dict,
     modules: dict[str, nn.Module],
     optimizers: dict[str, torch.optim.Optimizer],
+    objective_state: dict[str, Tensor],
 ) -> Path:
     """
     Writes the checkpoint of `state["step"]` and removes all but the newest two.
@@ -38,6 +40,7 @@ def save_checkpoint(
             save_file(tensors, aside / f"{name}.safetensors")
         for name, optimizer in optimizers.items():
             save_file(_optimizer_tensors(optimizer), aside / f"{name}.safetensors")
+        save_file({name: tensor.contiguous() for name, tensor in objective_state.items()}, aside / OBJECTIVE)
         (aside / "state.json").write_text(json.dumps(state, indent=2))
     for old in _checkpoints(output_dir)[:-KEPT]:
         shutil.rmtree(old)
@@ -52,9 +55,9 @@ def latest_checkpoint(output_dir: str | Path) -> Path | None:
 
 def load_checkpoint(
     path: Path, recipe_hash: str, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer]
-) -> dict:
+) -> tuple[dict, dict[str, Tensor]]:
     """
-    Puts a checkpoint back into modules and optimizers and returns its state.
+    Puts a checkpoint back into modules and optimizers and returns its state and the objective's.
 
     Raises:
         `ValueError`: if it was written by another recipe, or is damaged.
@@ -67,6 +70,7 @@ def load_checkpoint(
                 module.load_state_dict(load_file(path / f"{name}.safetensors"))
             for name, optimizer in optimizers.items():
                 _restore_optimizer(optimizer, load_file(path / f"{name}.safetensors"))
+            objective_state = load_file(path / OBJECTIVE)
     except (SafetensorError, ValueError, KeyError, RuntimeError, FileNotFoundError) as error:
         raise ValueError(f"{path} is damaged ({error}): delete it to resume from the one before.") from error
     if not same_recipe:
@@ -74,7 +78,7 @@ def load_checkpoint(
             f"{path} was written by another recipe (hash {state['recipe_hash']}, this one's is {recipe_hash}): choose "
             "another output_dir, or delete the checkpoints there to start anew."
         )
-    return state
+    return state, objective_state
 
 
 def _checkpoints(output_dir: str | Path) -> list[Path]:

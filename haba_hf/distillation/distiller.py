@@ -175,14 +175,15 @@ class Distiller:
         """Writes a checkpoint from the main process."""
         if self.accelerator.is_main_process:
             state = {"step": self.step_number, "recipe_hash": self.recipe_hash, "best": self.best}
-            save_checkpoint(self.arguments.output_dir, state, self._modules(), self.optimizers)
+            save_checkpoint(self.arguments.output_dir, state, self._modules(), self.optimizers, self.objective.state())
         self.accelerator.wait_for_everyone()
 
     def resume(self) -> None:
         """Goes on from the newest checkpoint in `output_dir`, if any; forgets log lines written after it."""
         path = latest_checkpoint(self.arguments.output_dir)
         if path is not None:
-            state = load_checkpoint(path, self.recipe_hash, self._modules(), self.optimizers)
+            state, objective_state = load_checkpoint(path, self.recipe_hash, self._modules(), self.optimizers)
+            self.objective.load_state(objective_state)
             self.step_number, self.best = state["step"], state["best"]
             self.accelerator.print(f"Resuming at step {self.step_number} from {path}")
         if self.accelerator.is_main_process and self._metrics_path().exists():

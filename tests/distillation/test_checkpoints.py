@@ -38,14 +38,16 @@ def save(output_dir, step, kind="adam", **extra):
     modules, optimizers = make(kind, seed=step)
     train(modules, optimizers)
     state = {"step": step, "recipe_hash": "abc", "best": None, **extra}
-    return save_checkpoint(output_dir, state, modules, optimizers), modules, optimizers
+    carried = {"inner.weight": torch.arange(6.0).view(2, 3).T, "updates": torch.tensor(7)}
+    return save_checkpoint(output_dir, state, modules, optimizers, carried), modules, optimizers
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_training_goes_on_bit_for_bit(tmp_path, kind):
     path, modules, optimizers = save(tmp_path, 7, kind, best={"step": 5, "validation_accuracy": 61.25})
     again, optimizers_again = make(kind, seed=99)
-    state = load_checkpoint(path, "abc", again, optimizers_again)
+    state, carried = load_checkpoint(path, "abc", again, optimizers_again)
+    assert carried["updates"] == 7 and torch.equal(carried["inner.weight"], torch.arange(6.0).view(2, 3).T)
     assert state == {"step": 7, "recipe_hash": "abc", "best": {"step": 5, "validation_accuracy": 61.25}}
     train(modules, optimizers)
     train(again, optimizers_again)
@@ -56,7 +58,12 @@ def test_training_goes_on_bit_for_bit(tmp_path, kind):
 def test_no_pickle_is_written(tmp_path):
     path, *_ = save(tmp_path, 7)
     assert path == tmp_path / "checkpoints" / "step-00000007"
-    assert sorted(os.listdir(path)) == ["model.safetensors", "optimizer.safetensors", "state.json"]
+    assert sorted(os.listdir(path)) == [
+        "model.safetensors",
+        "objective.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+    ]
 
 
 def test_the_newest_two_are_kept(tmp_path):
@@ -99,7 +106,7 @@ def write_noise(path):
     path.write_bytes(b"\xff\xfe{}[]" * 9)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "objective.safetensors", "state.json"])
 @pytest.mark.parametrize("spoil", [truncate, empty, write_noise, os.remove])
 def test_damaged(tmp_path, name, spoil):
     path, *_ = save(tmp_path, 7)
@@ -142,7 +149,7 @@ def test_an_interruption_leaves_the_older_checkpoints(tmp_path, monkeypatch):
             save(tmp_path, 6)
     assert latest_checkpoint(tmp_path) == older
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step-00000002", "step-00000004"]
-    assert load_checkpoint(older, "abc", *make())["step"] == 4
+    assert load_checkpoint(older, "abc", *make())[0]["step"] == 4
 
 
 @pytest.fixture

@@ -151,6 +151,7 @@ def test_the_newest_two_checkpoints_are_kept(tmp_path):
         "adversary.safetensors",
         "adversary_optimizer.safetensors",
         "model.safetensors",
+        "objective.safetensors",
         "optimizer.safetensors",
         "state.json",
     ]

@@ -1,13 +1,15 @@
 """Objectives: what L_DD is and how its gradient is had, one file per idea.
 
 Each has `prepare(real_data, model, accelerator)`, called once, and `backward(model, generator)`, which adds the
-gradient of lambda_DD * L_DD to the model's parameters and returns a dict of floats to log.
+gradient of lambda_DD * L_DD to the model's parameters and returns a dict of floats to log. What an objective carries
+from one step to the next (an inner network half trained) it hands to the checkpoints by `state` and `load_state`.
 """
 
 from typing import Protocol
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from ...data.sources import ImageData
 from ...modeling_haba import HabaModel
@@ -25,3 +27,7 @@ class Objective(Protocol):
     def prepare(self, real_data: ImageData, model: HabaModel, accelerator: Accelerator) -> None: ...
 
     def backward(self, model: HabaModel, generator: torch.Generator) -> dict[str, float]: ...
+
+    def state(self) -> dict[str, Tensor]: ...
+
+    def load_state(self, state: dict[str, Tensor]) -> None: ...

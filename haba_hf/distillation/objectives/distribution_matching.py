@@ -78,6 +78,13 @@ class DistributionMatching:
         output.samples.backward(self.arguments.lambda_dd * samples.grad)
         return {"l_dd": total}
 
+    def state(self) -> dict[str, Tensor]:
+        """Empty: no step depends on the one before."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Nothing to put back."""
+
     def _network(self, seed: int) -> ConvNet:
         network = build_network(self.network_arguments, self.data.image_shape, self.data.num_labels, seed)
         return network.to(self.device).requires_grad_(False)

@@ -85,6 +85,13 @@ class TrajectoryMatching:
         torch.autograd.backward(outputs, [arguments.lambda_dd * gradient for gradient in gradients])
         return {"l_dd": loss.item(), "student_learning_rate": alpha.item()}
 
+    def state(self) -> dict[str, Tensor]:
+        """Empty: no step depends on the one before."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Nothing to put back."""
+
     def _step_loss(self, augmentations: list[DsaParameters]) -> StepLoss:
         def loss(theta: Tensor, samples: Tensor, labels: Tensor, step: int) -> Tensor:
             sizes = [shape.numel() for shape in self.shapes]
