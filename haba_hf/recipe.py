@@ -23,6 +23,7 @@ from typing import Any, get_type_hints
 import yaml
 from transformers.utils.logging import disable_progress_bar
 
+from .allocator import keep_freed_memory
 from .data import DataArguments
 from .distillation import DistillationArguments, ExpertArguments, ModelArguments
 from .evaluation import EvaluationArguments
@@ -105,6 +106,7 @@ def run_script(main: Callable[[], None]) -> None:
     With the environment variable `HABA_DEBUG` set, the error is raised with its traceback instead.
     """
     disable_progress_bar()  # transformers' own, for a file of some kilobytes
+    keep_freed_memory()
     try:
         main()
     except (ValueError, OSError, FloatingPointError) as error:

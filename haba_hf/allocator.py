@@ -1,0 +1,26 @@
+"""Memory that a CPU run has freed stays with the process."""
+
+import ctypes
+import platform
+import sys
+
+# glibc's names for mallopt (malloc.h).
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+
+
+def keep_freed_memory() -> bool:
+    """
+    Tells glibc's `malloc` to keep what is freed instead of giving it back to the system.
+
+    By default every large tensor is memory fresh from the system, whose first touch costs more than most operations on
+    it: training a ConvNet on a CPU takes 1.4 to 3 times as long. Preloading another allocator (tcmalloc, jemalloc) has
+    the same effect; then this changes nothing. The process may hold some more memory at its peak.
+
+    Returns:
+        `bool`: whether this platform's `malloc` took the settings; only Linux with glibc has them.
+    """
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    settings = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 * 2**20}
+    return all([mallopt(name, value) == 1 for name, value in settings.items()])
