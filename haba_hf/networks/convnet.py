@@ -1,5 +1,7 @@
 """The ConvNet of the dataset-distillation literature (Gidaris and Komodakis, 2018; Zhao et al., 2021)."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -44,11 +46,12 @@ class ConvNet(nn.Module):
                 f"A ConvNet of depth {depth} halves its input {depth} times, too often for "
                 f"{image_size[0]}x{image_size[1]} images: {advice}resize the images."
             )
+        self.padding = 1 + extra  # of the first convolution
         blocks: list[nn.Module] = []
         channels = in_channels
         for block in range(depth):
             blocks += [
-                nn.Conv2d(channels, width, 3, padding=1 + (extra if block == 0 else 0)),
+                nn.Conv2d(channels, width, 3, padding=self.padding if block == 0 else 1),
                 nn.GroupNorm(width, width),  # one group per channel: instance normalization with affine parameters
                 nn.ReLU(),
                 nn.AvgPool2d(2),
@@ -69,7 +72,10 @@ class ConvNet(nn.Module):
     def _blocks_on_cpu(self, x: Tensor) -> Tensor:
         """`self.blocks(x)` up to rounding, by kernels that suit a CPU."""
         for first in range(0, len(self.blocks), BLOCK):
-            convolution, norm = self.blocks[first], self.blocks[first + 1]
-            x = normalized_convolution(x, convolution, norm) if first == 0 else norm(convolution(x))
+            convolution, norm = cast(nn.Conv2d, self.blocks[first]), cast(nn.GroupNorm, self.blocks[first + 1])
+            if first == 0:
+                x = normalized_convolution(x, convolution, norm, self.padding)
+            else:
+                x = norm(convolution(x))
             x = average_pool(F.relu(x))
         return x

@@ -29,7 +29,7 @@ def _pooling(width: int, dtype: torch.dtype) -> Tensor:
     return torch.eye(width // 2, dtype=dtype).repeat_interleave(2, dim=0).repeat(2, 1) / 4
 
 
-def normalized_convolution(images_BCHW: Tensor, convolution: nn.Conv2d, norm: nn.GroupNorm) -> Tensor:
+def normalized_convolution(images_BCHW: Tensor, convolution: nn.Conv2d, norm: nn.GroupNorm, padding: int) -> Tensor:
     r"""
     Instance normalization of a 3x3 convolution, without ever holding what the convolution gives.
 
@@ -41,7 +41,6 @@ def normalized_convolution(images_BCHW: Tensor, convolution: nn.Conv2d, norm: nn
     Returns:
         `[B, O, H', W']`. The convolution's bias plays no part, as in any normalization of it.
     """
-    padding = convolution.padding[0]
     height, width = (side + 2 * padding - 2 for side in images_BCHW.shape[2:])
     # In float32 whatever autocast says: the variance is a small difference of large numbers for an edge filter.
     with torch.autocast(images_BCHW.device.type, enabled=False):

@@ -26,13 +26,13 @@ def test_normalized_convolution(channels, padding):
         norm.weight.data.normal_()
         norm.bias.data.normal_()
         x = 3 + 2 * torch.randn(4, channels, 6, 8)
-        torch.testing.assert_close(normalized_convolution(x, convolution, norm), norm(convolution(x)))
+        torch.testing.assert_close(normalized_convolution(x, convolution, norm, padding), norm(convolution(x)))
 
 
 def test_an_image_without_contrast_gives_the_shift():
     convolution, norm = nn.Conv2d(1, 3, 3, padding=0), nn.GroupNorm(3, 3)
     norm.bias.data = torch.tensor([1.0, -2.0, 0.5])
-    output = normalized_convolution(torch.full((2, 1, 6, 6), 7.0), convolution, norm)
+    output = normalized_convolution(torch.full((2, 1, 6, 6), 7.0), convolution, norm, padding=0)
     torch.testing.assert_close(output, norm.bias.view(1, 3, 1, 1).expand(2, 3, 4, 4))
 
 
@@ -65,6 +65,6 @@ def test_bfloat16_normalizes_an_edge_filter_in_float32():
     image = (ramp + 0.05 * torch.sin(3 * ramp)).expand(1, 1, 16, 16).contiguous()
     expected = norm(convolution(image))
     with torch.autocast("cpu", torch.bfloat16):
-        actual = normalized_convolution(image, convolution, norm)
+        actual = normalized_convolution(image, convolution, norm, padding=0)
     assert actual.isfinite().all()
     torch.testing.assert_close(actual.float(), expected, rtol=0.05, atol=0.3)
