@@ -174,7 +174,7 @@ def test_trajectory_matching_from_experts_to_artifacts(run_here, tmp_path):
     assert model.student_learning_rate.item() not in rates, "what is logged is the rate before the step"
 
     run_here("record_experts.py", *shared)
-    plain = ["--num_hallucinators", "0", "--unroll", "adjoint"]
+    plain = ["--num_hallucinators", "0", "--micro_batch_size", "8"]
     run_here("distill.py", *shared, *plain, *TO, tmp_path / "plain")
     check_run(tmp_path / "plain", steps=3, num_hallucinators=0)
     assert [file.stat().st_mtime_ns for file in files] == written, "experts that are there are kept"

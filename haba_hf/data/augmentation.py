@@ -38,6 +38,10 @@ class DsaParameters:
     operation: str
     uniforms: Tensor
 
+    def of(self, rows: slice) -> "DsaParameters":
+        """The parameters of some rows of the batch."""
+        return self if len(self.uniforms) == 1 else DsaParameters(self.operation, self.uniforms[rows])
+
 
 class DsaAugmentation:
     """

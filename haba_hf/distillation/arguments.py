@@ -76,7 +76,15 @@ class DistillationArguments:
         default="step", metadata={"help": "MTT: one hallucinator for a whole student step, or one for each sample."}
     )
     unroll: Literal["graph", "adjoint"] = field(
-        default="graph", metadata={"help": "MTT: one graph over all steps, or constant memory.", "result": False}
+        default="adjoint", metadata={"help": "MTT: constant memory, or one graph over all steps.", "result": False}
+    )
+    micro_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "MTT by the adjoint: samples of a student step that go through the network at once; by default "
+            "all.",
+            "result": False,
+        },
     )
 
     lambda_dd: float = field(default=1.0, metadata={"help": "Weight of L_DD (Eq. 6)."})
@@ -109,6 +117,8 @@ class DistillationArguments:
             raise ValueError(f"steps must be at least 1, got {self.steps}.")
         if self.max_start < 1 or self.expert_span < 1 or self.student_steps < 1:
             raise ValueError("max_start, expert_span and student_steps must be at least 1.")
+        if self.micro_batch_size is not None and (self.micro_batch_size < 1 or self.unroll == "graph"):
+            raise ValueError("micro_batch_size must be at least 1 and needs unroll: adjoint.")
         if self.checkpoint_every < 1:
             raise ValueError(f"checkpoint_every must be at least 1, got {self.checkpoint_every}.")
         if self.keep_best and not self.validate_every:

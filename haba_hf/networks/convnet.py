@@ -73,9 +73,8 @@ class ConvNet(nn.Module):
         """`self.blocks(x)` up to rounding, by kernels that suit a CPU."""
         for first in range(0, len(self.blocks), BLOCK):
             convolution, norm = cast(nn.Conv2d, self.blocks[first]), cast(nn.GroupNorm, self.blocks[first + 1])
-            if first == 0:
-                x = normalized_convolution(x, convolution, norm, self.padding)
-            else:
-                x = norm(convolution(x))
-            x = average_pool(F.relu(x))
+            normalized = (
+                normalized_convolution(x, convolution, norm, self.padding) if first == 0 else norm(convolution(x))
+            )
+            x = average_pool(F.relu(normalized))
         return x

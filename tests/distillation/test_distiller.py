@@ -98,7 +98,7 @@ RUNS = {
         {"label_kind": "soft"},
     ),
     "mtt, sgd, adjoint": (
-        {"objective": "mtt", "optimizer": "sgd", "unroll": "adjoint", "contrast": "supervised"},
+        {"objective": "mtt", "optimizer": "sgd", "unroll": "graph", "contrast": "supervised"},
         {"share_encoder_decoder": True},
     ),
     "mtt, no adversary": ({"objective": "mtt", "lambda_cos": 0.0, "lambda_con": 0.0}, {}),

@@ -23,7 +23,7 @@ from haba_hf.distillation.experts import flat_parameters
 from haba_hf.distillation.objectives.trajectory_matching import draw_pairs
 from haba_hf.networks import build_network
 
-UNROLLS = ["graph", "adjoint"]
+UNROLLS = {"graph": {"unroll": "graph"}, "adjoint": {}, "micro-batches": {"micro_batch_size": 2}}
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_gradient_equals_a_naive_unroll(case, unroll):
     settings, sizes, channels = CASES[case]
     data = tiny_data(channels)
     model = tiny_model(data, student_learning_rate=0.5, **sizes)
-    objective, experts, arguments = prepared(data, model, unroll=unroll, **settings)
+    objective, experts, arguments = prepared(data, model, **UNROLLS[unroll], **settings)
     for seed in (3, 4):
         model.zero_grad()
         logs = objective.backward(model, torch.Generator().manual_seed(seed))
@@ -166,7 +166,7 @@ def test_gradient_equals_a_naive_unroll(case, unroll):
 def test_gradient_by_finite_differences(operation, unroll):
     data = tiny_data()
     model = tiny_model(data, label_kind="soft", student_learning_rate=0.5)
-    objective, _, _ = prepared(data, model, unroll=unroll, dsa=operation, pairing="sample")
+    objective, _, _ = prepared(data, model, **UNROLLS[unroll], dsa=operation, pairing="sample")
     objective.backward(model, torch.Generator().manual_seed(2))
     actual = gradients(model)
 
@@ -179,18 +179,19 @@ def test_gradient_by_finite_differences(operation, unroll):
 
 
 @pytest.mark.usefixtures("doubles")
-def test_both_unrolls_agree_over_many_steps():
+def test_all_unrolls_agree_over_many_steps():
     data = tiny_data()
     found = []
     for unroll in UNROLLS:
         model = tiny_model(data, label_kind="soft", student_learning_rate=0.2)
-        objective, _, _ = prepared(data, model, unroll=unroll, student_steps=25, student_batch_size=4)
+        objective, _, _ = prepared(data, model, **UNROLLS[unroll], student_steps=25, student_batch_size=4)
         logs = objective.backward(model, torch.Generator().manual_seed(2))
         found.append((logs, gradients(model)))
-    (graph_logs, graph), (adjoint_logs, adjoint) = found
-    assert graph_logs == pytest.approx(adjoint_logs, rel=1e-10)
-    for name in graph:
-        torch.testing.assert_close(graph[name], adjoint[name], rtol=1e-7, atol=1e-12)
+    (graph_logs, graph), *others = found
+    for logs, by_adjoint in others:
+        assert graph_logs == pytest.approx(logs, rel=1e-10)
+        for name in graph:
+            torch.testing.assert_close(graph[name], by_adjoint[name], rtol=1e-7, atol=1e-12)
 
 
 @pytest.mark.parametrize("unroll", UNROLLS)
@@ -200,8 +201,8 @@ def test_float32_is_near_float64(unroll):
     for dtype in (torch.float32, torch.float64):
         data = tiny_data()
         model = tiny_model(data, student_learning_rate=0.05).to(dtype)
-        objective, experts, _ = prepared(data, model, unroll=unroll, dsa="flip")
-        objective.student.to(dtype)
+        objective, experts, _ = prepared(data, model, **UNROLLS[unroll], dsa="flip")
+        objective.student.network.to(dtype)
         draw = experts.draw
         experts.draw = lambda *arguments, draw=draw, dtype=dtype: tuple(part.to(dtype) for part in draw(*arguments))
         objective.backward(model, torch.Generator().manual_seed(0))
@@ -214,20 +215,20 @@ def test_float32_is_near_float64(unroll):
 def test_gradients_are_added_and_the_student_gets_none(unroll):
     data = tiny_data()
     model = tiny_model(data)
-    objective, _, _ = prepared(data, model, unroll=unroll)
+    objective, _, _ = prepared(data, model, **UNROLLS[unroll])
     objective.backward(model, torch.Generator().manual_seed(0))
     once = gradients(model)
     objective.backward(model, torch.Generator().manual_seed(0))
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(gradient, 2 * once[name])
-    assert all(parameter.grad is None for parameter in objective.student.parameters())
+    assert all(parameter.grad is None for parameter in objective.student.network.parameters())
 
 
 @pytest.mark.parametrize("unroll", UNROLLS)
 def test_a_student_that_does_not_learn_scores_one(unroll):
     data = tiny_data()
     model = tiny_model(data, student_learning_rate=1e-30)
-    objective, _, _ = prepared(data, model, unroll=unroll)
+    objective, _, _ = prepared(data, model, **UNROLLS[unroll])
     assert objective.backward(model, torch.Generator().manual_seed(0))["l_dd"] == pytest.approx(1)
 
 

@@ -8,12 +8,9 @@ snapshots later:
 Shape legend: S student steps, B samples a step, U distinct samples of the run, P parameters of the student.
 """
 
-from collections.abc import Callable
-
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from ...data.augmentation import DsaAugmentation, DsaParameters
@@ -22,9 +19,8 @@ from ...modeling_haba import HabaModel
 from ...networks import NetworkArguments, build_network
 from ..arguments import DistillationArguments
 from ..experts import ExpertStore
-
-# (parameters [P], step) -> (samples [B, C, H, W], labels) -> loss
-StepLoss = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+from .adjoint import StepLoss, UnrolledGradients, gradients_through, unroll
+from .flat_network import FlatNetwork
 
 
 class TrajectoryMatching:
@@ -33,7 +29,7 @@ class TrajectoryMatching:
         experts ([`ExpertStore`]): recorded trajectories of the same network and data.
         network_arguments ([`NetworkArguments`]): the network of the experts.
         arguments ([`DistillationArguments`]): `student_steps`, `expert_span`, `max_start`, `student_batch_size`,
-            `pairing`, `unroll`, `dsa`, `lambda_dd`.
+            `pairing`, `unroll`, `micro_batch_size`, `dsa`, `lambda_dd`.
 
     Raises:
         `ValueError`: if the experts hold fewer snapshots than `max_start` + `expert_span`.
@@ -51,14 +47,11 @@ class TrajectoryMatching:
         self.network_arguments = network_arguments
         self.arguments = arguments
         self.augmentation = DsaAugmentation(arguments.dsa, per_sample=True)
-        self.match = {"graph": match_by_graph, "adjoint": match_by_adjoint}[arguments.unroll]
 
     def prepare(self, real_data: ImageData, model: HabaModel, accelerator: Accelerator) -> None:
         self.device = accelerator.device
-        self.student = build_network(self.network_arguments, real_data.image_shape, real_data.num_labels, seed=0)
-        self.student.to(self.device).requires_grad_(False)
-        self.names = [name for name, _ in self.student.named_parameters()]
-        self.shapes = [parameter.shape for parameter in self.student.parameters()]
+        network = build_network(self.network_arguments, real_data.image_shape, real_data.num_labels, seed=0)
+        self.student = FlatNetwork(network.to(self.device))
 
     def backward(self, model: HabaModel, generator: torch.Generator) -> dict[str, float]:
         """Adds the gradient of lambda_DD * L_DD to the parameters of `model` and returns what to log."""
@@ -74,16 +67,21 @@ class TrajectoryMatching:
         batch_size = positions_SB.shape[1]
         augmentations = [self.augmentation.draw(batch_size, generator) for _ in range(arguments.student_steps)]
 
-        samples_U = output.samples.detach().requires_grad_()
-        soft = output.labels.is_floating_point()
-        labels_U = output.labels.detach().requires_grad_(soft)
-        alpha = model.student_learning_rate.detach().requires_grad_()
-        loss, gradients = self.match(
-            self._step_loss(augmentations), start, target, samples_U, labels_U, alpha, positions_SB
-        )
-        outputs = [output.samples, model.student_learning_rate, *([output.labels] if soft else [])]
-        torch.autograd.backward(outputs, [arguments.lambda_dd * gradient for gradient in gradients])
-        return {"l_dd": loss.item(), "student_learning_rate": alpha.item()}
+        step_loss = self._step_loss(augmentations)
+        alpha_S = model.student_learning_rate.detach().expand(arguments.student_steps)
+        run = output.samples.detach(), output.labels.detach(), alpha_S, positions_SB
+        if arguments.unroll == "graph":
+            loss, gradients = match_by_graph(step_loss, start, target, *run)
+        else:
+            loss, gradients = match_by_adjoint(step_loss, start, target, *run, arguments.micro_batch_size)
+
+        outputs = [output.samples, model.student_learning_rate]
+        parts = [gradients.samples, gradients.step_sizes.sum()]
+        if gradients.labels is not None:
+            outputs.append(output.labels)
+            parts.append(gradients.labels)
+        torch.autograd.backward(outputs, [arguments.lambda_dd * part for part in parts])
+        return {"l_dd": loss.item(), "student_learning_rate": model.student_learning_rate.item()}
 
     def state(self) -> dict[str, Tensor]:
         """Empty: no step depends on the one before."""
@@ -93,14 +91,9 @@ class TrajectoryMatching:
         """Nothing to put back."""
 
     def _step_loss(self, augmentations: list[DsaParameters]) -> StepLoss:
-        def loss(theta: Tensor, samples: Tensor, labels: Tensor, step: int) -> Tensor:
-            sizes = [shape.numel() for shape in self.shapes]
-            parameters = {
-                name: part.view(shape)
-                for name, part, shape in zip(self.names, theta.split(sizes), self.shapes, strict=True)
-            }
-            x = DsaAugmentation.apply(samples, augmentations[step])
-            return F.cross_entropy(functional_call(self.student, parameters, (x,)), labels)
+        def loss(theta: Tensor, samples: Tensor, labels: Tensor, step: int, rows: slice) -> Tensor:
+            x = DsaAugmentation.apply(samples, augmentations[step].of(rows))
+            return F.cross_entropy(self.student(theta, x), labels)
 
         return loss
 
@@ -130,20 +123,24 @@ def match_by_graph(
     target: Tensor,
     samples_U: Tensor,
     labels_U: Tensor,
-    alpha: Tensor,
+    step_sizes_S: Tensor,
     positions_SB: Tensor,
-) -> tuple[Tensor, list[Tensor]]:
+) -> tuple[Tensor, UnrolledGradients]:
     """
-    L_DD and its gradients with respect to samples, alpha and (if they require them) labels, by one autograd graph over
-    all steps: fast, but memory grows with S.
+    L_DD and its gradients by one autograd graph over all steps, whose memory grows with S: the reference of
+    [`match_by_adjoint`].
     """
+    samples_U, step_sizes_S = samples_U.requires_grad_(), step_sizes_S.clone().requires_grad_()
+    labels_U = labels_U.requires_grad_(labels_U.is_floating_point())
     theta = start.clone().requires_grad_()
     for step, positions in enumerate(positions_SB):
-        loss = step_loss(theta, samples_U[positions], labels_U[positions], step)
+        loss = step_loss(theta, samples_U[positions], labels_U[positions], step, slice(None))
         (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
-        theta = theta - alpha * gradient
+        theta = theta - step_sizes_S[step] * gradient
     distance = (theta - target).square().sum() / (start - target).square().sum()
-    return distance.detach(), list(torch.autograd.grad(distance, _learned(samples_U, alpha, labels_U)))
+    wanted = [samples_U, step_sizes_S, *([labels_U] if labels_U.requires_grad else [])]
+    d_samples, d_step_sizes, *d_labels = torch.autograd.grad(distance, wanted)
+    return distance.detach(), UnrolledGradients(d_samples, d_labels[0] if d_labels else None, d_step_sizes)
 
 
 def match_by_adjoint(
@@ -152,40 +149,23 @@ def match_by_adjoint(
     target: Tensor,
     samples_U: Tensor,
     labels_U: Tensor,
-    alpha: Tensor,
+    step_sizes_S: Tensor,
     positions_SB: Tensor,
-) -> tuple[Tensor, list[Tensor]]:
-    r"""
-    The same by the adjoint of SGD, in memory that does not grow with S beyond the S parameter vectors.
-
-    With lambda_S = dL/dtheta_S and g_i = grad_theta loss_i(theta_i), going back over theta_{i+1} = theta_i - alpha
-    g_i: dL/dalpha -= lambda . g_i, dL/dx -= alpha d(lambda . g_i)/dx, lambda -= alpha d(lambda . g_i)/dtheta, where
-    the last two come from one backward pass through the graph of one step.
+    micro_batch_size: int | None = None,
+) -> tuple[Tensor, UnrolledGradients]:
     """
-    thetas = [start]
-    for step, positions in enumerate(positions_SB):
-        theta = thetas[-1].detach().requires_grad_()
-        loss = step_loss(theta, samples_U[positions].detach(), labels_U[positions].detach(), step)
-        (gradient,) = torch.autograd.grad(loss, theta)
-        thetas.append(theta.detach() - alpha.detach() * gradient)
+    The same in constant memory.
 
+    Args:
+        step_loss (`Callable`): the student's loss in a step.
+        start, target (`torch.Tensor` `[P]`): theta*_t and theta*_{t+M}.
+        samples_U, labels_U, step_sizes_S, positions_SB, micro_batch_size: as in [`unroll`].
+
+    Returns:
+        L_DD, 0-d, and its gradients.
+    """
+    run = samples_U, labels_U, step_sizes_S, positions_SB, micro_batch_size
+    thetas = unroll(step_loss, start, *run)
     scale = (start - target).square().sum()
-    error = thetas.pop() - target
-    adjoint = 2 * error / scale
-    wanted = _learned(samples_U, alpha, labels_U)
-    gradients = [torch.zeros_like(tensor) for tensor in wanted]
-    for step in reversed(range(len(positions_SB))):
-        theta = thetas.pop().detach().requires_grad_()
-        loss = step_loss(theta, samples_U[positions_SB[step]], labels_U[positions_SB[step]], step)
-        (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
-        product = adjoint @ gradient
-        d_theta, d_samples, *d_labels = torch.autograd.grad(product, [theta, wanted[0], *wanted[2:]])
-        gradients[1] -= product.detach()
-        for total, part in zip([gradients[0], *gradients[2:]], [d_samples, *d_labels], strict=True):
-            total -= alpha.detach() * part
-        adjoint = adjoint - alpha.detach() * d_theta
-    return error.square().sum() / scale, gradients
-
-
-def _learned(samples: Tensor, alpha: Tensor, labels: Tensor) -> list[Tensor]:
-    return [samples, alpha, labels] if labels.requires_grad else [samples, alpha]
+    error = thetas[-1] - target
+    return error.square().sum() / scale, gradients_through(step_loss, thetas, 2 * error / scale, *run)
