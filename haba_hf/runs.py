@@ -212,7 +212,7 @@ def train_one_student(recipe: Recipe, accelerator: Accelerator) -> float:
             num_labels=data.num_labels,
             epochs=arguments.student_epochs,
             learning_rate=learning_rate,
-            device=accelerator.device,
+            accelerator=accelerator,
             on_epoch=lambda epoch, loss: progress.update(),
         )
     score = accuracy(network, split.images, split.labels, processor)

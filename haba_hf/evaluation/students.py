@@ -123,12 +123,13 @@ def train_fresh_student(
     num_labels: int,
     epochs: int,
     learning_rate: float,
-    device: torch.device,
+    accelerator: Accelerator,
     on_epoch: Callable[[int, float], None],
 ) -> nn.Module:
     """
     Student `index` of a recipe: initialized from (`seed`, `index`), trained by [`train_student`] with the recipe's
-    momentum, weight decay and augmentation, which draws from `generator` as its batches do.
+    momentum, weight decay and augmentation, which draws from `generator` as its batches do, in the accelerator's mixed
+    precision.
 
     Raises:
         `FloatingPointError`: if the student diverges; names the learning rate and the epoch.
@@ -143,7 +144,8 @@ def train_fresh_student(
         weight_decay=args.evaluation_weight_decay,
         augmentation=DsaAugmentation(args.evaluation_dsa, per_sample=True),
         generator=generator,
-        device=device,
+        device=accelerator.device,
+        autocast=accelerator.autocast,
         on_epoch=on_epoch,
     )
     return network
@@ -211,7 +213,7 @@ def evaluate_students(
                     num_labels=num_labels,
                     epochs=epochs,
                     learning_rate=learning_rate,
-                    device=accelerator.device,
+                    accelerator=accelerator,
                     on_epoch=lambda epoch, loss: progress.update(),
                 )
                 scores = [accuracy(network, scored.images, scored.labels, processor) for scored in splits]

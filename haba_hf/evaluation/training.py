@@ -5,6 +5,7 @@ Shape legend: n images, B batch, C/H/W of an image, L classes.
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,7 @@ def train_student(
     augmentation: DsaAugmentation | None = None,
     generator: torch.Generator,
     device: torch.device | str = "cpu",
+    autocast: Callable[[], AbstractContextManager] = nullcontext,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> nn.Module:
     """
@@ -50,6 +52,7 @@ def train_student(
         augmentation ([`DsaAugmentation`], *optional*): of every batch.
         generator (`torch.Generator`): what the augmentation draws from.
         device (`torch.device`, *optional*, defaults to `"cpu"`): where to train.
+        autocast (`Callable`, *optional*): gives the context of each forward pass, such as `accelerator.autocast`.
         on_epoch (`Callable[[int, float], None]`, *optional*): told each epoch and its mean loss.
 
     Returns:
@@ -68,7 +71,8 @@ def train_student(
             samples_BCHW, labels = samples_BCHW.to(device), labels.to(device)
             if augmentation is not None:
                 samples_BCHW = augmentation(samples_BCHW, generator)
-            loss = F.cross_entropy(network(samples_BCHW), labels)
+            with autocast():
+                loss = F.cross_entropy(network(samples_BCHW), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -4,6 +4,8 @@ import random
 import subprocess
 import sys
 import textwrap
+from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
@@ -212,6 +214,21 @@ def test_training_equals_a_plain_loop(label_kind):
     for weight, other in zip(network.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(weight, other)
     assert [epoch for epoch, _ in losses] == list(range(5)) and losses[-1][1] < losses[0][1]
+
+
+def test_mixed_precision_is_that_of_the_forward_passes():
+    """bfloat16 rounds to 8 bits: the weights stay float32 and land near, not at, those of float32."""
+    model, trained = make_artifact(), []
+    for autocast in (nullcontext, partial(torch.autocast, "cpu", torch.bfloat16)):
+        network, seen = build_network(NETWORK, (1, 8, 8), 4, seed=0), set()
+        network.classifier.register_forward_hook(lambda *args, seen=seen: seen.add(args[-1].dtype))
+        generator = seeded_generator(3)
+        batches = partial(paired_batches, model, 3, generator)
+        train_student(network, lambda epoch, b=batches: b(), 3, 0.05, generator=generator, autocast=autocast)
+        trained.append(network.blocks[0].weight.detach())
+        assert torch.bfloat16 in seen or autocast is nullcontext
+    assert trained[1].dtype == torch.float32 and not torch.equal(*trained)
+    torch.testing.assert_close(*trained, rtol=0.1, atol=0.01)
 
 
 @pytest.mark.parametrize("epochs", [1, 30])

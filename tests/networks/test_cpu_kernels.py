@@ -46,7 +46,7 @@ def test_first_and_second_derivatives_of_a_convnet(shape):
         derivatives = []
         for blocks in (network._blocks_on_cpu, network.blocks):
             loss = F.cross_entropy(network.classifier(blocks(images).flatten(1)), torch.tensor([0, 2]))
-            first = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
+            first = torch.autograd.grad(loss, parameters, create_graph=True)
             product = sum(
                 (gradient * (1 + parameter.detach())).sum()
                 for gradient, parameter in zip(first, parameters, strict=True)
@@ -59,7 +59,7 @@ def test_first_and_second_derivatives_of_a_convnet(shape):
 
 def test_bfloat16_normalizes_an_edge_filter_in_float32():
     """A smooth image under a filter that sums to zero: its variance is tiny beside the patches'."""
-    convolution, norm = nn.Conv2d(1, 1, 3, padding=0, bias=False), nn.GroupNorm(1, 1)
+    convolution, norm = nn.Conv2d(1, 1, 3, padding=0), nn.GroupNorm(1, 1)
     convolution.weight.data = torch.tensor([[0.0, 0, 0], [-1, 2, -1], [0, 0, 0]]).view(1, 1, 3, 3)
     ramp = torch.linspace(-2, 2, 16)
     image = (ramp + 0.05 * torch.sin(3 * ramp)).expand(1, 1, 16, 16).contiguous()
