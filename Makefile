@@ -54,6 +54,6 @@ style: $(VENV)/.installed-quality  ## Fix lint and format in place
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmark: $(VENV)/.installed  ## Measure seconds per step and samples per second
-	@echo "==> Running the benchmark: training/benchmark.py"
-	$(BIN)/python training/benchmark.py
+benchmark: $(VENV)/.installed  ## Measure ours against a naive implementation, time and memory
+	@echo "==> Running the benchmark: training/benchmark"
+	$(BIN)/python training/benchmark

@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny import tiny_accelerator
 from transformers import AutoImageProcessor, AutoModel
 
 from haba_hf import HabaModel
 from haba_hf.recipe import parse_recipe
 from haba_hf.runs import distill, evaluate, load_artifact, student_network, train_one_student
+from tiny import tiny_accelerator
 
 CLASS_NAMES = ["green tea", "lava", "sky"]
 COLORS = [(60, 190, 70), (210, 60, 30), (70, 120, 230)]

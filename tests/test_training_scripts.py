@@ -1,5 +1,7 @@
 """Launches every script in training/ as a user would, for a few steps, and looks at the files it leaves."""
 
+import importlib
+import inspect
 import json
 import os
 import runpy
@@ -13,6 +15,9 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+import yaml
+from accelerate.commands.config import load_config_from_file
+from accelerate.commands.config.config_args import ClusterConfig
 from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_model
@@ -23,6 +28,7 @@ from haba_hf.data import DataArguments, load_image_data
 from haba_hf.evaluation import accuracy
 from haba_hf.networks import NetworkArguments, build_network
 from haba_hf.recipe import parse_recipe
+from tiny import gradients
 
 ROOT = Path(__file__).parents[1]
 TRAINING = ROOT / "training"
@@ -47,13 +53,13 @@ def run_script(name, *arguments, launch=()):
     return done.stdout
 
 
-def in_processes(number):
-    """The words that launch a script in so many processes on the CPU."""
+def in_two_processes():
+    """The words that launch a script in two processes on the CPU."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     launcher = ["-m", "accelerate.commands.launch", "--main_process_port", str(port)]
-    return [*launcher, "--multi_gpu", "--num_processes", str(number)]
+    return [*launcher, "--config_file", str(TRAINING / "accelerate" / "cpu-2.yaml")]
 
 
 def metrics_of(output_dir):
@@ -125,7 +131,7 @@ def error_of(run_here, capfd):
 def test_distribution_matching_in_two_processes_then_evaluate_and_train_a_student(tmp_path):
     """`haba` is distilled, evaluated and trained on; every number that is printed is in the files."""
     where = ["--output_dir", tmp_path]
-    run_script("distill.py", *DM, *where, launch=in_processes(2))
+    run_script("distill.py", *DM, *where, launch=in_two_processes())
     check_run(tmp_path, steps=4, num_hallucinators=5)
     events = [path for path in tmp_path.rglob("events.out.tfevents*") if path.stat().st_size]
     assert events, "tensorboard is the default tracker"
@@ -210,24 +216,59 @@ def test_an_interrupted_run_ends_in_the_same_bytes(tmp_path):
 
 
 @pytest.mark.slow
-def test_benchmark_prints_a_table():
-    printed = run_script("benchmark.py", "--quick", "--cases", "student")
+def test_benchmark_prints_two_tables():
+    printed = run_script("benchmark", "--quick", "--cases", "student", "student-plain")
     assert "torch " + torch.__version__ in printed
     assert "1 threads" in printed
-    (row,) = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")][1:]
-    assert row[:2] == ["student training, online pairing", "8x8, ConvNet-2, width 4"]
-    median, unit = row[2].split()
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")]
+    _, compared, _, alone = rows
+    assert compared[0] == "student training, 10 bases per class, bf16"
+    median, unit = compared[1].split()[:2]
     assert unit == "samples/s"
     assert float(median.replace(",", "")) > 0
-    assert float(row[4]) >= 0
+    assert float(compared[3]) > 0
+    assert alone[0] == "student training, 100 plain images, bf16"
 
 
-def test_every_case_of_the_benchmark_runs():
-    benchmark = runpy.run_path(str(TRAINING / "benchmark.py"))
-    for name, case in benchmark["CASES"].items():
-        with torch.random.fork_rng():
-            run = case.prepare(benchmark["QUICK"])
-        assert run() > 0, name
+@pytest.mark.parametrize("path", sorted((TRAINING / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_launch_configuration_is_one_that_accelerate_reads(path):
+    config = load_config_from_file(str(path))
+    assert isinstance(config, ClusterConfig)
+    written = yaml.safe_load(path.read_text())
+    assert written.keys() <= vars(config).keys()
+    assert config.num_processes == written["num_processes"]
+
+
+@pytest.fixture(scope="module")
+def benchmark_cases():
+    sys.path.insert(0, str(TRAINING))
+    yield importlib.import_module("benchmark.cases")
+    sys.path.remove(str(TRAINING))
+
+
+def test_every_case_of_the_benchmark_runs(benchmark_cases):
+    for name, case in benchmark_cases.CASES.items():
+        for prepare in filter(None, (case.ours, case.naive)):
+            AcceleratorState._reset_state(reset_partial_state=True)
+            with torch.random.fork_rng():
+                assert prepare(benchmark_cases.QUICK)() > 0, name
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize("objective", ["mtt", "dm"])
+def test_the_naive_way_gives_the_same_gradients(benchmark_cases, objective):
+    """Without the adversary and with the same draws: what the benchmark compares does the same work."""
+    found = []
+    for naive in (False, True):
+        run = benchmark_cases.distill(
+            benchmark_cases.QUICK, objective, naive, dsa="none", lambda_con=0.0, lambda_cos=0.0, optimizer="sgd"
+        )
+        distiller = inspect.getclosurevars(run).nonlocals["distiller"]
+        run()
+        found.append(gradients(distiller.model))
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(gradient, found[1][name], rtol=1e-3, atol=1e-6, msg=name)
+    assert found[0]["bases"].abs().max() > 0
 
 
 @pytest.mark.slow

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from tiny import NETWORK, gradients, tiny_accelerator, tiny_arguments, tiny_data, tiny_model
 
 from haba_hf.data.augmentation import DsaAugmentation
 from haba_hf.distillation.adversary import Adversary, contrastive_loss, cosine_loss, supervised_contrastive_loss
+from tiny import NETWORK, gradients, tiny_accelerator, tiny_arguments, tiny_data, tiny_model
 
 
 def random_features(views=3, bases=4, size=5, seed=0):

@@ -10,15 +10,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import (
-    NETWORK,
-    gradients,
-    launch_two_processes,
-    tiny_accelerator,
-    tiny_arguments,
-    tiny_data,
-    tiny_model,
-)
 
 from haba_hf import HabaModel
 from haba_hf.distillation import (
@@ -32,6 +23,15 @@ from haba_hf.distillation import (
 )
 from haba_hf.distillation.checkpoints import latest_checkpoint
 from haba_hf.pairing import seeded_generator
+from tiny import (
+    NETWORK,
+    gradients,
+    launch_two_processes,
+    tiny_accelerator,
+    tiny_arguments,
+    tiny_data,
+    tiny_model,
+)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,12 @@
 
 import pytest
 import torch
+
+from haba_hf.data.augmentation import DsaAugmentation
+from haba_hf.distillation import DistributionMatching
+from haba_hf.distillation.objectives import distribution_matching
+from haba_hf.networks import build_network
+from haba_hf.pairing import derived_seed
 from tiny import (
     NETWORK,
     assert_directional_derivative,
@@ -13,12 +19,6 @@ from tiny import (
     tiny_data,
     tiny_model,
 )
-
-from haba_hf.data.augmentation import DsaAugmentation
-from haba_hf.distillation import DistributionMatching
-from haba_hf.distillation.objectives import distribution_matching
-from haba_hf.networks import build_network
-from haba_hf.pairing import derived_seed
 
 pytestmark = pytest.mark.usefixtures("doubles")
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny import NETWORK, launch_two_processes, tiny_accelerator, tiny_data
 from torch.nn import functional as F
 
 from haba_hf.data.augmentation import DSA_STRATEGY, DsaAugmentation
@@ -14,6 +13,7 @@ from haba_hf.distillation import ExpertArguments, ExpertStore, experts, record_e
 from haba_hf.distillation.experts import expert_path, recording_bytes
 from haba_hf.networks import NetworkArguments, build_network
 from haba_hf.pairing import derived_seed
+from tiny import NETWORK, launch_two_processes, tiny_accelerator, tiny_data
 
 
 def tiny_experts(directory, **settings):

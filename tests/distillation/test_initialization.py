@@ -1,8 +1,8 @@
 import pytest
 import torch
-from tiny import tiny_data
 
 from haba_hf.distillation import ModelArguments, initial_model
+from tiny import tiny_data
 
 
 def rows_of(model, data):

@@ -3,6 +3,14 @@ finite differences of L_DD, in float64."""
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
+
+from haba_hf.data.augmentation import DsaAugmentation
+from haba_hf.distillation import TrajectoryMatching
+from haba_hf.distillation.experts import flat_parameters
+from haba_hf.distillation.objectives.trajectory_matching import draw_pairs
+from haba_hf.networks import build_network
 from tiny import (
     NETWORK,
     assert_directional_derivative,
@@ -14,14 +22,6 @@ from tiny import (
     tiny_data,
     tiny_model,
 )
-from torch import nn
-from torch.nn import functional as F
-
-from haba_hf.data.augmentation import DsaAugmentation
-from haba_hf.distillation import TrajectoryMatching
-from haba_hf.distillation.experts import flat_parameters
-from haba_hf.distillation.objectives.trajectory_matching import draw_pairs
-from haba_hf.networks import build_network
 
 UNROLLS = {"graph": {"unroll": "graph"}, "adjoint": {}, "micro-batches": {"micro_batch_size": 2}}
 

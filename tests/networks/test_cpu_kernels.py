@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tiny import double_precision
 from torch import nn
 from torch.nn import functional as F
 
 from haba_hf.networks import ConvNet
 from haba_hf.networks.cpu_kernels import average_pool, normalized_convolution
+from tiny import double_precision
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (1, 1, 4, 6), (3, 2, 7, 8), (2, 2, 6, 5)])

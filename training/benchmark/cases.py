@@ -1,0 +1,304 @@
+"""What the benchmark measures: each case prepares something to time, ours and, where there is one, the naive way."""
+
+import tempfile
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+
+# torch and haba_hf are imported in the functions that a case's process calls: a new process begins with the peak
+# memory of the one that started it, which therefore has to be small.
+
+CLASSES, HALLUCINATORS = 10, 5
+
+
+@dataclass
+class Size:
+    """What a case is measured on."""
+
+    side: int = 28
+    depth: int = 3
+    width: int = 128
+    student_epochs: int = 8
+    real_batch_size: int = 256
+    student_steps: int = 50
+    bank_steps: int = 5
+    materializations: int = 20
+    expert_images: int = 2560
+
+
+QUICK = Size(
+    side=8, depth=2, width=4, student_epochs=2, real_batch_size=4, student_steps=3, bank_steps=2, expert_images=32
+)
+
+# Gives what to time, which returns how many samples or steps it did.
+Prepare = Callable[[Size], Callable[[], int]]
+
+
+@dataclass
+class Case:
+    """One line of the first table: ours beside naive; or, without `naive`, of the second, how ours grows."""
+
+    title: str
+    unit: str  # "samples/s", or "s" for seconds a step
+    ours: Prepare
+    naive: Prepare | None = None
+
+
+def artifact(size: Size, bases_per_class: int = 10, num_hallucinators: int = HALLUCINATORS):
+    """An artifact of random numbers."""
+    import torch
+
+    from haba_hf import HabaConfig, HabaModel
+
+    torch.manual_seed(0)
+    sample = {"sample_channels": 1, "sample_height": size.side, "sample_width": size.side}
+    budget = {"bases_per_class": bases_per_class, "num_hallucinators": num_hallucinators}
+    return HabaModel(HabaConfig(num_labels=CLASSES, **budget, **sample))
+
+
+def random_data(size: Size, images_per_class: int):
+    """Random images as real data."""
+    import torch
+
+    from haba_hf.data import ImageData, Split
+    from haba_hf.processing_haba import HabaImageProcessor
+
+    torch.manual_seed(0)
+    labels = torch.arange(CLASSES).repeat(images_per_class)
+    images = torch.randint(256, (len(labels), 1, size.side, size.side), dtype=torch.uint8)
+    split = Split(images, labels)
+    return ImageData(
+        name="random",
+        train=split,
+        validation=split,
+        test=None,
+        class_names=[str(label) for label in range(CLASSES)],
+        processor=HabaImageProcessor(num_channels=1, image_mean=[0.5], image_std=[0.29]),
+        fingerprint="random",
+    )
+
+
+def convnet(size: Size):
+    from haba_hf.networks import NetworkArguments
+
+    return NetworkArguments(network_depth=size.depth, network_width=size.width)
+
+
+def students(size: Size, naive: bool = False, num_hallucinators: int = HALLUCINATORS, bf16: bool = True):
+    """Epochs of a student of 10 bases per class."""
+    import torch
+
+    from benchmark.naive import NativeConvNet, samples_one_by_one
+    from haba_hf.data.augmentation import DsaAugmentation
+    from haba_hf.evaluation import train_student
+    from haba_hf.networks import build_network
+    from haba_hf.pairing import materialize_if_small, paired_batches
+
+    model = artifact(size, num_hallucinators=num_hallucinators)
+    network = build_network(convnet(size), model.config.sample_shape, CLASSES, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    batch_size = 256
+
+    @torch.no_grad()
+    def one_by_one(epoch: int):
+        for bases in torch.randperm(model.config.num_bases, generator=generator).split(batch_size):
+            drawn = torch.randint(HALLUCINATORS, bases.shape, generator=generator)
+            yield samples_one_by_one(model, bases * HALLUCINATORS + drawn)
+
+    def run() -> int:
+        materialized = None if naive else materialize_if_small(model)
+        train_student(
+            NativeConvNet(network) if naive else network,
+            one_by_one if naive else (lambda epoch: paired_batches(model, batch_size, generator, materialized)),
+            size.student_epochs,
+            learning_rate=0.01,
+            augmentation=DsaAugmentation(),
+            generator=generator,
+            autocast=partial(torch.autocast, "cpu", torch.bfloat16) if bf16 and not naive else nullcontext,
+        )
+        return size.student_epochs * model.config.num_bases
+
+    return run
+
+
+def pairing(size: Size, num_hallucinators: int = HALLUCINATORS):
+    """The batches of 100 epochs at 10 bases per class, without training on them."""
+    import torch
+
+    from haba_hf.pairing import materialize_if_small, paired_batches
+
+    model = artifact(size, num_hallucinators=num_hallucinators)
+    generator, materialized = torch.Generator().manual_seed(0), materialize_if_small(model)
+
+    def run() -> int:
+        return sum(
+            len(labels) for _ in range(100) for _, labels in paired_batches(model, 256, generator, materialized)
+        )
+
+    return run
+
+
+class RandomExperts:
+    """In place of recorded experts: random parameters, whose values do not change what a step costs."""
+
+    num_snapshots = 4
+
+    def __init__(self, ends):
+        self.ends = ends
+
+    def draw(self, max_start, span, generator):
+        return self.ends
+
+
+def distill(size: Size, objective: str = "mtt", naive: bool = False, bases_per_class: int = 1, **settings):
+    """Whole steps of Algorithm 1, with the adversary."""
+    import torch
+    from accelerate import Accelerator
+
+    from benchmark.naive import NaiveDistributionMatching, NaiveTrajectoryMatching
+    from haba_hf.distillation import DistillationArguments, Distiller, DistributionMatching, TrajectoryMatching
+    from haba_hf.networks import build_network
+
+    data, network_arguments = random_data(size, size.real_batch_size), convnet(size)
+    arguments = DistillationArguments(
+        objective=objective,
+        **{"real_batch_size": size.real_batch_size, "student_steps": size.student_steps} | settings,
+    )
+    if objective == "dm":
+        matching = (NaiveDistributionMatching if naive else DistributionMatching)(network_arguments, arguments)
+    else:
+        network = build_network(network_arguments, data.image_shape, CLASSES, seed=0)
+        experts = RandomExperts(torch.randn(2, sum(parameter.numel() for parameter in network.parameters())) / 100)
+        kind = NaiveTrajectoryMatching if naive else TrajectoryMatching
+        matching = kind(experts, network_arguments, arguments)
+    model, accelerator = artifact(size, bases_per_class), Accelerator(cpu=True)
+    distiller = Distiller(model, matching, arguments, network_arguments, data, accelerator, recipe_hash="")
+    steps = size.bank_steps if arguments.network_bank else 1
+
+    def run() -> int:
+        for _ in range(steps):
+            distiller.step()
+        return steps
+
+    return run
+
+
+def experts(size: Size, naive: bool = False):
+    """An epoch of an expert."""
+    import torch
+    from accelerate import Accelerator
+
+    from benchmark.naive import train_on_real
+    from haba_hf.distillation import ExpertArguments, record_experts
+    from haba_hf.networks import build_network
+
+    data = random_data(size, size.expert_images // CLASSES)
+    accelerator = None if naive else Accelerator(cpu=True, mixed_precision="bf16")
+
+    def run() -> int:
+        if naive:
+            network = build_network(convnet(size), data.image_shape, CLASSES, seed=0)
+            train_on_real(network, data.train.images, data.train.labels, data.processor, 256, 0.01)
+        else:
+            with tempfile.TemporaryDirectory() as directory:
+                arguments = ExpertArguments(experts_dir=directory, num_experts=1)
+                record_experts(data, convnet(size), arguments, 2, accelerator)
+        return len(data.train)
+
+    torch.manual_seed(0)
+    return run
+
+
+def augment(size: Size, naive: bool = False):
+    """DSA of a batch, each image its own magnitudes."""
+    import torch
+
+    from haba_hf.data.augmentation import DsaAugmentation, DsaParameters
+
+    augmentation, images = DsaAugmentation(), torch.randn(256, 1, size.side, size.side)
+    generator = torch.Generator().manual_seed(0)
+
+    def run() -> int:
+        for _ in range(60):
+            drawn = augmentation.draw(len(images), generator)
+            if naive:
+                parts = zip(images.split(1), drawn.uniforms.split(1), strict=True)
+                torch.cat([augmentation.apply(image, DsaParameters(drawn.operation, row)) for image, row in parts])
+            else:
+                augmentation.apply(images, drawn)
+        return 60 * len(images)
+
+    return run
+
+
+def materialize(size: Size, naive: bool = False, num_hallucinators: int = HALLUCINATORS):
+    """All samples of an artifact of 10 bases per class."""
+    import torch
+
+    from benchmark.naive import samples_one_by_one
+
+    model = artifact(size, num_hallucinators=num_hallucinators)
+
+    @torch.no_grad()
+    def run() -> int:
+        for _ in range(1 if naive else size.materializations):
+            samples_one_by_one(model, torch.arange(model.config.num_samples)) if naive else model.materialize()
+        return (1 if naive else size.materializations) * model.config.num_samples
+
+    return run
+
+
+def both(prepare: Callable, **settings) -> dict[str, Prepare]:
+    """Ours and the naive way of the same."""
+    return {"ours": partial(prepare, **settings), "naive": partial(prepare, naive=True, **settings)}
+
+
+def resized(prepare: Prepare, **changes: int) -> Prepare:
+    """The same at another size; left alone by --quick."""
+    return lambda size: prepare(size if size.width == QUICK.width else replace(size, **changes))
+
+
+CASES = {
+    "mtt-1": Case("MTT step, 1 basis per class, 50 student steps x 10", "s", **both(distill)),
+    "mtt-10": Case(
+        "MTT step, 10 bases per class, 5 student steps x 100",
+        "s",
+        **both(distill, bases_per_class=10, student_steps=5),
+    ),
+    "dm": Case("DM step, new network, 256 real images a class", "s", **both(distill, objective="dm")),
+    "dm-bank": Case(
+        "DM step, network bank with cached real means",
+        "s",
+        ours=partial(distill, objective="dm", network_bank=1),
+        naive=partial(distill, objective="dm", naive=True),
+    ),
+    "dsa": Case("DSA of a batch of 256", "samples/s", **both(augment)),
+    "student": Case("student training, 10 bases per class, bf16", "samples/s", **both(students)),
+    "student-fp32": Case(
+        "student training, 10 bases per class, float32",
+        "samples/s",
+        ours=partial(students, bf16=False),
+        naive=partial(students, naive=True),
+    ),
+    "experts": Case("expert recording, bf16", "samples/s", **both(experts)),
+    "materialize": Case("materialization, 10 bases per class", "samples/s", **both(materialize)),
+    "mtt-steps-10": Case("MTT, 10 student steps", "s", partial(distill, student_steps=10)),
+    "mtt-steps-100": Case("MTT, 100 student steps", "s", partial(distill, student_steps=100)),
+    "mtt-graph": Case("MTT, 50 student steps, full graph", "s", partial(distill, unroll="graph")),
+    "mtt-micro": Case(
+        "MTT, 10 bases per class, 5 student steps x 100 in micro-batches of 10",
+        "s",
+        partial(distill, bases_per_class=10, student_steps=5, micro_batch_size=10),
+    ),
+    "mtt-64px": Case(
+        "MTT, 64x64 pixels, 5 student steps", "s", resized(partial(distill, student_steps=5), side=64, depth=4)
+    ),
+    "student-plain": Case(
+        "student training, 100 plain images, bf16", "samples/s", partial(students, num_hallucinators=0)
+    ),
+    "pairing": Case("online pairing alone, 10 bases per class", "samples/s", pairing),
+    "materialize-20": Case(
+        "materialization, 20 hallucinators", "samples/s", partial(materialize, num_hallucinators=20)
+    ),
+}
