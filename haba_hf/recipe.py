@@ -23,6 +23,7 @@ from typing import Any, get_type_hints
 import yaml
 from transformers.utils.logging import disable_progress_bar
 
+from .coresets import CoresetArguments
 from .data import DataArguments
 from .distillation import DistillationArguments, ExpertArguments, ModelArguments
 from .evaluation import EvaluationArguments
@@ -41,6 +42,7 @@ class Recipe:
     model: ModelArguments = field(default_factory=ModelArguments)
     network: NetworkArguments = field(default_factory=NetworkArguments)
     experts: ExpertArguments = field(default_factory=ExpertArguments)
+    coreset: CoresetArguments = field(default_factory=CoresetArguments)
     distillation: DistillationArguments = field(default_factory=DistillationArguments)
     evaluation: EvaluationArguments = field(default_factory=EvaluationArguments)
 
