@@ -24,6 +24,7 @@ import yaml
 from transformers.utils.logging import disable_progress_bar
 
 from .allocator import keep_freed_memory
+from .coresets import CoresetArguments
 from .data import DataArguments
 from .distillation import DistillationArguments, ExpertArguments, ModelArguments
 from .evaluation import EvaluationArguments
@@ -42,6 +43,7 @@ class Recipe:
     model: ModelArguments = field(default_factory=ModelArguments)
     network: NetworkArguments = field(default_factory=NetworkArguments)
     experts: ExpertArguments = field(default_factory=ExpertArguments)
+    coreset: CoresetArguments = field(default_factory=CoresetArguments)
     distillation: DistillationArguments = field(default_factory=DistillationArguments)
     evaluation: EvaluationArguments = field(default_factory=EvaluationArguments)
 

@@ -16,6 +16,7 @@ from safetensors.torch import save_model
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor
 
+from .coresets import choose_coreset, real_images_artifact, real_images_config
 from .data import ImageData, Split, load_image_data
 from .distillation import Distiller, DistributionMatching, ExpertStore, Objective, TrajectoryMatching, initial_model
 from .evaluation import (
@@ -38,7 +39,15 @@ from .networks import NetworkArguments
 from .pairing import materialize_if_small, paired_batches, seeded_generator
 from .processing_haba import HabaImageProcessor
 from .recipe import Recipe
-from .storage import StorageFigures, describe_storage, describe_training_set, equal_storage_images_per_class
+from .storage import (
+    StorageFigures,
+    check_budget,
+    describe_storage,
+    describe_training_set,
+    equal_storage_images_per_class,
+)
+
+CORESET = "coreset.json"  # what tells a chosen artifact from a distilled one
 
 
 def start_accelerator(**settings: Any) -> Accelerator:
@@ -73,6 +82,8 @@ def distill(recipe: Recipe, accelerator: Accelerator) -> Path:
     arguments = recipe.distillation
     data = load_image_data(recipe.data, allow_missing_test=True)
     model = initial_model(recipe.model, data, arguments.seed)
+    if recipe.model.storage_budget is not None:
+        check_budget(model.config, recipe.model.storage_budget)
     accelerator.print(f"{data.name}: {len(data.train):,} training images -> {model.storage().floats:,} floats")
     distiller = Distiller(
         model,
@@ -118,9 +129,7 @@ def write_artifact(
     metrics = Path(recipe.distillation.output_dir) / "metrics.jsonl"
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     with atomic_directory(path) as aside:
-        model.save_pretrained(aside)
-        processor.save_pretrained(aside)
-        recipe.write(aside / "recipe.yaml")
+        _write_model(aside, model, processor, recipe)
         provenance = {
             "recipe_hash": recipe.hash,
             "dataset": data.name,
@@ -132,6 +141,57 @@ def write_artifact(
         write_json(aside / "distillation.json", provenance)
         save_gallery(model, processor, aside / "gallery.png", bases_per_class=min(3, model.config.bases_per_class))
         plot_training_curves(metrics, aside / "training_curves.png")
+
+
+def select_coreset(recipe: Recipe, accelerator: Accelerator) -> Path:
+    """
+    Chooses the recipe's coreset, `bases_per_class` real images of each class, and writes `output_dir/artifact`:
+    config, images, processor, recipe, `coreset.json` (which rows of the training split, where and how long it took)
+    and gallery. The main process does it, the others wait.
+
+    Returns:
+        The artifact's folder.
+
+    Raises:
+        `ValueError`: if the recipe asks for more than plain real images or a class has too few, or `output_dir` or
+            `coreset_dir` holds something else.
+        `OSError`: if a folder cannot be written.
+        `FloatingPointError`: if the expert diverges.
+    """
+    settings, seed = recipe.model, recipe.distillation.seed
+    if settings.num_hallucinators or settings.basis_channels or settings.label_kind != "hard":
+        raise ValueError(
+            "A coreset is real images with their labels, bases_per_class of each class: set num_hallucinators to 0 "
+            "and label_kind to hard, and leave basis_channels out."
+        )
+    path = Path(recipe.distillation.output_dir) / "artifact"
+    if path.exists() and not (path / CORESET).exists():
+        raise ValueError(f"{path} is no coreset but was distilled: choose another output_dir, or remove it.")
+    data = load_image_data(recipe.data, allow_missing_test=True)
+    config = real_images_config(data, settings.bases_per_class, settings.student_learning_rate)
+    if settings.storage_budget is not None:
+        check_budget(config, settings.storage_budget)
+    if accelerator.is_main_process:
+        check_writable(recipe.distillation.output_dir)
+        coreset = choose_coreset(data, config.bases_per_class, recipe.network, recipe.coreset, seed, accelerator)
+        rows_of_class = coreset.rows.view(data.num_labels, -1).tolist()
+        with atomic_directory(path) as aside:
+            model = real_images_artifact(data, coreset.rows, config)
+            _write_model(aside, model, data.processor, recipe)
+            provenance = {
+                "coreset": recipe.coreset.coreset,
+                "recipe_hash": recipe.hash,
+                "dataset": data.name,
+                "data_fingerprint": data.fingerprint,
+                "training_rows": dict(zip(data.class_names, rows_of_class, strict=True)),
+                "seconds": round(coreset.seconds, 1),
+                **environment(accelerator),
+            }
+            write_json(aside / CORESET, provenance)
+            save_gallery(model, data.processor, aside / "gallery.png")
+        accelerator.print(f"{path}: {len(coreset.rows)} of {len(data.train):,} training images")
+    accelerator.wait_for_everyone()
+    return path
 
 
 def evaluate(recipe: Recipe, accelerator: Accelerator) -> list[ReportRow]:
@@ -164,9 +224,7 @@ def evaluate(recipe: Recipe, accelerator: Accelerator) -> list[ReportRow]:
             write_results(path, rows, **facts, seed=seed, settings=settings, **environment(accelerator))
 
     result = evaluate_artifact(model, split, processor, network, arguments, seed, accelerator)
-    hallucinators = model.config.num_hallucinators
-    name = f"HaBa, {hallucinators} hallucinators" if hallucinators else "plain pixels"
-    add(name, result, describe_storage(model.storage(), train_images, shape))
+    add(_system_name(artifact, model), result, describe_storage(model.storage(), train_images, shape))
     if arguments.references in ("random", "all"):
         images_per_class = equal_storage_images_per_class(model.config)
         result = evaluate_random_real(data, split, images_per_class, network, arguments, seed, accelerator)
@@ -270,6 +328,21 @@ def student_network(recipe: Recipe) -> NetworkArguments:
     return dataclasses.replace(recipe.network, network_width=width)
 
 
+def _write_model(folder: Path, model: HabaModel, processor: HabaImageProcessor, recipe: Recipe) -> None:
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    recipe.write(folder / "recipe.yaml")
+
+
+def _system_name(artifact: str, model: HabaModel) -> str:
+    """What an artifact is called in a table."""
+    provenance = Path(artifact) / CORESET
+    if provenance.is_file():
+        return f"coreset, {json.loads(provenance.read_text())['coreset']}"
+    hallucinators = model.config.num_hallucinators
+    return f"HaBa, {hallucinators} hallucinators" if hallucinators else "plain pixels"
+
+
 def _open_evaluation(
     recipe: Recipe, accelerator: Accelerator
 ) -> tuple[str, HabaModel, HabaImageProcessor, ImageData, Split]:
@@ -278,7 +351,8 @@ def _open_evaluation(
     artifact = recipe.evaluation.artifact or str(Path(output_dir) / "artifact")
     if recipe.evaluation.artifact is None and not Path(artifact).is_dir():
         raise FileNotFoundError(
-            f"There is no artifact in {output_dir}: run training/distill.py with the same recipe, or set artifact."
+            f"There is no artifact in {output_dir}: run training/distill.py with the same recipe (of a coreset: "
+            "training/select_coreset.py), or set artifact."
         )
     model, processor = load_artifact(artifact)
     on_test = recipe.evaluation.evaluation_split == "test"

@@ -220,6 +220,17 @@ def test_validation_needs_a_validation_split(recipe_of, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_an_artifact_over_budget_is_refused_before_any_work(recipe_of, tmp_path):
+    # 3 bases of 192 values and 2 hallucinators of 552: 1,680 floats, 2.92 images per class.
+    with pytest.raises(ValueError, match=r"1 bases per class .* 2\.9 images per class|2\.9 images per class pay for"):
+        distill(recipe_of(storage_budget=2.9, objective="mtt"), tiny_accelerator())
+    assert not (tmp_path / "run").exists()
+    recipe = recipe_of(storage_budget=3)
+    distill(recipe, tiny_accelerator())
+    assert recipe.hash == recipe_of().hash, "a budget changes no result"
+    distill(recipe_of(), tiny_accelerator())  # the checkpoint is this recipe's
+
+
 def test_student_network(recipe_of):
     assert student_network(recipe_of()).network_width == 8
     assert student_network(recipe_of(student_width=16)).network_width == 16

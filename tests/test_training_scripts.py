@@ -187,6 +187,34 @@ def test_trajectory_matching_from_experts_to_artifacts(run_here, tmp_path):
 
 
 @pytest.mark.slow
+def test_coresets_are_chosen_and_evaluated(run_here, tmp_path):
+    shared = [TRAINING / "recipes" / "digits" / "forgetting-1pc.yaml", *NETWORK, "--coreset_epochs", "2"]
+    shared += ["--coreset_dir", tmp_path / "coresets"]
+    printed = run_script("select_coreset.py", *shared, "--output_dir", tmp_path / "forgetting")
+    assert f"{tmp_path / 'forgetting' / 'artifact'}: 10 of 1,293 training images" in printed
+    (features,) = (tmp_path / "coresets").iterdir()
+    written = features.stat().st_mtime_ns
+    herding = [*shared, "--coreset", "herding", "--bases_per_class", "2", "--output_dir", tmp_path / "herding"]
+    run_here("select_coreset.py", *herding)
+    assert features.stat().st_mtime_ns == written, "one expert serves all coresets"
+    for name, images_per_class in (("forgetting", 1), ("herding", 2)):
+        artifact = tmp_path / name / "artifact"
+        assert HabaModel.from_pretrained(artifact).materialize().samples.shape == (10 * images_per_class, 1, 8, 8)
+        assert json.loads((artifact / "coreset.json").read_text())["coreset"] == name
+        assert {"gallery.png", "preprocessor_config.json", "recipe.yaml"} <= {path.name for path in artifact.iterdir()}
+    run_here("evaluate.py", *herding, *EVALUATION, "--references", "none")
+    (row,) = json.loads((tmp_path / "herding" / "results.json").read_text())["rows"]
+    assert row["system"] == "coreset, herding"
+
+
+def test_hallucinators_in_a_coreset(error_of, tmp_path):
+    line = error_of("select_coreset.py", "--coreset", "herding", "--output_dir", tmp_path / "run")
+    assert "A coreset is real images with their labels" in line
+    assert "set num_hallucinators to 0" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
 def test_an_interrupted_run_ends_in_the_same_bytes(tmp_path):
     """Killed by SIGTERM after a checkpoint and launched again, against a run in one go."""
     options = [*DM, "--num_hallucinators", "2", "--steps", "100", "--checkpoint_every", "10", *TO]
@@ -283,7 +311,9 @@ def test_demo(tmp_path):
         assert (tmp_path / run / "artifact" / "gallery.png").is_file()
 
 
-@pytest.mark.parametrize("name", ["record_experts.py", "distill.py", "evaluate.py", "train_student.py"])
+@pytest.mark.parametrize(
+    "name", ["record_experts.py", "select_coreset.py", "distill.py", "evaluate.py", "train_student.py"]
+)
 def test_unknown_field_names_the_nearest(name, error_of, tmp_path):
     line = error_of(name, "--basis_per_class", "1")
     assert line == "error: command line: unknown field 'basis_per_class'; did you mean 'bases_per_class'?"
@@ -365,9 +395,9 @@ def test_artifact_missing_damaged_or_of_other_data(name, error_of, tmp_path):
     assert f"The safetensors file of {artifact} is cut off" in line
 
 
-@pytest.mark.parametrize("name", ["record_experts.py", "distill.py"])
+@pytest.mark.parametrize("name", ["record_experts.py", "select_coreset.py", "distill.py"])
 def test_unwritable_output(name, error_of, tmp_path):
     (tmp_path / "file").write_text("in the way")
     place = tmp_path / "file" / "run"
-    line = error_of(name, *DM, "--experts_dir", place, *TO, place)
+    line = error_of(name, *DM, "--num_hallucinators", "0", "--experts_dir", place, *TO, place)
     assert f"Cannot write {place}" in line

@@ -28,6 +28,13 @@ class ModelArguments:
     basis_init: Literal["real", "noise"] = field(
         default="real", metadata={"help": "Bases start as random real images of their class, or as N(0, 1)."}
     )
+    storage_budget: float | None = field(
+        default=None,
+        metadata={
+            "help": "Refuse an artifact of more floats than this many plain images per class (IPC) take.",
+            "result": False,
+        },
+    )
 
 
 @dataclass

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import torch
 from accelerate import Accelerator
 
+from ..coresets import random_images, real_images_artifact, real_images_config
 from ..data import ImageData, Split
-from ..distillation import ModelArguments, initial_model
 from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments
 from ..pairing import derived_seed, materialize_if_small, paired_batches
@@ -31,7 +31,8 @@ def random_real_artifact(data: ImageData, images_per_class: int, seed: int) -> H
     Raises:
         `ValueError`: if a class has fewer training images.
     """
-    return initial_model(ModelArguments(bases_per_class=images_per_class, num_hallucinators=0), data, seed)
+    rows = random_images(data, images_per_class, seed)
+    return real_images_artifact(data, rows, real_images_config(data, images_per_class))
 
 
 def evaluate_random_real(

@@ -1,0 +1,20 @@
+"""Coresets: real training images that are chosen, not learned, the same number of every class and without
+replacement. Each is an artifact of plain pixels (K = 0)."""
+
+from .expert import CoresetArguments, record_expert_features
+from .rules import ForgettingEvents, herding, k_center, most_forgotten
+from .selection import Coreset, choose_coreset, random_images, real_images_artifact, real_images_config
+
+__all__ = [
+    "Coreset",
+    "CoresetArguments",
+    "ForgettingEvents",
+    "choose_coreset",
+    "herding",
+    "k_center",
+    "most_forgotten",
+    "random_images",
+    "real_images_artifact",
+    "real_images_config",
+    "record_expert_features",
+]

@@ -1,0 +1,192 @@
+"""The expert that coresets are chosen by: a network trained once on the whole training split, whose features and
+forgetting events are recorded in one file.
+
+Shape legend: n training images, N images of one class, D features, B batch, L classes.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from ..data import ImageData
+from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
+from ..files import atomic_file, check_writable
+from ..networks import ConvNet, NetworkArguments, build_network
+from ..pairing import derived_seed, seeded_generator
+from .rules import ForgettingEvents
+
+# The independent streams of the expert: its weights; its order of images and their augmentation.
+WEIGHTS, TRAINING = range(2)
+MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # as students are trained
+FEATURE_BATCH_SIZE = 256
+
+
+@dataclass
+class CoresetArguments:
+    """Which coreset of `bases_per_class` images per class, and how the expert is trained by which it is chosen."""
+
+    coreset: Literal["random", "herding", "k_center", "forgetting"] = field(
+        default="random", metadata={"help": "How real images are chosen; random alone needs no expert."}
+    )
+    coreset_epochs: int = field(default=50, metadata={"help": "Epochs of the coreset's expert on the training split."})
+    coreset_learning_rate: float = field(
+        default=0.01, metadata={"help": "SGD learning rate of that expert (momentum 0.9)."}
+    )
+    coreset_batch_size: int = field(default=256, metadata={"help": "Real images a step of that expert."})
+    coreset_dsa: str = field(
+        default=DSA_STRATEGY, metadata={"help": "DSA strategy while that expert trains, or none."}
+    )
+    coreset_dir: str = field(
+        default="coresets",
+        metadata={
+            "help": "Folder of that expert's features and forgetting events; coresets of one data set share it.",
+            "result": False,
+        },
+    )
+
+    def __post_init__(self):
+        for name in ("coreset_epochs", "coreset_batch_size"):
+            if vars(self)[name] < 1:
+                raise ValueError(f"{name} must be at least 1, got {vars(self)[name]}.")
+        if not self.coreset_learning_rate > 0:
+            raise ValueError(f"coreset_learning_rate must be positive, got {self.coreset_learning_rate}.")
+        DsaAugmentation(self.coreset_dsa)  # an unknown operation is refused now
+
+
+def record_expert_features(
+    data: ImageData,
+    network_arguments: NetworkArguments,
+    arguments: CoresetArguments,
+    seed: int,
+    accelerator: Accelerator,
+) -> Path:
+    """
+    Trains the expert on the whole training split and writes `coreset_dir/expert-features.safetensors`: for each class
+    the features `[N, D]` of its images in order (float32, not augmented, after the last epoch), and the forgetting
+    events `[n]` counted on the augmented images of every step before its update.
+
+    Returns:
+        The file's path. One that is already there is kept if it is of the same network, data and training.
+
+    Raises:
+        `ValueError`: if it is of something else, or damaged.
+        `OSError`: if the folder cannot be written.
+        `FloatingPointError`: if the loss or a feature becomes NaN or infinite.
+    """
+    path = Path(arguments.coreset_dir) / "expert-features.safetensors"
+    expected = {
+        "network": json.dumps([asdict(network_arguments), list(data.image_shape), data.num_labels], sort_keys=True),
+        "data": data.fingerprint,
+        "training": json.dumps(
+            {
+                "epochs": arguments.coreset_epochs,
+                "learning_rate": arguments.coreset_learning_rate,
+                "batch_size": arguments.coreset_batch_size,
+                "dsa": arguments.coreset_dsa,
+                "mixed_precision": accelerator.mixed_precision,
+                "seed": seed,
+            },
+            sort_keys=True,
+        ),
+    }
+    if path.exists():
+        _check_header(path, expected)
+        return path
+    check_writable(arguments.coreset_dir)
+    started = time.perf_counter()
+    seed_of_weights = derived_seed(seed, WEIGHTS)
+    network = build_network(network_arguments, data.image_shape, data.num_labels, seed_of_weights)
+    events_n = _train(network, data, arguments, seeded_generator(seed, TRAINING), accelerator)
+    tensors = {features_of(label): _features(network, data, label, accelerator) for label in range(data.num_labels)}
+    if not all(features_ND.isfinite().all() for features_ND in tensors.values()):
+        raise _divergence(arguments, arguments.coreset_epochs)
+    header = {**expected, "seconds": str(time.perf_counter() - started)}
+    with atomic_file(path) as aside:
+        save_file({**tensors, "forgetting_events": events_n}, aside, header)
+    return path
+
+
+def features_of(label: int) -> str:
+    """The tensor's name; one for each class, so that no more than a class is read at a time."""
+    return f"features.{label}"
+
+
+def _train(
+    network: ConvNet,
+    data: ImageData,
+    arguments: CoresetArguments,
+    generator: torch.Generator,
+    accelerator: Accelerator,
+) -> Tensor:
+    """Trains the expert in place and returns the forgetting events `[n]` of its training."""
+    device = accelerator.device
+    network.to(device).train()
+    images, labels = data.train.images.to(device), data.train.labels.to(device)
+    augmentation = DsaAugmentation(arguments.coreset_dsa)
+    optimizer = torch.optim.SGD(
+        network.parameters(), arguments.coreset_learning_rate, MOMENTUM, weight_decay=WEIGHT_DECAY
+    )
+    events = ForgettingEvents(len(labels), device)
+    disable = None if accelerator.is_main_process else True  # None: shown only on a terminal
+    for epoch in tqdm(range(arguments.coreset_epochs), desc="expert", unit="epoch", disable=disable):
+        losses = []
+        for rows_B in torch.randperm(len(labels), generator=generator).split(arguments.coreset_batch_size):
+            rows_B = rows_B.to(device)
+            images_BCHW = augmentation(data.processor.normalize(images[rows_B]), generator)
+            with accelerator.autocast():
+                logits_BL = network(images_BCHW)
+                loss = F.cross_entropy(logits_BL, labels[rows_B])
+            events.update(rows_B, logits_BL.argmax(dim=1) == labels[rows_B])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+        if not torch.stack(losses).isfinite().all():
+            raise _divergence(arguments, epoch + 1)
+    return events.counts()
+
+
+@torch.no_grad()
+def _features(network: ConvNet, data: ImageData, label: int, accelerator: Accelerator) -> Tensor:
+    """Features `[N, D]` of the images of one class, on the CPU."""
+    network.eval()
+    parts = []
+    for images_BCHW in data.train.images[data.train.of_class(label)].split(FEATURE_BATCH_SIZE):
+        with accelerator.autocast():
+            features_BD = network.features(data.processor.normalize(images_BCHW.to(accelerator.device)))
+        parts.append(features_BD.float().cpu())
+    return torch.cat(parts)
+
+
+def _check_header(path: Path, expected: dict[str, str]) -> None:
+    """Refuses a file that is damaged or does not belong here."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it to train the expert again.") from error
+    if not expected.keys() <= metadata.keys():
+        raise ValueError(f"{path} holds no features of a coreset's expert: choose another coreset_dir.")
+    for name, wanted in expected.items():
+        if metadata[name] != wanted:
+            raise ValueError(
+                f"{path} was recorded with another {name} ({metadata[name]}) than this recipe's ({wanted}): choose "
+                "another coreset_dir, or delete it to train the expert again."
+            )
+
+
+def _divergence(arguments: CoresetArguments, epoch: int) -> FloatingPointError:
+    return FloatingPointError(
+        f"The coreset's expert diverged in epoch {epoch} of {arguments.coreset_epochs}: lower "
+        f"coreset_learning_rate, now {arguments.coreset_learning_rate:g}."
+    )

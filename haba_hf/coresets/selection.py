@@ -1,0 +1,129 @@
+"""A coreset chosen from real data, and real images as an artifact.
+
+Shape legend: n training images, L classes.
+"""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from torch import Tensor
+
+from ..configuration_haba import HabaConfig
+from ..data import ImageData
+from ..modeling_haba import HabaModel
+from ..networks import NetworkArguments
+from ..pairing import seeded_generator
+from .expert import CoresetArguments, features_of, record_expert_features
+from .rules import herding, k_center, most_forgotten
+
+
+@dataclass
+class Coreset:
+    """
+    What was chosen.
+
+    Args:
+        rows (`torch.LongTensor` `[L * images_per_class]`): indices into the training split, class by class, each class
+            in the order of choice: the first k of each class are the coreset of k images per class.
+        seconds (`float`): wall-clock time of choosing and of training the expert, whichever run trained it.
+    """
+
+    rows: Tensor
+    seconds: float
+
+
+def random_images(data: ImageData, images_per_class: int, seed: int) -> Tensor:
+    """
+    Rows of random training images, uniform without replacement: those that real initialization draws from the same
+    seed.
+
+    Raises:
+        `ValueError`: if a class has fewer training images.
+    """
+    generator = seeded_generator(seed)
+    members = _members(data, images_per_class)
+    return torch.cat([rows[torch.randperm(len(rows), generator=generator)[:images_per_class]] for rows in members])
+
+
+def choose_coreset(
+    data: ImageData,
+    images_per_class: int,
+    network_arguments: NetworkArguments,
+    arguments: CoresetArguments,
+    seed: int,
+    accelerator: Accelerator,
+) -> Coreset:
+    """
+    Chooses `images_per_class` training images of every class, after training the expert if there is none in
+    `coreset_dir`. One process does it.
+
+    Distances are computed on the CPU, class by class: the memory is that of one class's features in float64.
+
+    Args:
+        seed (`int`): of the random draw, or of the expert.
+
+    Raises:
+        `ValueError`: if a class has fewer training images, or `coreset_dir` holds an expert of something else.
+        `OSError`: if `coreset_dir` cannot be written.
+        `FloatingPointError`: if the expert diverges.
+    """
+    started = time.perf_counter()
+    members = _members(data, images_per_class)
+    if arguments.coreset == "random":
+        return Coreset(random_images(data, images_per_class, seed), time.perf_counter() - started)
+    path = record_expert_features(data, network_arguments, arguments, seed, accelerator)
+    started = time.perf_counter()
+    with safe_open(path, framework="pt") as file:
+        if arguments.coreset == "forgetting":
+            events_n = file.get_tensor("forgetting_events")
+            chosen = [most_forgotten(events_n[rows], images_per_class) for rows in members]
+        else:
+            choose = herding if arguments.coreset == "herding" else k_center
+            chosen = [choose(file.get_tensor(features_of(label)), images_per_class) for label in range(len(members))]
+        seconds = float(file.metadata()["seconds"])
+    rows = torch.cat([rows[indices] for rows, indices in zip(members, chosen, strict=True)])
+    return Coreset(rows, seconds + time.perf_counter() - started)
+
+
+def real_images_config(data: ImageData, images_per_class: int, student_learning_rate: float = 0.01) -> HabaConfig:
+    """The config of an artifact of real images: K = 0, hard labels, the data's classes and shape."""
+    channels, height, width = data.image_shape
+    return HabaConfig(
+        id2label=dict(enumerate(data.class_names)),
+        label2id={name: index for index, name in enumerate(data.class_names)},
+        bases_per_class=images_per_class,
+        num_hallucinators=0,
+        sample_channels=channels,
+        sample_height=height,
+        sample_width=width,
+        student_learning_rate=student_learning_rate,
+    )
+
+
+def real_images_artifact(data: ImageData, rows: Tensor, config: HabaConfig) -> HabaModel:
+    """
+    Training images as an artifact of plain pixels, on the CPU; the global random state is left as it was.
+
+    Args:
+        rows (`torch.LongTensor` `[L * bases_per_class]`): of the training split, class by class.
+        config ([`HabaConfig`]): what [`real_images_config`] gave.
+    """
+    with torch.random.fork_rng(devices=[]):
+        model = HabaModel(config)
+    model.bases.data.copy_(data.processor.normalize(data.train.images[rows]))
+    return model
+
+
+def _members(data: ImageData, images_per_class: int) -> list[Tensor]:
+    """Rows of each class in the training split, once every class is known to have enough."""
+    members = [data.train.of_class(label) for label in range(data.num_labels)]
+    for name, rows in zip(data.class_names, members, strict=True):
+        if len(rows) < images_per_class:
+            raise ValueError(
+                f"Class {name!r} has {len(rows)} training images, fewer than the {images_per_class} asked for: lower "
+                "bases_per_class (or, of an evaluation, the storage budget)."
+            )
+    return members
