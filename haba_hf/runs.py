@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from safetensors.torch import save_model
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor
+
+from accelerate import Accelerator
 
 from .coresets import choose_coreset, real_images_artifact, real_images_config
 from .data import ImageData, Split, load_image_data

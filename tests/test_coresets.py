@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny import NETWORK, launch_two_processes, tiny_accelerator, tiny_data
 from torch.nn import functional as F
 
 from haba_hf import HabaModel
@@ -34,6 +33,7 @@ from haba_hf.networks import NetworkArguments, build_network
 from haba_hf.pairing import derived_seed, seeded_generator
 from haba_hf.recipe import parse_recipe
 from haba_hf.runs import evaluate, select_coreset
+from tiny import NETWORK, launch_two_processes, tiny_accelerator, tiny_data
 
 # Whole numbers on a small grid, N a power of two: means and squared distances are exact, and many of them are equal.
 TIES = [torch.randint(0, 3, (16, 3), generator=torch.Generator().manual_seed(seed)).float() for seed in range(8)]

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 import torch
+
 from accelerate import Accelerator
 
 from ..coresets import random_images, real_images_artifact, real_images_config
