@@ -14,9 +14,11 @@ from torch import Tensor
 from ...data.sources import ImageData
 from ...modeling_haba import HabaModel
 from .distribution_matching import DistributionMatching
+from .gradient_matching import GradientMatching
+from .idc import IdcMatching
 from .trajectory_matching import TrajectoryMatching
 
-__all__ = ["DistributionMatching", "Objective", "TrajectoryMatching"]
+__all__ = ["DistributionMatching", "GradientMatching", "IdcMatching", "Objective", "TrajectoryMatching"]
 
 
 class Objective(Protocol):
