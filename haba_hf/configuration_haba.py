@@ -39,6 +39,11 @@ class HabaConfig(PreTrainedConfig):
             H of a sample and of a basis, in pixels.
         sample_width (`int`, *optional*, defaults to 32):
             W of a sample and of a basis, in pixels.
+        formation_factor (`int`, *optional*, defaults to 1):
+            f of the multi-formation of IDC (Kim et al., ICML 2022): what a basis and a hallucinator restore is cut
+            into tiles, each enlarged to full size and a sample of its own, with the same label. It stores nothing.
+        formation_axes (`str`, *optional*, defaults to `"both"`):
+            `"both"`: f x f tiles. `"time"`: f tiles along the width alone, the time axis of a spectrogram.
         label_kind (`str`, *optional*, defaults to `"hard"`):
             `"hard"`: the class index. `"soft"`: one learnable distribution over the classes per basis (Algorithm 1,
             line 12), shared by all samples of that basis.
@@ -67,6 +72,8 @@ class HabaConfig(PreTrainedConfig):
     sample_channels: int = 3
     sample_height: int = 32
     sample_width: int = 32
+    formation_factor: int = 1
+    formation_axes: str = "both"
     label_kind: str = "hard"
     hallucinator_init: str = "default"
     student_learning_rate: float | int = 0.01
@@ -91,7 +98,7 @@ class HabaConfig(PreTrainedConfig):
     def _check_sizes(self):
         if self.num_labels < 1:
             raise ValueError(f"num_labels must be at least 1, got {self.num_labels}.")
-        for name in ("bases_per_class", "sample_channels", "sample_height", "sample_width"):
+        for name in ("bases_per_class", "sample_channels", "sample_height", "sample_width", "formation_factor"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.num_hallucinators < 0:
@@ -108,6 +115,12 @@ class HabaConfig(PreTrainedConfig):
                 f"Bases of {self.basis_shape[0]} channels need hallucinators of depth 1 or more to become samples of "
                 f"{self.sample_channels} channels: set hallucinator_depth or leave basis_channels out."
             )
+        rows, columns = self.formation_grid
+        if self.sample_height % rows or self.sample_width % columns:
+            raise ValueError(
+                f"Samples of {self.sample_height}x{self.sample_width} cannot be cut into {rows}x{columns} equal "
+                "tiles: choose a formation_factor that divides their size, or resize the images."
+            )
         if self.num_floats > MAX_FLOATS:
             raise ValueError(
                 f"This config asks for {self.num_floats:,} floats, more than the {MAX_FLOATS:,} an artifact may hold: "
@@ -117,6 +130,8 @@ class HabaConfig(PreTrainedConfig):
     def _check_options(self):
         if self.label_kind not in ("hard", "soft"):
             raise ValueError(f"label_kind must be 'hard' or 'soft', got {self.label_kind!r}.")
+        if self.formation_axes not in ("both", "time"):
+            raise ValueError(f"formation_axes must be 'both' or 'time', got {self.formation_axes!r}.")
         if self.hallucinator_init not in ("default", "identity"):
             raise ValueError(f"hallucinator_init must be 'default' or 'identity', got {self.hallucinator_init!r}.")
         if self.hallucinator_init == "identity" and self.feature_channels:
@@ -136,9 +151,20 @@ class HabaConfig(PreTrainedConfig):
         return self.num_labels * self.bases_per_class
 
     @property
+    def formation_grid(self) -> tuple[int, int]:
+        """Rows and columns of the tiles that a restored image is cut into; (1, 1) without multi-formation."""
+        return (1 if self.formation_axes == "time" else self.formation_factor), self.formation_factor
+
+    @property
+    def num_formations(self) -> int:
+        """M: samples that a basis gives through one hallucinator, 1 without multi-formation."""
+        rows, columns = self.formation_grid
+        return rows * columns
+
+    @property
     def num_samples(self) -> int:
-        """N x K, or N for plain pixels."""
-        return self.num_bases * max(self.num_hallucinators, 1)
+        """N x K x M, or N x M for plain pixels."""
+        return self.num_bases * max(self.num_hallucinators, 1) * self.num_formations
 
     @property
     def sample_shape(self) -> tuple[int, int, int]:

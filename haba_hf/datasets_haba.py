@@ -46,8 +46,9 @@ def _columns(output: Output) -> dict:
         "label": (labels.float() if labels.is_floating_point() else labels).cpu().numpy(),  # numpy has no bfloat16
         "basis": output["basis_ids"].cpu().numpy(),
     }
-    if "hallucinator_ids" in output:
-        columns["hallucinator"] = output["hallucinator_ids"].cpu().numpy()
+    for name in ("hallucinator", "formation"):
+        if f"{name}_ids" in output:
+            columns[name] = output[f"{name}_ids"].cpu().numpy()
     return columns
 
 
@@ -63,4 +64,6 @@ def _features(config: HabaConfig) -> Any:
     }
     if config.num_hallucinators:
         features["hallucinator"] = library.Value("int64")
+    if config.num_formations > 1:
+        features["formation"] = library.Value("int64")
     return library.Features(features)

@@ -1,6 +1,7 @@
 """A distilled data set as a model: bases, hallucinators, and the samples they restore.
 
-Shape legend: N bases, K hallucinators, P pairs (basis, hallucinator), C/H/W of a sample, L classes.
+Shape legend: N bases, K hallucinators, M formations, P pairs (basis, hallucinator) or samples, C/H/W of a sample, L
+classes.
 """
 
 import os
@@ -35,12 +36,14 @@ class HabaOutput(ModelOutput):
         labels (`torch.LongTensor` `[P]` or, soft, `torch.FloatTensor` `[P, L]` whose rows sum to 1).
         basis_ids (`torch.LongTensor` of shape `[P]`).
         hallucinator_ids (`torch.LongTensor` of shape `[P]`, `None` for plain pixels).
+        formation_ids (`torch.LongTensor` of shape `[P]`, `None` without multi-formation): which tile, row by row.
     """
 
     samples: Tensor | None = None
     labels: Tensor | None = None
     basis_ids: Tensor | None = None
     hallucinator_ids: Tensor | None = None
+    formation_ids: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ class StorageReport:
 
 class HabaModel(PreTrainedModel):
     r"""
-    A distilled data set S = {H, B}: N bases and K hallucinators whose products are N x K training samples.
+    A distilled data set S = {H, B}: N bases and K hallucinators whose products are N x K training samples, or M times
+    as many where multi-formation cuts each product into M.
 
     ```python
     model = HabaModel.from_pretrained("user/haba-fashion-mnist-1pc")
@@ -193,20 +197,67 @@ class HabaModel(PreTrainedModel):
         """Label of each basis: class ids `[N]` (hard) or distributions `[N, L]` (soft)."""
         return self.class_ids if self.label_logits is None else self.label_logits.softmax(dim=-1)
 
-    def forward(self, basis_ids: Tensor | None = None, hallucinator_ids: Tensor | None = None) -> HabaOutput:
+    def forward(
+        self,
+        basis_ids: Tensor | None = None,
+        hallucinator_ids: Tensor | None = None,
+        formation_ids: Tensor | None = None,
+    ) -> HabaOutput:
         r"""
         Restores samples; each hallucinator present is called once, whatever the number of pairs.
 
         Args:
             basis_ids (`torch.LongTensor`, *optional*): 1-D. `None`: all bases.
             hallucinator_ids (`torch.LongTensor`, *optional*): 1-D. `None`: all hallucinators.
+            formation_ids (`torch.LongTensor`, *optional*): 1-D, one tile of each pair. `None`: all M tiles of each.
 
-        If both are given they are aligned pairs of equal length P. If one or both are left out, the product of what is
-        given with all of the other is formed, basis by basis. Plain pixels (K = 0) take no `hallucinator_ids`.
+        If basis and hallucinator ids are both given they are aligned pairs of equal length P. If one or both are left
+        out, the product of what is given with all of the other is formed, basis by basis. Plain pixels (K = 0) take no
+        `hallucinator_ids`.
 
         Raises:
-            `ValueError`: if the two have different lengths, are not 1-D integers, or are out of range.
+            `ValueError`: if ids have different lengths, are not 1-D integers, or are out of range.
         """
+        basis_ids, hallucinator_ids = self._pairs(basis_ids, hallucinator_ids)
+        samples = self.bases[basis_ids] if hallucinator_ids is None else self._hallucinate(basis_ids, hallucinator_ids)
+        formations = self.config.num_formations
+        if formation_ids is not None:
+            formation_ids = _checked_ids(formation_ids, "formation_ids", formations, samples.device)
+            if len(formation_ids) != len(samples):
+                raise ValueError(f"formation_ids are one for each pair: got {len(formation_ids)} for {len(samples)}.")
+        elif formations > 1:
+            basis_ids = basis_ids.repeat_interleave(formations)
+            if hallucinator_ids is not None:
+                hallucinator_ids = hallucinator_ids.repeat_interleave(formations)
+        if formations > 1:
+            samples, formation_ids = self._form(samples, formation_ids)
+        return HabaOutput(
+            samples=samples,
+            labels=self.labels[basis_ids],
+            basis_ids=basis_ids,
+            hallucinator_ids=hallucinator_ids,
+            formation_ids=formation_ids if formations > 1 else None,
+        )
+
+    def restore(self, sample_ids: Tensor) -> Any:
+        """
+        The samples at some places (1-D, from 0 to N x K x M - 1) of `materialize()`, in the order asked for.
+
+        Returns:
+            [`HabaOutput`].
+
+        Raises:
+            `ValueError`: if the places are not 1-D integers, or out of range.
+        """
+        num_hallucinators, formations = self.config.num_hallucinators, self.config.num_formations
+        sample_ids = _checked_ids(sample_ids, "sample_ids", self.config.num_samples, self.bases.device)
+        pairs, formation_ids = sample_ids // formations, sample_ids % formations
+        if not num_hallucinators:
+            return self(pairs, formation_ids=formation_ids)
+        return self(pairs // num_hallucinators, pairs % num_hallucinators, formation_ids)
+
+    def _pairs(self, basis_ids: Tensor | None, hallucinator_ids: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The ids given, checked, as aligned pairs; plain pixels have no hallucinator ids."""
         num_hallucinators = self.config.num_hallucinators
         device = self.bases.device
         pairs_are_aligned = basis_ids is not None and hallucinator_ids is not None
@@ -215,8 +266,7 @@ class HabaModel(PreTrainedModel):
         if num_hallucinators == 0:
             if hallucinator_ids is not None:
                 raise ValueError("This artifact holds plain pixels (num_hallucinators=0): pass no hallucinator_ids.")
-            basis_ids = _checked_ids(basis_ids, "basis_ids", self.config.num_bases, device)
-            return HabaOutput(samples=self.bases[basis_ids], labels=self.labels[basis_ids], basis_ids=basis_ids)
+            return _checked_ids(basis_ids, "basis_ids", self.config.num_bases, device), None
         if hallucinator_ids is None:
             hallucinator_ids = torch.arange(num_hallucinators, device=device)
         basis_ids = _checked_ids(basis_ids, "basis_ids", self.config.num_bases, device)
@@ -228,10 +278,7 @@ class HabaModel(PreTrainedModel):
             raise ValueError(
                 f"basis_ids and hallucinator_ids are aligned pairs: got {len(basis_ids)} and {len(hallucinator_ids)}."
             )
-        samples = self._hallucinate(basis_ids, hallucinator_ids)
-        return HabaOutput(
-            samples=samples, labels=self.labels[basis_ids], basis_ids=basis_ids, hallucinator_ids=hallucinator_ids
-        )
+        return basis_ids, hallucinator_ids
 
     def _hallucinate(self, basis_ids: Tensor, hallucinator_ids: Tensor) -> Tensor:
         """Groups the pairs by hallucinator, calls each once, and puts the samples back in the order asked for."""
@@ -248,15 +295,30 @@ class HabaModel(PreTrainedModel):
         )
         return samples[order.argsort()]
 
+    def _form(self, images_PCHW: Tensor, formation_ids: Tensor | None) -> tuple[Tensor, Tensor]:
+        """
+        Multi-formation (IDC; Kim et al., ICML 2022): one tile of each image, or all M of them image by image, enlarged
+        bilinearly to full size; and which tiles they are, counted row by row.
+        """
+        rows, columns = self.config.formation_grid
+        height, width = images_PCHW.shape[2:]
+        tiles = images_PCHW.unflatten(3, (columns, width // columns)).unflatten(2, (rows, height // rows))
+        tiles = tiles.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+        images = torch.arange(len(tiles), device=tiles.device)
+        if formation_ids is None:
+            formation_ids = torch.arange(rows * columns, device=tiles.device).repeat(len(tiles))
+            images = images.repeat_interleave(rows * columns)
+        return F.interpolate(tiles[images, formation_ids], (height, width), mode="bilinear"), formation_ids
+
     @torch.no_grad()
     def materialize(self) -> HabaOutput:
-        """All N x K samples, without gradients, basis by basis."""
+        """All N x K x M samples, without gradients, basis by basis and then hallucinator by hallucinator."""
         return self()
 
     def to_dataset(self) -> Any:
         """
         All samples as a `datasets.Dataset` with columns `sample` (float32 `[C, H, W]`, model space), `label` (class,
-        or list of L probabilities), `basis` and, with hallucinators, `hallucinator`.
+        or list of L probabilities), `basis` and, where there are several, `hallucinator` and `formation`.
 
         Raises:
             `ImportError`: if the datasets library is not installed.
@@ -266,7 +328,7 @@ class HabaModel(PreTrainedModel):
     def to_iterable_dataset(self, seed: int = 0, epochs: int = 1) -> Any:
         """
         Online pairing as a `datasets.IterableDataset`: `epochs` passes over the bases in random order, each basis
-        meeting one random hallucinator a pass. Columns as in `to_dataset`.
+        (each of its M formations) meeting one random hallucinator a pass. Columns as in `to_dataset`.
 
         Raises:
             `ImportError`: if the datasets library is not installed.
@@ -275,11 +337,21 @@ class HabaModel(PreTrainedModel):
 
     @torch.no_grad()
     def _paired_epoch(self, generator: torch.Generator) -> HabaOutput:
-        num_bases, num_hallucinators = self.config.num_bases, self.config.num_hallucinators
-        basis_ids = torch.randperm(num_bases, generator=generator)
+        return self.restore(self.draw_pairing(generator))
+
+    def draw_pairing(self, generator: torch.Generator) -> Tensor:
+        """
+        One epoch of online pairing, as places in `materialize()` `[N x M]`: every basis once, in all its formations,
+        in random order, each with a hallucinator drawn for it. On the generator's device.
+        """
+        num_hallucinators, formations = self.config.num_hallucinators, self.config.num_formations
+        count = self.config.num_bases * formations
+        order = torch.randperm(count, generator=generator, device=generator.device)
         if not num_hallucinators:
-            return self(basis_ids)
-        return self(basis_ids, torch.randint(num_hallucinators, (num_bases,), generator=generator))
+            return order
+        hallucinator_ids = torch.randint(num_hallucinators, (count,), generator=generator, device=generator.device)
+        pairs = order // formations * num_hallucinators + hallucinator_ids
+        return pairs * formations + order % formations
 
     def storage(self) -> StorageReport:
         """Floats and bytes of each part, and the plain images per class they equal; hard labels follow from order."""

@@ -1,8 +1,9 @@
 """An artifact as training data: online pairing (the paper's "online pair-wise combination"). Each time a basis is
 fetched it meets one hallucinator drawn uniformly at random, so an epoch is N samples and successive epochs see
-different ones.
+different ones. With multi-formation each of a basis's M formations is fetched so, and an epoch is N x M samples.
 
-Shape legend: N bases, K hallucinators, X = N x max(K, 1) samples, B batch, C/H/W of a sample, L classes.
+Shape legend: N bases, K hallucinators, M formations, X = N x max(K, 1) x M samples, B batch, C/H/W of a sample, L
+classes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +35,7 @@ def materialize_if_small(
     model: HabaModel, device: torch.device | str | None = None, max_floats: int = MATERIALIZE_FLOATS
 ) -> tuple[Tensor, Tensor] | None:
     """
-    All N x max(K, 1) samples as float32 and their labels, basis by basis, or `None` if they are too many.
+    All X samples as float32 and their labels, basis by basis, or `None` if they are too many.
 
     Args:
         model ([`HabaModel`]): the artifact; it stays where it is.
@@ -54,7 +55,8 @@ def paired_batches(
     model: HabaModel, batch_size: int, generator: torch.Generator, materialized: tuple[Tensor, Tensor] | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """
-    One epoch of online pairing: every basis once, in random order, each with a hallucinator of its own.
+    One epoch of online pairing: every basis once, in all its formations and in random order, each with a hallucinator
+    of its own.
 
     Args:
         model ([`HabaModel`]): the artifact, not trained by this (no gradients).
@@ -71,24 +73,13 @@ def paired_batches(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-    num_bases, num_hallucinators = model.config.num_bases, model.config.num_hallucinators
     device = model.bases.device if materialized is None else materialized[0].device
     # Drawn for the whole epoch, so that an accelerator waits for one small transfer an epoch, not for one a batch.
-    basis_ids = torch.randperm(num_bases, generator=generator, device=generator.device).to(device)
-    hallucinator_ids = None
-    if num_hallucinators:
-        shape = (num_bases,)
-        hallucinator_ids = torch.randint(num_hallucinators, shape, generator=generator, device=generator.device)
-        hallucinator_ids = hallucinator_ids.to(device)
-    for start in range(0, num_bases, batch_size):
-        rows = slice(start, start + batch_size)
+    sample_ids = model.draw_pairing(generator).to(device)
+    for ids in sample_ids.split(batch_size):
         if materialized is None:
-            output = model(basis_ids[rows], None if hallucinator_ids is None else hallucinator_ids[rows])
-            yield _in_float32(output)
+            yield _in_float32(model.restore(ids))
         else:
-            ids = basis_ids[rows]
-            if hallucinator_ids is not None:
-                ids = ids * num_hallucinators + hallucinator_ids[rows]
             samples_XCHW, labels = materialized
             yield samples_XCHW[ids], labels[ids]
 
@@ -116,7 +107,8 @@ class WorkerGenerator:
 
 class PairedDataset(Dataset):
     """
-    A map-style data set over the N bases; fetching basis i gives it through a hallucinator drawn at that moment.
+    A map-style data set over the N bases; fetching basis i gives it through a hallucinator drawn at that moment. With
+    multi-formation it is N x M long and item i is formation i % M of basis i // M.
 
     A `DataLoader` fetches a batch in one go, so a batch costs at most K hallucinator calls. Items are dicts of
     `pixel_values` (float32 `[C, H, W]`, model space) and `labels` (class, or `[L]` probabilities), on the CPU.
@@ -136,7 +128,7 @@ class PairedDataset(Dataset):
         self.generator = WorkerGenerator(seed)
 
     def __len__(self) -> int:
-        return self.model.config.num_bases
+        return self.model.config.num_bases * self.model.config.num_formations
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return self.__getitems__([index])[0]
@@ -147,17 +139,17 @@ class PairedDataset(Dataset):
             raise ValueError(
                 f"DataLoader workers cannot use a model on {self.model.device}: pass model.cpu(), or num_workers=0."
             )
-        basis_ids = torch.as_tensor(indices, dtype=torch.long)
-        if len(basis_ids) and not -len(self) <= int(basis_ids.min()) <= int(basis_ids.max()) < len(self):
+        ids = torch.as_tensor(indices, dtype=torch.long)
+        if len(ids) and not -len(self) <= int(ids.min()) <= int(ids.max()) < len(self):
             raise IndexError(f"Basis indices must lie in 0..{len(self) - 1}, got {list(indices)}.")
-        basis_ids = basis_ids % len(self)
+        ids, formations = ids % len(self), self.model.config.num_formations
         hallucinator_ids = None
         if self.model.config.num_hallucinators:
-            shape = (len(basis_ids),)
+            shape = (len(ids),)
             hallucinator_ids = torch.randint(self.model.config.num_hallucinators, shape, generator=self.generator())
-        output = self.model(basis_ids, hallucinator_ids)
+        output = self.model(ids // formations, hallucinator_ids, ids % formations)
         samples_BCHW, labels = (tensor.cpu() for tensor in _in_float32(output))
-        return [{"pixel_values": samples_BCHW[i], "labels": labels[i]} for i in range(len(basis_ids))]
+        return [{"pixel_values": samples_BCHW[i], "labels": labels[i]} for i in range(len(ids))]
 
 
 class HabaCollator:

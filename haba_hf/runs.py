@@ -19,7 +19,16 @@ from accelerate import Accelerator
 
 from .coresets import choose_coreset, real_images_artifact, real_images_config
 from .data import ImageData, Split, load_image_data
-from .distillation import Distiller, DistributionMatching, ExpertStore, Objective, TrajectoryMatching, initial_model
+from .distillation import (
+    Distiller,
+    DistributionMatching,
+    ExpertStore,
+    GradientMatching,
+    IdcMatching,
+    Objective,
+    TrajectoryMatching,
+    initial_model,
+)
 from .evaluation import (
     AccuracyResult,
     EvaluationArguments,
@@ -114,6 +123,10 @@ def build_objective(recipe: Recipe, data: ImageData) -> Objective:
     """The recipe's objective; trajectory matching opens its experts."""
     if recipe.distillation.objective == "dm":
         return DistributionMatching(recipe.network, recipe.distillation)
+    if recipe.distillation.objective in ("dc", "dsa"):
+        return GradientMatching(recipe.network, recipe.distillation)
+    if recipe.distillation.objective == "idc":
+        return IdcMatching(recipe.network, recipe.distillation)
     experts = ExpertStore(recipe.experts, recipe.network, data)
     return TrajectoryMatching(experts, recipe.network, recipe.distillation)
 

@@ -115,6 +115,18 @@ def test_derived_sizes():
     assert HabaConfig(basis_channels=1).basis_shape == (1, 32, 32)
 
 
+@pytest.mark.parametrize(
+    ("axes", "factor", "grid"), [("both", 1, (1, 1)), ("both", 3, (3, 3)), ("time", 1, (1, 1)), ("time", 3, (1, 3))]
+)
+def test_formations_store_nothing(axes, factor, grid):
+    sizes = {"num_labels": 3, "bases_per_class": 2, "num_hallucinators": 4, "sample_height": 9, "sample_width": 6}
+    config = HabaConfig(**sizes, formation_factor=factor, formation_axes=axes)
+    assert config.formation_grid == grid
+    assert config.num_formations == grid[0] * grid[1]
+    assert config.num_samples == 3 * 2 * 4 * config.num_formations
+    assert config.num_floats == HabaConfig(**sizes).num_floats == HabaModel(config).storage().floats
+
+
 def test_defaults_are_the_papers():
     config = HabaConfig()
     assert (config.num_hallucinators, config.hallucinator_depth, config.feature_channels) == (5, 1, [3])
@@ -156,6 +168,11 @@ def test_saved_and_loaded(tmp_path):
         ({"basis_channels": 1, "hallucinator_depth": 0}, "set hallucinator_depth or leave basis_channels out"),
         ({"basis_channels": 1, "num_hallucinators": 0}, "set hallucinator_depth or leave basis_channels out"),
         ({"bases_per_class": 10**6}, "asks for 6,144,.* floats, more than the 1,073,741,824"),
+        ({"formation_factor": 0}, "formation_factor must be at least 1, got 0"),
+        ({"formation_factor": 3}, r"32x32 cannot be cut into 3x3 equal tiles: choose a formation_factor that divides"),
+        ({"formation_factor": 3, "sample_width": 33}, "32x33 cannot be cut into 3x3"),
+        ({"formation_factor": 3, "formation_axes": "time"}, "32x32 cannot be cut into 1x3"),
+        ({"formation_axes": "width"}, "formation_axes must be 'both' or 'time', got 'width'"),
         ({"label_kind": "fuzzy"}, "label_kind must be 'hard' or 'soft', got 'fuzzy'"),
         ({"hallucinator_init": "zeros"}, "hallucinator_init must be 'default' or 'identity', got 'zeros'"),
         ({"hallucinator_init": "identity", "hallucinator_depth": 2}, "identity' needs depth 0 or 1"),

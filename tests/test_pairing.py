@@ -64,6 +64,29 @@ def test_an_epoch_is_every_basis_once(num_hallucinators, materialize):
         assert not samples.requires_grad
 
 
+@pytest.mark.parametrize("num_hallucinators", [0, 3])
+@pytest.mark.parametrize("materialize", [True, False])
+def test_with_formations_an_epoch_is_every_formation_of_every_basis_once(num_hallucinators, materialize):
+    model = make_model(num_hallucinators, formation_factor=2)
+    materialized = materialize_if_small(model) if materialize else None
+    seen = set()
+    for batches in epochs_of(model, 4, batch_size=20, materialized=materialized):
+        assert [len(samples) for samples, _ in batches] == [20, 20, 8]
+        samples, labels = (torch.cat(part) for part in zip(*batches, strict=True))
+        places = pair_of(samples, model)
+        pairs, formations = places // 4, places % 4
+        bases = pairs // max(num_hallucinators, 1)
+        assert (bases * 4 + formations).sort().values.tolist() == list(range(48))
+        assert torch.equal(labels, model.class_ids[bases])
+        seen |= set(places.tolist())
+    assert len(seen) > (110 if num_hallucinators else 47)  # of 144: every formation meets a hallucinator of its own
+
+    dataset = PairedDataset(model)
+    assert len(dataset) == 48
+    places = pair_of(torch.stack([item["pixel_values"] for item in dataset.__getitems__(list(range(48)))]), model)
+    assert (places // 4 // max(num_hallucinators, 1) * 4 + places % 4).tolist() == list(range(48))
+
+
 def test_hallucinators_are_drawn_uniformly_and_anew_each_epoch():
     model = make_model()
     materialized = materialize_if_small(model)

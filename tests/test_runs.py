@@ -170,6 +170,40 @@ def test_plain_pixels_with_validation_keep_the_best(recipe_of, tmp_path):
     assert row.storage.floats == 2 * 3 * 192 + 1
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective": "dc"},
+        {"objective": "dsa", "num_hallucinators": 0, "bases_per_class": 2},
+        {
+            "objective": "idc",
+            "formation_factor": 2,
+            "basis_init": "mix",
+            "hallucinator_init": "identity",
+            "dsa": "color+crop+cutout",
+            "idc_real_samples": 10,
+            "outer_steps": 3,
+            "evaluation_dsa": "color+crop_scale_rotate",
+            "evaluation_cutmix": 0.5,
+            "evaluation_schedule": "two_steps",
+        },
+    ],
+    ids=["dc", "dsa, plain pixels", "idc"],
+)
+def test_gradient_matching_from_recipe_to_table(recipe_of, tmp_path, changes):
+    recipe = recipe_of(references="none", inner_epochs=1, **changes)
+    model, _ = load_artifact(str(distill(recipe, tiny_accelerator())))
+    formations = changes.get("formation_factor", 1) ** 2
+    hallucinators = changes.get("num_hallucinators", 2)
+    samples = 3 * changes.get("bases_per_class", 1) * max(hallucinators, 1) * formations
+    assert model.materialize().samples.shape == (samples, 3, 8, 8)
+    losses = [json.loads(line)["l_dd"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len(set(losses)) == 5
+    (row,) = evaluate(recipe, tiny_accelerator())
+    assert row.accuracy.mean > 0.5, "three colours, three classes"
+    assert row.storage.floats == model.config.num_floats
+
+
 def test_a_finished_run_is_left_as_it_is_and_another_recipe_is_refused(recipe_of, tmp_path):
     recipe, accelerator = recipe_of(), tiny_accelerator()
     weights = distill(recipe, accelerator) / "model.safetensors"

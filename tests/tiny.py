@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
+from torch.nn import functional as F
 
+from accelerate import Accelerator
 from haba_hf import HabaConfig, HabaModel
 from haba_hf.data.sources import ImageData
 from haba_hf.data.splits import Split
@@ -94,6 +95,13 @@ def tiny_arguments(**settings) -> DistillationArguments:
         report_to="none",
     )
     return dataclasses.replace(defaults, **settings)
+
+
+def formations_of(images: torch.Tensor, config: HabaConfig) -> list[torch.Tensor]:
+    """The samples that multi-formation makes of restored images `[P, C, H, W]`, tile by tile."""
+    rows, columns = config.formation_grid
+    tiles = [tile for row in images.chunk(rows, dim=2) for tile in row.chunk(columns, dim=3)]
+    return [F.interpolate(tile, size=images.shape[2:], mode="bilinear") for tile in tiles]
 
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:

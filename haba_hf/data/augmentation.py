@@ -1,5 +1,6 @@
 """Differentiable siamese augmentation (DSA; Zhao and Bilen, ICML 2021): one operation per batch, drawn apart from
-being applied, so that real data and samples can be given the very same one and a step can be replayed.
+being applied, so that real data and samples can be given the very same one and a step can be replayed. IDC (Kim et
+al., ICML 2022) applies several operations in turn: a strategy may have several stages.
 
 Shape legend: B batch, C/H/W of an image.
 """
@@ -33,10 +34,12 @@ class DsaParameters:
         operation (`str`): one of `DSA_OPERATIONS`, or `""` for the identity.
         uniforms (`torch.Tensor` `[B, 3]` or `[1, 3]`): numbers in [0, 1) that fix the magnitudes; one row serves a
             batch of any size (siamese use), B rows give every image its own.
+        then ([`DsaParameters`], *optional*): what the next stage of the strategy drew, applied afterwards.
     """
 
     operation: str
     uniforms: Tensor
+    then: "DsaParameters | None" = None
 
     def of(self, rows: slice) -> "DsaParameters":
         """The parameters of some rows of the batch."""
@@ -49,7 +52,8 @@ class DsaAugmentation:
 
     Args:
         strategy (`str`): operations joined by underscores, e.g. `"color_crop_cutout_flip_scale_rotate"` (leave out
-            `flip` for digits); `"none"` or `""` is the identity.
+            `flip` for digits), of which each batch gets one; `"none"` or `""` is the identity. Stages joined by `+`
+            are applied in turn: `"color+crop_scale"` is color, then crop or scale.
         per_sample (`bool`, *optional*, defaults to `True`): own magnitudes for each image of a batch, or one for all.
 
     Raises:
@@ -57,22 +61,27 @@ class DsaAugmentation:
     """
 
     def __init__(self, strategy: str = DSA_STRATEGY, per_sample: bool = True):
-        self.operations = [] if strategy in ("", "none") else strategy.split("_")
-        unknown = [operation for operation in self.operations if operation not in DSA_OPERATIONS]
+        stages = [] if strategy in ("", "none") else strategy.split("+")
+        self.stages = [stage.split("_") for stage in stages]
+        unknown = [operation for stage in self.stages for operation in stage if operation not in DSA_OPERATIONS]
         if unknown:
             raise ValueError(
                 f"DSA has no operation {unknown[0]!r} (strategy {strategy!r}): join some of "
-                f"{', '.join(DSA_OPERATIONS)} by underscores, or use 'none'."
+                f"{', '.join(DSA_OPERATIONS)} by underscores (and stages by '+'), or use 'none'."
             )
         self.per_sample = per_sample
 
     def draw(self, batch_size: int, generator: torch.Generator) -> DsaParameters:
-        """One operation and its magnitudes, from a CPU generator."""
-        if not self.operations:
-            return DsaParameters("", torch.empty(1, 3))
-        choice = int(torch.randint(len(self.operations), (), generator=generator))
+        """One operation of each stage and its magnitudes, from a CPU generator."""
         rows = batch_size if self.per_sample else 1
-        return DsaParameters(self.operations[choice], torch.rand(rows, 3, generator=generator))
+        drawn = []
+        for stage in self.stages:
+            choice = int(torch.randint(len(stage), (), generator=generator))
+            drawn.append((stage[choice], torch.rand(rows, 3, generator=generator)))
+        parameters = None
+        for operation, uniforms in reversed(drawn):
+            parameters = DsaParameters(operation, uniforms, parameters)
+        return parameters or DsaParameters("", torch.empty(1, 3))
 
     @staticmethod
     def apply(images_BCHW: Tensor, parameters: DsaParameters) -> Tensor:
@@ -88,7 +97,8 @@ class DsaAugmentation:
         if rows not in (1, len(images_BCHW)):
             raise ValueError(f"These augmentation parameters are for {rows} images, not {len(images_BCHW)}.")
         uniforms = parameters.uniforms.to(images_BCHW.device).expand(len(images_BCHW), 3)
-        return _OPERATIONS[parameters.operation](images_BCHW, uniforms)
+        augmented_BCHW = _OPERATIONS[parameters.operation](images_BCHW, uniforms)
+        return augmented_BCHW if parameters.then is None else DsaAugmentation.apply(augmented_BCHW, parameters.then)
 
     def __call__(self, images_BCHW: Tensor, generator: torch.Generator) -> Tensor:
         return self.apply(images_BCHW, self.draw(len(images_BCHW), generator))

@@ -5,7 +5,7 @@ from .arguments import DistillationArguments, ModelArguments
 from .distiller import Distiller
 from .experts import ExpertArguments, ExpertStore, record_experts
 from .initialization import initial_model
-from .objectives import DistributionMatching, Objective, TrajectoryMatching
+from .objectives import DistributionMatching, GradientMatching, IdcMatching, Objective, TrajectoryMatching
 
 __all__ = [
     "Adversary",
@@ -14,6 +14,8 @@ __all__ = [
     "DistributionMatching",
     "ExpertArguments",
     "ExpertStore",
+    "GradientMatching",
+    "IdcMatching",
     "ModelArguments",
     "Objective",
     "TrajectoryMatching",

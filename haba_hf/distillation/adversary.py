@@ -7,9 +7,10 @@ Shape legend: V views (hallucinators compared), B bases, D features, L classes.
 """
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
+
+from accelerate import Accelerator
 
 from ..data.augmentation import DsaAugmentation
 from ..data.sources import ImageData
@@ -107,9 +108,9 @@ class Adversary:
         samples = output.samples.detach().requires_grad_()
         augmented = self.augmentation(samples, generator)
         features = self.network.features(augmented)
-        features_VBD = features.view(views, bases, -1)
+        features_VBD = features.view(views, -1, features.shape[1])  # B counts every formation of a basis
         l_cos = cosine_loss(features_VBD)
-        classes = model.class_ids[basis_ids.to(model.class_ids.device)]
+        classes = model.class_ids[output.basis_ids[: features_VBD.shape[1]]]
         if arguments.contrast == "instance":
             l_con = contrastive_loss(features_VBD, arguments.temperature)
         else:

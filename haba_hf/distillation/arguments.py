@@ -25,8 +25,18 @@ class ModelArguments:
     student_learning_rate: float = field(
         default=0.01, metadata={"help": "Student learning rate alpha at the start; trajectory matching learns it."}
     )
-    basis_init: Literal["real", "noise"] = field(
-        default="real", metadata={"help": "Bases start as random real images of their class, or as N(0, 1)."}
+    formation_factor: int = field(
+        default=1, metadata={"help": "Multi-formation (IDC): tiles a side that a restored image is cut into."}
+    )
+    formation_axes: Literal["both", "time"] = field(
+        default="both", metadata={"help": "Cut into factor x factor tiles, or along the width (time) alone."}
+    )
+    basis_init: Literal["real", "mix", "noise"] = field(
+        default="real",
+        metadata={
+            "help": "Bases start as random real images of their class, as a mix of one for each tile of the "
+            "multi-formation, or as N(0, 1)."
+        },
     )
     storage_budget: float | None = field(
         default=None,
@@ -41,8 +51,12 @@ class ModelArguments:
 class DistillationArguments:
     """Algorithm 1: the objective L_DD, the adversary, the optimizers and the run."""
 
-    objective: Literal["dm", "mtt"] = field(
-        default="dm", metadata={"help": "Distribution matching or trajectory matching."}
+    objective: Literal["dm", "mtt", "dc", "dsa", "idc"] = field(
+        default="dm",
+        metadata={
+            "help": "Distribution matching, trajectory matching, gradient matching (DC; DSA is DC with siamese "
+            "augmentation), or IDC."
+        },
     )
     steps: int = field(default=1000, metadata={"help": "Distillation steps."})
     seed: int = field(default=0, metadata={"help": "Seed of initialization and of every step."})
@@ -64,7 +78,7 @@ class DistillationArguments:
         default="constant", metadata={"help": "Constant, or cosine decay to zero over the run."}
     )
 
-    real_batch_size: int = field(default=256, metadata={"help": "DM: real images of each class a step."})
+    real_batch_size: int = field(default=256, metadata={"help": "DM, DC, DSA, IDC: real images of each class a step."})
     network_bank: int = field(
         default=0,
         metadata={
@@ -92,6 +106,34 @@ class DistillationArguments:
             "all.",
             "result": False,
         },
+    )
+
+    sample_batch_size: int | None = field(
+        default=None, metadata={"help": "DC, DSA, IDC: samples of each class a step, drawn at random; by default all."}
+    )
+    outer_steps: int | None = field(
+        default=None,
+        metadata={"help": "DC, DSA, IDC: steps that one inner network serves; by default as published (IDC: 100)."},
+    )
+    inner_epochs: int | None = field(
+        default=None,
+        metadata={
+            "help": "DC, DSA: epochs of the inner network on the samples after a step; by default as published."
+        },
+    )
+    inner_learning_rate: float = field(default=0.01, metadata={"help": "DC, DSA, IDC: of the inner network's SGD."})
+    idc_distance: Literal["mse", "l1"] = field(
+        default="mse", metadata={"help": "IDC: sum of squared or of absolute differences between gradients."}
+    )
+    idc_real_samples: int = field(
+        default=2000, metadata={"help": "IDC: real images that the inner network is trained on after a step."}
+    )
+    idc_dsa: str = field(
+        default="color+crop", metadata={"help": "IDC: augmentation of the images its inner network is trained on."}
+    )
+    idc_cutmix: float = field(default=0.5, metadata={"help": "IDC: probability of CutMix in that training."})
+    clamp_bases: bool = field(
+        default=False, metadata={"help": "IDC: clamp bases to the range of pixels with every new inner network."}
     )
 
     lambda_dd: float = field(default=1.0, metadata={"help": "Weight of L_DD (Eq. 6)."})
@@ -126,6 +168,13 @@ class DistillationArguments:
             raise ValueError("max_start, expert_span and student_steps must be at least 1.")
         if self.micro_batch_size is not None and (self.micro_batch_size < 1 or self.unroll == "graph"):
             raise ValueError("micro_batch_size must be at least 1 and needs unroll: adjoint.")
+        for name in ("real_batch_size", "sample_batch_size", "outer_steps", "idc_real_samples"):
+            if vars(self)[name] is not None and vars(self)[name] < 1:
+                raise ValueError(f"{name} must be at least 1, got {vars(self)[name]}.")
+        if self.inner_epochs is not None and self.inner_epochs < 0:
+            raise ValueError(f"inner_epochs must be 0 or more, got {self.inner_epochs}.")
+        if self.inner_learning_rate <= 0:
+            raise ValueError(f"inner_learning_rate must be positive, got {self.inner_learning_rate}.")
         if self.checkpoint_every < 1:
             raise ValueError(f"checkpoint_every must be at least 1, got {self.checkpoint_every}.")
         if self.keep_best and not self.validate_every:

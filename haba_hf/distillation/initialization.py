@@ -1,6 +1,8 @@
 """The artifact before its first step."""
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from ..configuration_haba import HabaConfig
 from ..data.sources import ImageData
@@ -15,10 +17,12 @@ def initial_model(arguments: ModelArguments, data: ImageData, seed: int) -> Haba
     as it was.
 
     Bases are `bases_per_class` random training images of each class without replacement (`basis_init="real"`; their
-    channel mean if bases have one channel and samples three), or N(0, 1).
+    channel mean if bases have one channel and samples three), or N(0, 1). With multi-formation, `basis_init="mix"`
+    makes a basis of as many of them as it has tiles (IDC; Kim et al., ICML 2022), each reduced to its tile by keeping
+    every f-th pixel.
 
     Raises:
-        `ValueError`: if a class has fewer training images than `bases_per_class`.
+        `ValueError`: if a class has fewer training images than its bases are made of.
     """
     channels, height, width = data.image_shape
     config = HabaConfig(
@@ -33,6 +37,8 @@ def initial_model(arguments: ModelArguments, data: ImageData, seed: int) -> Haba
         sample_channels=channels,
         sample_height=height,
         sample_width=width,
+        formation_factor=arguments.formation_factor,
+        formation_axes=arguments.formation_axes,
         label_kind=arguments.label_kind,
         hallucinator_init=arguments.hallucinator_init,
         student_learning_rate=arguments.student_learning_rate,
@@ -40,9 +46,19 @@ def initial_model(arguments: ModelArguments, data: ImageData, seed: int) -> Haba
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = HabaModel(config)
-    if arguments.basis_init == "real":
-        images = data.draw_per_class(config.bases_per_class, seeded_generator(seed))
+    if arguments.basis_init != "noise":
+        count = config.num_formations if arguments.basis_init == "mix" else 1
+        images = data.draw_per_class(config.bases_per_class * count, seeded_generator(seed))
+        if arguments.basis_init == "mix":
+            images = _tiled(images, *config.formation_grid)
         if config.basis_shape[0] != channels:
             images = images.mean(dim=1, keepdim=True).expand(-1, config.basis_shape[0], -1, -1)
         model.bases.data.copy_(images)
     return model
+
+
+def _tiled(images_XCHW: Tensor, rows: int, columns: int) -> Tensor:
+    """Every rows x columns images in one: each reduced to its tile, which nearest neighbours do pixel by pixel."""
+    height, width = images_XCHW.shape[2] // rows, images_XCHW.shape[3] // columns
+    tiles = F.interpolate(images_XCHW, (height, width), mode="nearest").unflatten(0, (-1, rows, columns))
+    return tiles.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)

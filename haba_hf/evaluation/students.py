@@ -13,18 +13,20 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 from tqdm.auto import tqdm
 
+from accelerate import Accelerator
+
 from ..data import Split
 from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
+from ..data.cutmix import CutMix
 from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments, build_network
 from ..pairing import derived_seed, materialize_if_small, paired_batches, seeded_generator
 from ..processing_haba import HabaImageProcessor
-from .training import Batches, accuracy, train_student
+from .training import Batches, Schedule, accuracy, train_student
 
 # The independent streams of one student: its weights; its batches, pairing and augmentation; its real images, if
 # drawn.
@@ -67,7 +69,14 @@ class EvaluationArguments:
     evaluation_momentum: float = field(default=0.9, metadata={"help": "SGD momentum of students."})
     evaluation_weight_decay: float = field(default=5e-4, metadata={"help": "SGD weight decay of students."})
     evaluation_dsa: str = field(
-        default=DSA_STRATEGY, metadata={"help": "DSA operations joined by underscores, or 'none'."}
+        default=DSA_STRATEGY, metadata={"help": "DSA operations joined by underscores, stages by +, or 'none'."}
+    )
+    evaluation_cutmix: float = field(default=0.0, metadata={"help": "Probability of a batch to be mixed by CutMix."})
+    evaluation_schedule: Schedule = field(
+        default="half",
+        metadata={
+            "help": "Learning rate: a tenth after half of the epochs, or a fifth after 2/3 and again after 5/6."
+        },
     )
     real_evaluation_seeds: int | None = field(
         default=None, metadata={"help": "Students of the full real data; by default evaluation_seeds."}
@@ -87,7 +96,9 @@ class EvaluationArguments:
             value = vars(self)[name]
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}.")
-        DsaAugmentation(self.evaluation_dsa)  # an unknown operation is refused now, not after hours of distillation
+        # What they refuse is refused now, not after hours of distillation.
+        DsaAugmentation(self.evaluation_dsa)
+        CutMix(self.evaluation_cutmix)
 
 
 @dataclass
@@ -142,7 +153,9 @@ def train_fresh_student(
         learning_rate,
         momentum=args.evaluation_momentum,
         weight_decay=args.evaluation_weight_decay,
+        schedule=args.evaluation_schedule,
         augmentation=DsaAugmentation(args.evaluation_dsa, per_sample=True),
+        cutmix=CutMix(args.evaluation_cutmix),
         generator=generator,
         device=accelerator.device,
         autocast=accelerator.autocast,

@@ -1,6 +1,7 @@
 """Pictures of an artifact: the gallery of its samples, and the curves of its distillation.
 
-Shape legend: N bases, K hallucinators, R rows, T tiles in a row, C/H/W of a sample; P pixels a side in the picture.
+Shape legend: N bases, K hallucinators, M formations, R rows, T tiles in a row, C/H/W of a sample; P pixels a side in
+the picture.
 """
 
 import json
@@ -34,8 +35,8 @@ def save_gallery(
 ) -> None:
     """
     Draws the artifact as a PNG: one row for each basis, class by class with the class names, and in the columns the
-    basis and the sample each hallucinator makes of it. Plain pixels (K = 0) get one row for each class with its
-    images.
+    basis and the samples each hallucinator makes of it. Plain pixels (K = 0) get one row for each class with its
+    samples.
 
     Pixels are enlarged to squares, not smoothed. A basis of one channel of colour samples is shown grey.
 
@@ -60,14 +61,18 @@ def save_gallery(
     with torch.no_grad():
         samples = processor.denormalize(model(basis_ids).samples.float())
         if config.num_hallucinators == 0:
-            tiles_RTCHW = samples.unflatten(0, (config.num_labels, shown))
+            tiles_RTCHW = samples.unflatten(0, (config.num_labels, -1))
             rows, columns = class_names, [str(i + 1) for i in range(shown)]
         else:
             bases = processor.denormalize(_in_sample_channels(model.bases[basis_ids].float(), config.sample_channels))
-            samples = samples.unflatten(0, (len(basis_ids), config.num_hallucinators))
+            samples = samples.unflatten(0, (len(basis_ids), -1))
             tiles_RTCHW = torch.cat([bases[:, None], samples], dim=1)
             rows = [name if i == 0 else "" for name in class_names for i in range(shown)]
-            columns = ["basis", *(f"$H_{{{j + 1}}}$" for j in range(config.num_hallucinators))]
+            columns = [f"$H_{{{j + 1}}}$" for j in range(config.num_hallucinators)]
+        if config.num_formations > 1:
+            columns = [f"{name}, {m + 1}" for name in columns for m in range(config.num_formations)]
+        if config.num_hallucinators:
+            columns = ["basis", *columns]
     _draw_tiles(tiles_RTCHW.cpu(), rows, columns, path)
 
 

@@ -191,9 +191,43 @@ def test_no_strategy_is_the_identity(strategy):
     assert augmentation.apply(images[:2], parameters).shape == (2, 3, 8, 8)
 
 
+@pytest.mark.parametrize("per_sample", [True, False])
+def test_stages_are_applied_in_turn(per_sample):
+    augmentation, images = DsaAugmentation("color+crop_scale+cutout", per_sample), images_of((3, 8, 8))
+    seen = set()
+    for seed in range(20):
+        parameters = augmentation.draw(6, torch.Generator().manual_seed(seed))
+        expected, drawn, each = images, [], parameters
+        while each is not None:
+            assert each.uniforms.shape == (6 if per_sample else 1, 3)
+            expected = np.stack(
+                [
+                    REFERENCES[each.operation](np.asarray(image), u)
+                    for image, u in zip(expected, each.uniforms.double().expand(6, 3).numpy(), strict=True)
+                ]
+            )
+            drawn.append(each)
+            each = each.then
+        np.testing.assert_allclose(augmentation.apply(images, parameters).numpy(), expected, atol=2e-5)
+        assert [each.operation for each in drawn][::2] == ["color", "cutout"] and len(drawn) == 3
+        seen.add(drawn[1].operation)
+        uniforms = torch.stack([each.uniforms for each in drawn])
+        assert len(uniforms.unique()) == uniforms.numel(), "every stage draws its own magnitudes"
+    assert seen == {"crop", "scale"}
+    again = augmentation(images, torch.Generator().manual_seed(19))
+    assert torch.equal(again, augmentation.apply(images, parameters))
+
+
 @pytest.mark.parametrize(
     ("strategy", "unknown"),
-    [("color_blur", "blur"), ("Color", "Color"), ("color__flip", ""), ("color,flip", "color,flip")],
+    [
+        ("color_blur", "blur"),
+        ("Color", "Color"),
+        ("color__flip", ""),
+        ("color,flip", "color,flip"),
+        ("color+", ""),
+        ("color+none", "none"),
+    ],
 )
 def test_an_unknown_operation_is_refused(strategy, unknown):
     with pytest.raises(

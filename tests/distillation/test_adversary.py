@@ -7,7 +7,7 @@ import torch
 
 from haba_hf.data.augmentation import DsaAugmentation
 from haba_hf.distillation.adversary import Adversary, contrastive_loss, cosine_loss, supervised_contrastive_loss
-from tiny import NETWORK, gradients, tiny_accelerator, tiny_arguments, tiny_data, tiny_model
+from tiny import NETWORK, formations_of, gradients, tiny_accelerator, tiny_arguments, tiny_data, tiny_model
 
 
 def random_features(views=3, bases=4, size=5, seed=0):
@@ -131,7 +131,9 @@ def naive_losses(adversary, model, generator):
     num_bases = min(arguments.adversary_bases or model.config.num_bases, model.config.num_bases)
     views = torch.randperm(model.config.num_hallucinators, generator=generator)[:num_views].tolist()
     bases = torch.randperm(model.config.num_bases, generator=generator)[:num_bases].tolist()
-    samples = torch.cat([model.hallucinators[j](model.bases[i : i + 1]) for j in views for i in bases])
+    images = torch.cat([model.hallucinators[j](model.bases[i : i + 1]) for j in views for i in bases])
+    samples = torch.stack(formations_of(images, model.config), dim=1).flatten(0, 1)
+    bases = [i for i in bases for _ in range(model.config.num_formations)]
     parameters = DsaAugmentation(arguments.dsa).draw(len(samples), generator)
     features = adversary.network.features(DsaAugmentation.apply(samples, parameters))
     labels = [model.labels[i] for i in bases] * num_views
@@ -140,7 +142,7 @@ def naive_losses(adversary, model, generator):
         log_probabilities = adversary.network.classifier(feature).log_softmax(dim=0)
         weights = label.detach() if label.ndim else torch.eye(len(log_probabilities), dtype=torch.float64)[label]
         l_task = l_task - (weights * log_probabilities).sum() / len(labels)
-    features = features.unflatten(0, (num_views, num_bases))
+    features = features.unflatten(0, (num_views, len(bases)))
     if arguments.contrast == "instance":
         l_con = looped_contrastive_loss(features, arguments.temperature)
     else:
@@ -149,21 +151,23 @@ def naive_losses(adversary, model, generator):
 
 
 @pytest.mark.parametrize(
-    ("settings", "label_kind"),
+    ("settings", "label_kind", "formation_factor"),
     [
-        ({}, "hard"),
-        ({"contrast": "supervised", "temperature": 0.5}, "hard"),
-        ({"adversary_hallucinators": 3, "adversary_bases": 5, "lambda_cos": 0.7, "lambda_con": 0.3}, "soft"),
-        ({"adversary_hallucinators": 9, "adversary_bases": 99, "lambda_task": 0.2}, "hard"),
-        ({"dsa": "none"}, "hard"),
+        ({}, "hard", 1),
+        ({}, "soft", 2),
+        ({"contrast": "supervised", "temperature": 0.5, "adversary_bases": 3}, "hard", 2),
+        ({"contrast": "supervised", "temperature": 0.5}, "hard", 1),
+        ({"adversary_hallucinators": 3, "adversary_bases": 5, "lambda_cos": 0.7, "lambda_con": 0.3}, "soft", 1),
+        ({"adversary_hallucinators": 9, "adversary_bases": 99, "lambda_task": 0.2}, "hard", 1),
+        ({"dsa": "none"}, "hard", 1),
     ],
 )
-def test_gradients_of_both_players(settings, label_kind):
+def test_gradients_of_both_players(settings, label_kind, formation_factor):
     """S gets lambda_cos L_cos and nothing else, F gets lambda_con L_con + lambda_task L_task and nothing else."""
     data = tiny_data()
     arguments = tiny_arguments(**settings)
     adversary = double_adversary(data, arguments)
-    model = tiny_model(data, label_kind=label_kind).double()
+    model = tiny_model(data, label_kind=label_kind, formation_factor=formation_factor).double()
 
     logs = adversary.backward(model, torch.Generator().manual_seed(5))
     l_cos, l_con, l_task = naive_losses(adversary, model, torch.Generator().manual_seed(5))

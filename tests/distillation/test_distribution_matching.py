@@ -91,6 +91,19 @@ def test_gradient_equals_a_naive_loop(settings, sizes, channels):
     assert not gradients(model)["student_learning_rate"].any()
 
 
+def test_formations_count_like_samples():
+    """The loss of an artifact is that of plain pixels which are its samples."""
+    data = tiny_data()
+    model = tiny_model(data, formation_factor=2)
+    plain = tiny_model(data, num_hallucinators=0, bases_per_class=2 * 3 * 4)
+    plain.bases.data.copy_(model.materialize().samples)
+    losses = [
+        prepared(data, each)[0].backward(each, torch.Generator().manual_seed(3))["l_dd"] for each in (model, plain)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-10)
+    assert gradients(model)["bases"].abs().max() > 1e-6
+
+
 @pytest.mark.parametrize("operation", ["none", "color", "crop", "cutout", "flip", "scale", "rotate"])
 def test_gradient_by_finite_differences(operation):
     data = tiny_data()

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -26,6 +28,41 @@ def test_bases_are_images_of_their_class(channels, basis_channels):
     chosen = [row for (row,) in rows]
     assert len(set(chosen)) == 12
     assert data.train.labels[chosen].tolist() == model.class_ids.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+
+
+@pytest.mark.parametrize(("axes", "rows"), [("both", 2), ("time", 1)])
+@pytest.mark.parametrize("basis_channels", [None, 1])
+def test_mixed_bases_are_made_of_reduced_images_of_their_class(axes, rows, basis_channels):
+    data = tiny_data(images_per_class=8)
+    arguments = ModelArguments(
+        bases_per_class=2, basis_init="mix", formation_factor=2, formation_axes=axes, basis_channels=basis_channels
+    )
+    model = initial_model(arguments, data, seed=0)
+    images = data.processor.normalize(data.train.images)
+    if basis_channels:
+        images = images.mean(dim=1, keepdim=True)
+    height, chosen = 8 // rows, []
+    for basis, label in zip(model.bases, model.class_ids.tolist(), strict=True):
+        for top in range(0, 8, height):
+            for left in (0, 4):
+                tile = basis[:, top : top + height, left : left + 4]
+                found = [row for row, image in enumerate(images) if torch.equal(image[:, ::rows, ::2], tile)]
+                assert len(found) == 1
+                assert data.train.labels[found[0]] == label
+                chosen += found
+    assert len(set(chosen)) == len(chosen) == 8 * 2 * rows
+
+    with pytest.raises(ValueError, match="has 8 training images, fewer than the"):
+        initial_model(dataclasses.replace(arguments, bases_per_class=5), data, seed=0)
+
+
+def test_mixed_bases_start_as_samples_that_look_like_images():
+    data = tiny_data()
+    arguments = ModelArguments(num_hallucinators=0, basis_init="mix", formation_factor=2)
+    output = initial_model(arguments, data, seed=0).materialize()
+    assert output.samples.shape == (16, 3, 8, 8)
+    brightness = output.samples.mean(dim=(1, 2, 3)).view(4, 4)
+    assert (brightness[1:].min(dim=1).values > brightness[:-1].max(dim=1).values).all()
 
 
 def test_seed_decides_and_the_global_state_does_not():
@@ -63,6 +100,8 @@ def test_sizes_reach_the_config():
         basis_channels=1,
         label_kind="soft",
         student_learning_rate=0.25,
+        formation_factor=2,
+        formation_axes="time",
     )
     config = initial_model(arguments, data, seed=0).config
     for name in vars(arguments).keys() - {"basis_init"}:

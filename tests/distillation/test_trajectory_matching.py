@@ -16,6 +16,7 @@ from tiny import (
     assert_directional_derivative,
     assert_gradients_equal,
     double_precision,
+    formations_of,
     gradients,
     tiny_accelerator,
     tiny_arguments,
@@ -100,12 +101,13 @@ def naive_loss(model, data, experts, arguments, generator):
     hallucinators = model.config.num_hallucinators
     for pairs, parameters in zip(pairs_SB.tolist(), augmentations, strict=True):
         samples, labels = [], []
-        for pair in pairs:
+        for place in pairs:
+            pair, formation = divmod(place, model.config.num_formations)
             basis = pair // max(hallucinators, 1)
             image = model.bases[basis : basis + 1]
             if hallucinators:
                 image = model.hallucinators[pair % hallucinators](image, model.encoder, model.decoder)
-            samples.append(image)
+            samples.append(formations_of(image, model.config)[formation])
             target_label = model.labels[basis]
             labels.append(target_label if target_label.ndim else torch.eye(data.num_labels)[target_label])
         logits = student(DsaAugmentation.apply(torch.cat(samples), parameters))
@@ -129,6 +131,12 @@ CASES = {
     "soft labels": ({"pairing": "sample", "lambda_dd": 0.5}, {"label_kind": "soft"}, 3),
     "grey": ({"dsa": "crop_cutout_flip_scale_rotate"}, {}, 1),
     "small batches": ({"student_batch_size": 3, "student_steps": 5, "pairing": "sample"}, {}, 3),
+    "formations": ({"pairing": "sample"}, {"formation_factor": 2, "bases_per_class": 1}, 3),
+    "formations in time, plain pixels": (
+        {"student_batch_size": 5},
+        {"formation_factor": 2, "formation_axes": "time", "num_hallucinators": 0},
+        1,
+    ),
     "plain pixels": ({"student_batch_size": 5}, {"num_hallucinators": 0, "label_kind": "soft"}, 3),
     "shared encoder": (
         {"dsa": "color", "pairing": "sample"},
@@ -273,6 +281,13 @@ class TestDrawPairs:
         hallucinators = draw_pairs(model, arguments, torch.Generator().manual_seed(0)) % 3
         assert not (hallucinators == hallucinators[:, :1]).all(dim=1).any()
         assert min(hallucinators.flatten().bincount()) > 120
+
+    def test_formations_are_dealt_like_bases(self):
+        model = tiny_model(tiny_data(), formation_factor=2)
+        arguments = tiny_arguments(student_steps=6, pairing="sample")
+        ids_SB = draw_pairs(model, arguments, torch.Generator().manual_seed(0))
+        assert ((ids_SB // 12 * 4 + ids_SB % 4).sort(dim=1).values == torch.arange(32)).all()
+        assert min((ids_SB // 4 % 3).flatten().bincount()) > 40
 
     def test_plain_pixels(self):
         model = tiny_model(tiny_data(), num_hallucinators=0)

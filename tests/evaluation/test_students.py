@@ -10,14 +10,15 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from sklearn.metrics import accuracy_score
 from torch import nn
 from torch.nn import functional as F
 
+from accelerate import Accelerator
 from haba_hf import HabaConfig, HabaModel
 from haba_hf.data import Split
 from haba_hf.data.augmentation import DsaAugmentation
+from haba_hf.data.cutmix import CutMix
 from haba_hf.evaluation import (
     AccuracyResult,
     EvaluationArguments,
@@ -183,6 +184,49 @@ def test_the_learning_rate_decays_after_the_middle():
     assert [learning_rate_at(epoch, 1001, 1.0) for epoch in (500, 501)] == [1, 0.1]
 
 
+def test_the_learning_rate_decays_in_two_steps():
+    rates = [learning_rate_at(epoch, 1000, 1.0, "two_steps") for epoch in (0, 665, 666, 832, 833, 999)]
+    assert rates == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.04])
+    assert learning_rate_at(0, 1, 1.0, "two_steps") == pytest.approx(0.04)
+
+
+def test_schedule_and_cutmix_reach_the_students():
+    args = make_args(student_epochs=6)
+    plain = evaluate(args=args, split=noisy_test()).accuracies
+    for change in ({"evaluation_cutmix": 1.0}, {"evaluation_schedule": "two_steps"}):
+        assert evaluate(args=make_args(student_epochs=6, **change), split=noisy_test()).accuracies != plain
+
+
+@pytest.mark.parametrize("label_kind", ["hard", "soft"])
+def test_training_with_cutmix_equals_a_plain_loop(label_kind):
+    model, augmentation, cutmix = make_artifact(label_kind=label_kind), DsaAugmentation("crop"), CutMix(0.7)
+    network = build_network(NETWORK, (1, 8, 8), 4, seed=0)
+    generator = seeded_generator(3)
+    batches = {"batches_of_epoch": lambda epoch: paired_batches(model, 3, generator), "epochs": 6}
+    settings = {"momentum": 0.0, "weight_decay": 0.0, "schedule": "two_steps", "learning_rate": 0.05}
+    train_student(network, **batches, **settings, augmentation=augmentation, cutmix=cutmix, generator=generator)
+    expected, generator, mixed = build_network(NETWORK, (1, 8, 8), 4, seed=0), seeded_generator(3), 0
+    for learning_rate in (0.05, 0.05, 0.05, 0.05, 0.01, 0.002):
+        for samples, labels in paired_batches(model, 3, generator):
+            samples = augmentation(samples, generator)
+            mixture = cutmix.draw(samples.shape, generator)
+            targets = labels if label_kind == "soft" else F.one_hot(labels, 4).float()
+            if mixture is not None:
+                mixed += 1
+                (top, bottom), (left, right) = mixture.rows, mixture.columns
+                other, samples = samples[mixture.partners], samples.clone()
+                samples[:, :, top:bottom, left:right] = other[:, :, top:bottom, left:right]
+                targets = (1 - mixture.share) * targets + mixture.share * targets[mixture.partners]
+            loss = -(targets * expected(samples).log_softmax(dim=1)).sum(dim=1).mean()
+            slopes = torch.autograd.grad(loss, list(expected.parameters()))
+            with torch.no_grad():
+                for weight, slope in zip(expected.parameters(), slopes, strict=True):
+                    weight.sub_(learning_rate * slope)
+    assert 4 < mixed < 18
+    for weight, other in zip(network.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(weight, other)
+
+
 @pytest.mark.parametrize("label_kind", ["hard", "soft"])
 def test_training_equals_a_plain_loop(label_kind):
     model, augmentation = make_artifact(label_kind=label_kind), DsaAugmentation("crop_scale")
@@ -276,10 +320,12 @@ def test_an_empty_epoch_is_refused():
         ("evaluation_learning_rate", 0.0),
         ("real_student_learning_rate", -1.0),
         ("evaluation_dsa", "color_spin"),
+        ("evaluation_cutmix", 1.5),
     ],
 )
 def test_arguments_are_checked(name, value):
-    with pytest.raises(ValueError, match=r"spin" if name == "evaluation_dsa" else name):
+    messages = {"evaluation_dsa": "spin", "evaluation_cutmix": "CutMix must be between 0 and 1"}
+    with pytest.raises(ValueError, match=messages.get(name, name)):
         EvaluationArguments(**{name: value})
 
 

@@ -69,6 +69,22 @@ def test_plain_pixels_have_a_row_for_each_class(tmp_path):
     assert find(pixels_of(tmp_path / "gallery.png"), images[11]) is not None
 
 
+@pytest.mark.parametrize("num_hallucinators", [0, 2])
+def test_the_gallery_shows_all_formations(tmp_path, num_hallucinators):
+    model, processor = make_model(num_hallucinators=num_hallucinators, formation_factor=2), make_processor()
+    save_gallery(model, processor, tmp_path / "gallery.png", bases_per_class=1)
+    picture = pixels_of(tmp_path / "gallery.png")
+    bases, samples = processor.denormalize(model.bases.detach()), processor.denormalize(model().samples.detach())
+    pitch = 64 + GAP_PIXELS
+    first = samples[0] if num_hallucinators == 0 else bases[0]
+    origin = find(picture, first)
+    per_basis = max(num_hallucinators, 1) * 4
+    for row in range(3):
+        for column in range(per_basis):
+            place = (origin[0] + pitch * row, origin[1] + pitch * (column + (num_hallucinators > 0)))
+            assert find(picture, samples[2 * row * per_basis + column]) == place
+
+
 def test_class_names_are_no_formulas(tmp_path):
     names = {0: "$x$ {", 1: "$100", 2: "a_b^"}
     save_gallery(make_model(id2label=names), make_processor(), tmp_path / "gallery.png")

@@ -8,15 +8,18 @@ from one step to the next (an inner network half trained) it hands to the checkp
 from typing import Protocol
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
+
+from accelerate import Accelerator
 
 from ...data.sources import ImageData
 from ...modeling_haba import HabaModel
 from .distribution_matching import DistributionMatching
+from .gradient_matching import GradientMatching
+from .idc import IdcMatching
 from .trajectory_matching import TrajectoryMatching
 
-__all__ = ["DistributionMatching", "Objective", "TrajectoryMatching"]
+__all__ = ["DistributionMatching", "GradientMatching", "IdcMatching", "Objective", "TrajectoryMatching"]
 
 
 class Objective(Protocol):

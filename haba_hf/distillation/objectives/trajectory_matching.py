@@ -9,9 +9,10 @@ Shape legend: S student steps, B samples a step, U distinct samples of the run, 
 """
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
+
+from accelerate import Accelerator
 
 from ...data.augmentation import DsaAugmentation, DsaParameters
 from ...data.sources import ImageData
@@ -59,10 +60,9 @@ class TrajectoryMatching:
         start, target = self.experts.draw(arguments.max_start, arguments.expert_span, generator)
         start, target = start.to(self.device), target.to(self.device)
 
-        pairs_SB = draw_pairs(model, arguments, generator)
-        pairs_U, positions_SB = torch.unique(pairs_SB, return_inverse=True)
-        hallucinators = model.config.num_hallucinators
-        output = model(pairs_U // hallucinators, pairs_U % hallucinators) if hallucinators else model(pairs_U)
+        ids_SB = draw_pairs(model, arguments, generator)
+        ids_U, positions_SB = torch.unique(ids_SB, return_inverse=True)
+        output = model.restore(ids_U)
         positions_SB = positions_SB.to(self.device)
         batch_size = positions_SB.shape[1]
         augmentations = [self.augmentation.draw(batch_size, generator) for _ in range(arguments.student_steps)]
@@ -100,12 +100,14 @@ class TrajectoryMatching:
 
 def draw_pairs(model: HabaModel, arguments: DistillationArguments, generator: torch.Generator) -> Tensor:
     """
-    Pairs for S student steps, `[S, B]`, as basis * K + hallucinator (or the basis alone for plain pixels).
+    Samples for S student steps, `[S, B]`, as places in `model.materialize()`.
 
-    Bases are dealt out from one permutation after another; with `pairing="step"` one hallucinator serves a whole step,
-    as in the released code, with `"sample"` every sample of the step draws its own, as students do in evaluation.
+    Bases (with multi-formation, each formation of each basis) are dealt out from one permutation after another; with
+    `pairing="step"` one hallucinator serves a whole step, as in the released code, with `"sample"` every sample of the
+    step draws its own, as students do in evaluation.
     """
-    num_bases, hallucinators = model.config.num_bases, model.config.num_hallucinators
+    hallucinators, formations = model.config.num_hallucinators, model.config.num_formations
+    num_bases = model.config.num_bases * formations
     steps = arguments.student_steps
     batch_size = min(arguments.student_batch_size or num_bases, num_bases)
     rounds = -(-steps * batch_size // num_bases)
@@ -114,7 +116,8 @@ def draw_pairs(model: HabaModel, arguments: DistillationArguments, generator: to
     if not hallucinators:
         return bases_SB
     columns = 1 if arguments.pairing == "step" else batch_size
-    return bases_SB * hallucinators + torch.randint(hallucinators, (steps, columns), generator=generator)
+    hallucinators_SB = torch.randint(hallucinators, (steps, columns), generator=generator)
+    return (bases_SB // formations * hallucinators + hallucinators_SB) * formations + bases_SB % formations
 
 
 def match_by_graph(

@@ -1,0 +1,183 @@
+r"""Gradient matching: dataset condensation (DC; Zhao, Mopuri and Bilen, ICLR 2021) and the same with differentiable
+siamese augmentation (DSA; Zhao and Bilen, ICML 2021).
+
+An inner network theta is asked, class by class, for the gradient of its loss on real images and on samples:
+
+    L_DD = sum_c D( grad_theta CE(A(real_c)), grad_theta CE(A(samples_c)) ),
+    D(g, h) = sum_layers sum_rows 1 - <g_r, h_r> / (||g_r|| ||h_r|| + 1e-6),
+
+where a row is what leads to one output of a layer, and biases and norms, which have no rows, do not count. After each
+step theta takes some epochs of SGD on the samples, and after `outer_steps` steps a new one is drawn.
+
+Shape legend: X samples of the artifact, L classes.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from accelerate import Accelerator
+
+from ...data.augmentation import DsaAugmentation
+from ...data.sources import ImageData
+from ...modeling_haba import HabaModel
+from ...networks import NetworkArguments, build_network
+from ...pairing import materialize_if_small, paired_batches, seeded_generator
+from ..arguments import DistillationArguments
+
+# Published (outer steps, inner epochs) by samples per class.
+PUBLISHED_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
+INNER_BATCH_SIZE = 256
+# The independent random streams of an inner network; those of class c follow from MATCHING + c.
+WEIGHTS, TRAINING, MATCHING = 1, 2, 3
+
+
+def loop_counts(samples_per_class: int) -> tuple[int, int]:
+    """
+    Outer steps of an inner network and its epochs between two of them: those of the nearest count that the paper
+    gives, of two equally near ones the lower (so 2 is as 1, 9 and 11 are as 10, and 51 is as 50).
+    """
+    return PUBLISHED_LOOPS[min(PUBLISHED_LOOPS, key=lambda count: (abs(count - samples_per_class), count))]
+
+
+def row_cosine_distance(real: Sequence[Tensor], samples: Sequence[Tensor]) -> Tensor:
+    """D of DC: one minus the cosine, summed over the output rows of all layers; 1-D tensors count zero."""
+    total = torch.zeros((), dtype=samples[0].dtype, device=samples[0].device)
+    for g, h in zip(real, samples, strict=True):
+        if g.ndim > 1:
+            g, h = g.flatten(1), h.flatten(1)
+            total = total + (1 - (g * h).sum(dim=1) / (g.norm(dim=1) * h.norm(dim=1) + 1e-6)).sum()
+    return total
+
+
+class GradientMatching:
+    """
+    Args:
+        network_arguments ([`NetworkArguments`]): the inner network theta.
+        arguments ([`DistillationArguments`]): `objective` (`"dc"` augments nothing), `real_batch_size`,
+            `sample_batch_size`, `outer_steps`, `inner_epochs`, `inner_learning_rate`, `dsa`, `seed`, `lambda_dd`.
+
+    Of several processes all hold the same theta, each matches its share of the classes, and together they compute what
+    one would alone. So no number is drawn from the step's generator, which is the process's own, but from (seed,
+    network, step of the network, stream).
+    """
+
+    learns_student_learning_rate = False
+
+    def __init__(self, network_arguments: NetworkArguments, arguments: DistillationArguments):
+        self.network_arguments = network_arguments
+        self.arguments = arguments
+        strategy = "none" if arguments.objective == "dc" else arguments.dsa
+        self.matching_augmentation = DsaAugmentation(strategy, per_sample=False)
+        self.training_augmentation = DsaAugmentation(strategy, per_sample=True)
+
+    def prepare(self, real_data: ImageData, model: HabaModel, accelerator: Accelerator) -> None:
+        self.data = real_data
+        self.accelerator = accelerator
+        self.members = [real_data.train.of_class(label) for label in range(real_data.num_labels)]
+        classes_X = model.class_ids.cpu().repeat_interleave(model.config.num_samples // model.config.num_bases)
+        self.sample_ids = [(classes_X == label).nonzero().flatten() for label in range(real_data.num_labels)]
+        self.outer_steps, self.inner_epochs = self._loops(model)
+        self._start_network(0)
+
+    def backward(self, model: HabaModel, generator: torch.Generator) -> dict[str, float]:
+        """Adds the gradient of lambda_DD * L_DD to the parameters of `model` and returns what to log."""
+        # Trained now and not after the last step, as the samples have only changed since then.
+        if self.served == self.outer_steps:
+            self._start_network(self.index + 1)
+        elif self.served:
+            self._train(model)
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        total = torch.zeros((), device=self.accelerator.device)
+        for label in range(rank, len(self.members), world):
+            # Gradients are averaged over processes, but those of classes add up.
+            total += self._match_class(model, label, world * self.arguments.lambda_dd)
+        self.served += 1
+        return {"l_dd": self.accelerator.reduce(total, reduction="sum").item()}
+
+    def state(self) -> dict[str, Tensor]:
+        """The inner network, its momentum if it has any, its number, and the steps it has served."""
+        tensors = {"index": torch.tensor(self.index), "served": torch.tensor(self.served)}
+        for name, parameter in self.network.named_parameters():
+            tensors[f"network.{name}"] = parameter.detach().clone()
+            momentum = self.optimizer.state.get(parameter, {}).get("momentum_buffer")
+            if momentum is not None:
+                tensors[f"momentum.{name}"] = momentum.clone()
+        return tensors
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        self._start_network(int(state["index"]))
+        self.served = int(state["served"])
+        with torch.no_grad():
+            for name, parameter in self.network.named_parameters():
+                parameter.copy_(state[f"network.{name}"])
+                if f"momentum.{name}" in state:
+                    momentum = state[f"momentum.{name}"].to(parameter.device)
+                    self.optimizer.state[parameter]["momentum_buffer"] = momentum
+
+    def _loops(self, model: HabaModel) -> tuple[int, int]:
+        """Outer steps and inner epochs: what is set, or what is published for the samples that an epoch has."""
+        arguments = self.arguments
+        outer_steps, inner_epochs = loop_counts(model.config.bases_per_class * model.config.num_formations)
+        return (
+            outer_steps if arguments.outer_steps is None else arguments.outer_steps,
+            inner_epochs if arguments.inner_epochs is None else arguments.inner_epochs,
+        )
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.network.parameters(), lr=self.arguments.inner_learning_rate)
+
+    def _distance(self, real: Sequence[Tensor], samples: Sequence[Tensor]) -> Tensor:
+        return row_cosine_distance(real, samples)
+
+    def _train(self, model: HabaModel) -> None:
+        """Epochs of online pairing."""
+        if not self.inner_epochs:
+            return
+        generator = self._generator(TRAINING)
+        materialized = materialize_if_small(model, self.accelerator.device)
+        for _ in range(self.inner_epochs):
+            for samples, labels in paired_batches(model, INNER_BATCH_SIZE, generator, materialized):
+                samples = self.training_augmentation(samples, generator)
+                self._update(F.cross_entropy(self.network(samples), labels))
+
+    def _update(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+    def _start_network(self, index: int) -> None:
+        self.index, self.served = index, 0
+        seed = self._generator(WEIGHTS).initial_seed()
+        network = build_network(self.network_arguments, self.data.image_shape, self.data.num_labels, seed)
+        self.network = network.to(self.accelerator.device)
+        self.optimizer = self._optimizer()
+
+    def _generator(self, stream: int) -> torch.Generator:
+        return seeded_generator(self.arguments.seed, self.index, self.served, stream)
+
+    def _match_class(self, model: HabaModel, label: int, weight: float) -> Tensor:
+        """Adds the gradient of `weight` * D of one class to the parameters of `model` and returns D."""
+        generator = self._generator(MATCHING + label)
+        augmentation = self.matching_augmentation.draw(1, generator)
+        members, ids = self.members[label], self.sample_ids[label]
+        chosen = members[torch.randperm(len(members), generator=generator)[: self.arguments.real_batch_size]]
+        images = self.data.processor.normalize(self.data.train.images[chosen].to(self.accelerator.device))
+        parameters = list(self.network.parameters())
+        classes = torch.full((len(images),), label, device=images.device)
+        loss = F.cross_entropy(self.network(DsaAugmentation.apply(images, augmentation)), classes)
+        real = torch.autograd.grad(loss, parameters)
+
+        if self.arguments.sample_batch_size is not None:
+            ids = ids[torch.randperm(len(ids), generator=generator)[: self.arguments.sample_batch_size]]
+        output = model.restore(ids)
+        samples = output.samples.detach().requires_grad_()
+        labels = output.labels.detach().requires_grad_(output.labels.is_floating_point())
+        loss = F.cross_entropy(self.network(DsaAugmentation.apply(samples, augmentation)), labels)
+        distance = self._distance(real, torch.autograd.grad(loss, parameters, create_graph=True))
+        wanted = [samples, labels] if labels.requires_grad else [samples]
+        gradients = torch.autograd.grad(weight * distance, wanted)
+        torch.autograd.backward([output.samples, output.labels][: len(wanted)], gradients)
+        return distance.detach()

@@ -1,0 +1,103 @@
+r"""IDC ("Dataset Condensation via Efficient Synthetic-Data Parameterization"; Kim et al., ICML 2022): gradient
+matching with an inner network that is trained on real data.
+
+    L_DD = sum_c sum_convolutions sum_entries ( g - h )^2   or   | g - h |,
+
+with g the gradient on real images of class c and h that on its samples. The other half of IDC, multi-formation, is the
+artifact's (`formation_factor`).
+
+The released code steps after each class, this one once for all classes, as all objectives here do.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from accelerate import Accelerator
+
+from ...data.augmentation import DsaAugmentation
+from ...data.cutmix import CutMix
+from ...data.sources import ImageData
+from ...modeling_haba import HabaModel
+from ...networks import NetworkArguments
+from ..arguments import DistillationArguments
+from .gradient_matching import TRAINING, GradientMatching
+
+OUTER_STEPS = 100
+BATCH_SIZE = 64
+MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
+
+
+def convolution_distance(real: Sequence[Tensor], samples: Sequence[Tensor], kind: str) -> Tensor:
+    """Sum of squared (`"mse"`) or absolute (`"l1"`) differences over the weights of convolutions, which are 4-D."""
+    total = torch.zeros((), dtype=samples[0].dtype, device=samples[0].device)
+    for g, h in zip(real, samples, strict=True):
+        if g.ndim == 4:
+            total = total + ((g - h).square().sum() if kind == "mse" else (g - h).abs().sum())
+    return total
+
+
+class IdcMatching(GradientMatching):
+    """
+    Args:
+        network_arguments ([`NetworkArguments`]): the inner network.
+        arguments ([`DistillationArguments`]): `dsa` (IDC's is `"color+crop+cutout"`, the same for the whole batch),
+            `real_batch_size`, `sample_batch_size`, `outer_steps`, `inner_learning_rate`, `idc_distance`,
+            `idc_real_samples`, `idc_dsa`, `idc_cutmix`, `clamp_bases`, `seed`, `lambda_dd`.
+
+    Raises:
+        `ValueError`: if `idc_dsa` or `idc_cutmix` is unfit.
+    """
+
+    def __init__(self, network_arguments: NetworkArguments, arguments: DistillationArguments):
+        super().__init__(network_arguments, arguments)
+        self.training_augmentation = DsaAugmentation(arguments.idc_dsa, per_sample=True)
+        self.cutmix = CutMix(arguments.idc_cutmix)
+
+    def prepare(self, real_data: ImageData, model: HabaModel, accelerator: Accelerator) -> None:
+        """
+        Raises:
+            `ValueError`: if bases that have other channels than images are to be clamped to the range of pixels.
+        """
+        channels, expected = model.config.basis_shape[0], real_data.image_shape[0]
+        if self.arguments.clamp_bases and channels != expected:
+            raise ValueError(f"clamp_bases needs bases of as many channels as images, {expected}, not {channels}.")
+        super().prepare(real_data, model, accelerator)
+        extremes = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(-1, *real_data.image_shape)
+        self.darkest, self.brightest = real_data.processor.normalize(extremes).to(accelerator.device)
+
+    def backward(self, model: HabaModel, generator: torch.Generator) -> dict[str, float]:
+        """Adds the gradient of lambda_DD * L_DD to the parameters of `model` and returns what to log."""
+        if self.arguments.clamp_bases and self.served in (0, self.outer_steps):
+            with torch.no_grad():
+                model.bases.clamp_(self.darkest, self.brightest)
+        return super().backward(model, generator)
+
+    def _loops(self, model: HabaModel) -> tuple[int, int]:
+        return self.arguments.outer_steps or OUTER_STEPS, 1
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(
+            self.network.parameters(),
+            lr=self.arguments.inner_learning_rate,
+            momentum=MOMENTUM,
+            weight_decay=WEIGHT_DECAY,
+        )
+
+    def _distance(self, real: Sequence[Tensor], samples: Sequence[Tensor]) -> Tensor:
+        return convolution_distance(real, samples, self.arguments.idc_distance)
+
+    def _train(self, model: HabaModel) -> None:
+        """Some real images, drawn without replacement."""
+        generator = self._generator(TRAINING)
+        train, device = self.data.train, self.accelerator.device
+        chosen = torch.randperm(len(train), generator=generator)[: self.arguments.idc_real_samples]
+        for rows in chosen.split(BATCH_SIZE):
+            images = self.data.processor.normalize(train.images[rows].to(device))
+            images = self.training_augmentation(images, generator)
+            mixture = self.cutmix.draw(images.shape, generator)
+            logits = self.network(CutMix.apply(images, mixture))
+            labels = CutMix.mix_labels(train.labels[rows].to(device), self.data.num_labels, mixture)
+            self._update(F.cross_entropy(logits, labels))
