@@ -5,7 +5,14 @@ from .arguments import DistillationArguments, ModelArguments
 from .distiller import Distiller
 from .experts import ExpertArguments, ExpertStore, record_experts
 from .initialization import initial_model
-from .objectives import DistributionMatching, Objective, TrajectoryMatching
+from .objectives import (
+    DistributionMatching,
+    FeatureAlignment,
+    LabelDistillation,
+    Objective,
+    TrajectoryMatching,
+    UnrolledTraining,
+)
 
 __all__ = [
     "Adversary",
@@ -14,9 +21,12 @@ __all__ = [
     "DistributionMatching",
     "ExpertArguments",
     "ExpertStore",
+    "FeatureAlignment",
+    "LabelDistillation",
     "ModelArguments",
     "Objective",
     "TrajectoryMatching",
+    "UnrolledTraining",
     "initial_model",
     "record_experts",
 ]

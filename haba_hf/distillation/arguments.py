@@ -25,6 +25,16 @@ class ModelArguments:
     student_learning_rate: float = field(
         default=0.01, metadata={"help": "Student learning rate alpha at the start; trajectory matching learns it."}
     )
+    num_step_sizes: int = field(
+        default=0,
+        metadata={
+            "help": "DD: gradient descent steps T of a student, a multiple of bases_per_class; each has a step size "
+            "of its own that starts at student_learning_rate."
+        },
+    )
+    label_init: Literal["class", "uniform"] = field(
+        default="class", metadata={"help": "Soft labels start at 0.9 for their class, or at 1 / classes (LD)."}
+    )
     basis_init: Literal["real", "noise"] = field(
         default="real", metadata={"help": "Bases start as random real images of their class, or as N(0, 1)."}
     )
@@ -34,8 +44,12 @@ class ModelArguments:
 class DistillationArguments:
     """Algorithm 1: the objective L_DD, the adversary, the optimizers and the run."""
 
-    objective: Literal["dm", "mtt"] = field(
-        default="dm", metadata={"help": "Distribution matching or trajectory matching."}
+    objective: Literal["dm", "mtt", "cafe", "dd", "ld"] = field(
+        default="dm",
+        metadata={
+            "help": "Distribution matching, trajectory matching, feature alignment (CAFE), unrolled training (DD) or "
+            "label distillation (LD)."
+        },
     )
     steps: int = field(default=1000, metadata={"help": "Distillation steps."})
     seed: int = field(default=0, metadata={"help": "Seed of initialization and of every step."})
@@ -53,11 +67,21 @@ class DistillationArguments:
         default=1e-5, metadata={"help": "Learning rate of the student learning rate (trajectory matching)."}
     )
     alpha_min: float = field(default=0.001, metadata={"help": "The student learning rate is clipped from below here."})
+    adam_beta1: float = field(default=0.9, metadata={"help": "Decay of Adam's mean gradient."})
+    step_size_learning_rate: float = field(
+        default=0.01, metadata={"help": "Learning rate of the step sizes, before their softplus (DD)."}
+    )
     learning_rate_schedule: Literal["constant", "cosine"] = field(
         default="constant", metadata={"help": "Constant, or cosine decay to zero over the run."}
     )
+    learning_rate_halvings: list[float] = field(
+        default_factory=list,
+        metadata={"help": "Fractions of the run after which all learning rates are halved."},
+    )
 
-    real_batch_size: int = field(default=256, metadata={"help": "DM: real images of each class a step."})
+    real_batch_size: int = field(
+        default=256, metadata={"help": "Real images a step: of each class (DM, CAFE), or in all (DD, LD)."}
+    )
     network_bank: int = field(
         default=0,
         metadata={
@@ -70,13 +94,46 @@ class DistillationArguments:
     expert_span: int = field(default=2, metadata={"help": "MTT: M, expert snapshots ahead to be reached."})
     max_start: int = field(default=2, metadata={"help": "MTT: start snapshots are drawn from 0..max_start-1."})
     student_batch_size: int | None = field(
-        default=None, metadata={"help": "MTT: bases of a student step; by default all."}
+        default=None,
+        metadata={
+            "help": "Bases of a student step (MTT), or of a step of the inner network (CAFE, LD); by default all."
+        },
     )
     pairing: Literal["step", "sample"] = field(
-        default="step", metadata={"help": "MTT: one hallucinator for a whole student step, or one for each sample."}
+        default="step",
+        metadata={"help": "MTT, DD: one hallucinator for a whole student step, or one for each sample."},
     )
     unroll: Literal["graph", "adjoint"] = field(
         default="graph", metadata={"help": "MTT: one graph over all steps, or constant memory.", "result": False}
+    )
+
+    inner_learning_rate: float = field(
+        default=0.01,
+        metadata={"help": "CAFE: SGD learning rate of the inner network; LD: of the step that labels are judged by."},
+    )
+    query_batch_size: int = field(
+        default=128, metadata={"help": "CAFE: real images of each class that the inner network is scored on."}
+    )
+    accuracy_window: int = field(
+        default=10, metadata={"help": "CAFE: accuracies whose range, largest less smallest, steers the two loops."}
+    )
+    outer_range: float = field(
+        default=0.04, metadata={"help": "CAFE: a new network once the range over steps is below this."}
+    )
+    inner_range: float = field(
+        default=0.03,
+        metadata={"help": "CAFE: the inner network is trained until the range over epochs is above this."},
+    )
+    max_inner_epochs: int = field(
+        default=100, metadata={"help": "CAFE: epochs after which a network that stands still is left as it is."}
+    )
+    discrimination_weight: float = field(default=0.01, metadata={"help": "CAFE: weight of the discrimination loss."})
+    restart_window: int | None = field(
+        default=None,
+        metadata={
+            "help": "LD: steps whose errors are summed, and that a network has for a new minimum; by default as "
+            "published for the number of base samples."
+        },
     )
 
     lambda_dd: float = field(default=1.0, metadata={"help": "Weight of L_DD (Eq. 6)."})
@@ -109,6 +166,15 @@ class DistillationArguments:
             raise ValueError(f"steps must be at least 1, got {self.steps}.")
         if self.max_start < 1 or self.expert_span < 1 or self.student_steps < 1:
             raise ValueError("max_start, expert_span and student_steps must be at least 1.")
+        for name in ("real_batch_size", "query_batch_size", "accuracy_window", "max_inner_epochs"):
+            if vars(self)[name] < 1:
+                raise ValueError(f"{name} must be at least 1, got {vars(self)[name]}.")
+        if self.restart_window is not None and self.restart_window < 1:
+            raise ValueError(f"restart_window must be at least 1, got {self.restart_window}.")
+        if not all(0 < fraction < 1 for fraction in self.learning_rate_halvings):
+            raise ValueError(
+                f"learning_rate_halvings are fractions of the run between 0 and 1, got {self.learning_rate_halvings}."
+            )
         if self.checkpoint_every < 1:
             raise ValueError(f"checkpoint_every must be at least 1, got {self.checkpoint_every}.")
         if self.keep_best and not self.validate_every:

@@ -15,7 +15,8 @@ def initial_model(arguments: ModelArguments, data: ImageData, seed: int) -> Haba
     as it was.
 
     Bases are `bases_per_class` random training images of each class without replacement (`basis_init="real"`; their
-    channel mean if bases have one channel and samples three), or N(0, 1).
+    channel mean if bases have one channel and samples three), or N(0, 1). Soft labels start near their class or, with
+    `label_init="uniform"`, alike for all classes.
 
     Raises:
         `ValueError`: if a class has fewer training images than `bases_per_class`.
@@ -36,6 +37,7 @@ def initial_model(arguments: ModelArguments, data: ImageData, seed: int) -> Haba
         label_kind=arguments.label_kind,
         hallucinator_init=arguments.hallucinator_init,
         student_learning_rate=arguments.student_learning_rate,
+        num_step_sizes=arguments.num_step_sizes,
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -45,4 +47,6 @@ def initial_model(arguments: ModelArguments, data: ImageData, seed: int) -> Haba
         if config.basis_shape[0] != channels:
             images = images.mean(dim=1, keepdim=True).expand(-1, config.basis_shape[0], -1, -1)
         model.bases.data.copy_(images)
+    if arguments.label_init == "uniform" and model.label_logits is not None:
+        model.label_logits.data.zero_()
     return model

@@ -56,6 +56,18 @@ class ConvNet(nn.Module):
         """`[B, C, H, W]` to the flattened features `[B, D]` that the classifier sees."""
         return torch.flatten(self.blocks(images), 1)
 
+    def layer_features(self, images: Tensor) -> list[Tensor]:
+        """
+        `[B, C, H, W]` to what each block's ReLU gives, `[B, width, H', W']` before it is pooled, from the first block
+        to the last, and then the features `[B, D]`: `depth` + 1 tensors.
+        """
+        layers = []
+        for module in self.blocks:
+            images = module(images)
+            if isinstance(module, nn.ReLU):
+                layers.append(images)
+        return [*layers, torch.flatten(images, 1)]
+
     def forward(self, images: Tensor) -> Tensor:
         """`[B, C, H, W]` to logits `[B, num_labels]`."""
         return self.classifier(self.features(images))

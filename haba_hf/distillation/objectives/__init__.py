@@ -14,9 +14,19 @@ from torch import Tensor
 from ...data.sources import ImageData
 from ...modeling_haba import HabaModel
 from .distribution_matching import DistributionMatching
+from .feature_alignment import FeatureAlignment
+from .label_distillation import LabelDistillation
 from .trajectory_matching import TrajectoryMatching
+from .unrolled import UnrolledTraining
 
-__all__ = ["DistributionMatching", "Objective", "TrajectoryMatching"]
+__all__ = [
+    "DistributionMatching",
+    "FeatureAlignment",
+    "LabelDistillation",
+    "Objective",
+    "TrajectoryMatching",
+    "UnrolledTraining",
+]
 
 
 class Objective(Protocol):
