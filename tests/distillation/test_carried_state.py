@@ -84,7 +84,7 @@ def test_a_run_resumed_at_any_step_equals_an_uninterrupted_one_bit_for_bit(tmp_p
     assert learned - {key for key in learned if ".hallucinators." in key} == wanted
     logs = logs_of(tmp_path / "whole")
     if name == "cafe":
-        assert {line["inner_epochs"] for line in logs} >= {0, 3}
+        assert any(line["inner_epochs"] for line in logs)
         assert whole.objective.networks > 1
     if name == "ld":
         assert logs[-1]["restarts"] > 0
@@ -189,7 +189,7 @@ def test_two_processes_equal_one_with_the_averaged_gradient(tmp_path, monkeypatc
         for key, value in expected.items():
             if key not in errors:
                 torch.testing.assert_close(
-                    first[key], value, rtol=1e-6, atol=1e-6, msg=lambda text, key=key: f"{name}, {key}: {text}"
+                    first[key], value, rtol=1e-6, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}"
                 )
         alone = make(name, tmp_path / f"{name} alone", **settings)
         alone.run()

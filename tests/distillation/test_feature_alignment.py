@@ -1,5 +1,5 @@
-"""Feature alignment against a loop over the formula, image by image and layer by layer, and against finite differences,
-in float64; its two loops against a plain loop and scripted accuracies."""
+"""Feature alignment against a loop over the formula, image by image and layer by layer, and against finite
+differences, in float64; its two loops against a plain loop and scripted accuracies."""
 
 import pytest
 import torch

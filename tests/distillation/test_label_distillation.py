@@ -1,5 +1,5 @@
-"""Label distillation against autograd of a naive step and finite differences, in float64; its restarts against the rule
-written out."""
+"""Label distillation against autograd of a naive step and finite differences, in float64; its restarts against the
+rule written out."""
 
 import random
 
@@ -142,7 +142,7 @@ def test_restarts_of_a_scripted_run(monkeypatch):
     data = tiny_data()
     model = base_samples(data)
     objective, arguments = prepared(data, model, restart_window=2)
-    errors = [0.8, 0.7, 0.2, 0.7, 0.8, 0.9] + [0.5, 0.5, 0.5, 0.5, 0.5] + [0.1]
+    errors = [0.8, 0.7, 0.2, 0.7, 0.8, 0.9, 0.5, 0.5, 0.5, 0.5, 0.5, 0.1]
     script = [torch.tensor(error) for error in errors]
     monkeypatch.setattr(objective.network, "error", lambda *_: script.pop(0))
     logs = [objective.backward(model, torch.Generator().manual_seed(step)) for step in range(12)]
