@@ -55,6 +55,10 @@ class HabaConfig(PreTrainedConfig):
             channels >= basis channels, and bases of one channel or as many as samples.
         student_learning_rate (`float`, *optional*, defaults to 0.01):
             Initial value of the student learning rate stored, and learned, with the artifact.
+        num_step_sizes (`int`, *optional*, defaults to 0):
+            T step sizes stored, and learned, with the artifact: the schedule of gradient descent steps that its
+            students are trained by (DD). A multiple of `bases_per_class`: step t takes basis t modulo
+            `bases_per_class` of each class. They start at `student_learning_rate`.
 
     Raises:
         `ValueError`: on construction, if sizes do not fit together or would take gigabytes.
@@ -77,6 +81,7 @@ class HabaConfig(PreTrainedConfig):
     label_kind: str = "hard"
     hallucinator_init: str = "default"
     student_learning_rate: float | int = 0.01
+    num_step_sizes: int = 0
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -105,6 +110,11 @@ class HabaConfig(PreTrainedConfig):
             raise ValueError(f"num_hallucinators must be 0 (plain pixels) or more, got {self.num_hallucinators}.")
         if not 0 <= self.hallucinator_depth <= 3:
             raise ValueError(f"hallucinator_depth must be 0, 1, 2 or 3, got {self.hallucinator_depth}.")
+        if self.num_step_sizes < 0 or self.num_step_sizes % self.bases_per_class:
+            raise ValueError(
+                "num_step_sizes must be 0 or a multiple of bases_per_class, whole passes over the bases, got "
+                f"{self.num_step_sizes} for {self.bases_per_class}."
+            )
         for name in ("hallucinator_channels", "basis_channels"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -193,7 +203,7 @@ class HabaConfig(PreTrainedConfig):
 
     @property
     def num_floats(self) -> int:
-        """Floats stored: bases, hallucinators, soft labels and the student learning rate."""
+        """Floats stored: bases, hallucinators, soft labels, step sizes and the student learning rate."""
         c, h, w = self.basis_shape
         features, feature_h, feature_w = self.feature_shape
         encoder_channels = [c, *self.feature_channels]
@@ -204,4 +214,4 @@ class HabaConfig(PreTrainedConfig):
         shared = 1 if self.share_encoder_decoder and self.num_hallucinators else self.num_hallucinators
         labels = self.num_bases * self.num_labels if self.label_kind == "soft" else 0
         hallucinators = self.num_hallucinators * 2 * features * feature_h * feature_w + shared * convolutions
-        return self.num_bases * c * h * w + hallucinators + labels + 1
+        return self.num_bases * c * h * w + hallucinators + labels + self.num_step_sizes + 1

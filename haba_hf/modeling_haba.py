@@ -1,9 +1,10 @@
 """A distilled data set as a model: bases, hallucinators, and the samples they restore.
 
 Shape legend: N bases, K hallucinators, M formations, P pairs (basis, hallucinator) or samples, C/H/W of a sample, L
-classes.
+classes, T step sizes.
 """
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +53,8 @@ class StorageReport:
     What an artifact stores, in floats of 4 bytes.
 
     Args:
-        parts (`dict[str, int]`): floats of `bases`, `hallucinators`, `labels` and `student_learning_rate`.
+        parts (`dict[str, int]`): floats of `bases`, `hallucinators`, `labels`, `student_learning_rate` and, if
+            there are any, `step_sizes`.
         floats_per_image_per_class (`int`): L x C x H x W, what one plain image per class takes.
     """
 
@@ -89,6 +91,7 @@ class HabaModel(PreTrainedModel):
         hallucinators (`nn.ModuleList` of K [`Hallucinator`]).
         student_learning_rate (`nn.Parameter`, 0-d): the learning rate students are to be trained with; trajectory
             matching learns it.
+        raw_step_sizes (`nn.Parameter` `[T]`, `None` without a schedule): what the softplus of gives `step_sizes`.
     """
 
     config: HabaConfig
@@ -108,6 +111,7 @@ class HabaModel(PreTrainedModel):
         soft = config.label_kind == "soft"
         self.label_logits = nn.Parameter(torch.empty(config.num_bases, config.num_labels)) if soft else None
         self.student_learning_rate = nn.Parameter(torch.empty(()))
+        self.raw_step_sizes = nn.Parameter(torch.empty(config.num_step_sizes)) if config.num_step_sizes else None
         self.post_init()
 
     @torch.no_grad()
@@ -118,6 +122,9 @@ class HabaModel(PreTrainedModel):
             init.normal_(module.bases)
             init.copy_(module.class_ids, class_ids)
             init.constant_(module.student_learning_rate, config.student_learning_rate)
+            if module.raw_step_sizes is not None:
+                alpha = config.student_learning_rate
+                init.constant_(module.raw_step_sizes, alpha + math.log(-math.expm1(-alpha)))  # softplus gives alpha
             self._init_offsets(module.encoder, module.decoder)
             if module.label_logits is not None:
                 # softmax gives 0.9 to the true class and shares 0.1 among the others
@@ -196,6 +203,16 @@ class HabaModel(PreTrainedModel):
     def labels(self) -> Tensor:
         """Label of each basis: class ids `[N]` (hard) or distributions `[N, L]` (soft)."""
         return self.class_ids if self.label_logits is None else self.label_logits.softmax(dim=-1)
+
+    @property
+    def step_sizes(self) -> Tensor | None:
+        """Step sizes `[T]` of the schedule, positive by a softplus, or `None` without one."""
+        return None if self.raw_step_sizes is None else F.softplus(self.raw_step_sizes)
+
+    def share(self, step: int) -> Tensor:
+        """The bases `[L]` of a step of the schedule: one of each class, taking turns."""
+        per_class = self.config.bases_per_class
+        return torch.arange(self.config.num_labels, device=self.bases.device) * per_class + step % per_class
 
     def forward(
         self,
@@ -366,6 +383,8 @@ class HabaModel(PreTrainedModel):
             "labels": 0 if self.label_logits is None else self.label_logits.numel(),
             "student_learning_rate": 1,
         }
+        if self.raw_step_sizes is not None:
+            parts["step_sizes"] = self.raw_step_sizes.numel()
         channels, height, width = self.config.sample_shape
         return StorageReport(parts, self.config.num_labels * channels * height * width)
 

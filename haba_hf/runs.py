@@ -23,10 +23,13 @@ from .distillation import (
     Distiller,
     DistributionMatching,
     ExpertStore,
+    FeatureAlignment,
     GradientMatching,
     IdcMatching,
+    LabelDistillation,
     Objective,
     TrajectoryMatching,
+    UnrolledTraining,
     initial_model,
 )
 from .evaluation import (
@@ -41,12 +44,12 @@ from .evaluation import (
     write_json,
     write_results,
 )
-from .evaluation.students import TRAINING, artifact_learning_rate, train_fresh_student
+from .evaluation.students import TRAINING, artifact_training, train_fresh_student
 from .files import atomic_directory, check_writable
 from .hub.figures import plot_training_curves, save_gallery
 from .modeling_haba import HabaModel
 from .networks import NetworkArguments
-from .pairing import materialize_if_small, paired_batches, seeded_generator
+from .pairing import seeded_generator
 from .processing_haba import HabaImageProcessor
 from .recipe import Recipe
 from .storage import (
@@ -127,6 +130,12 @@ def build_objective(recipe: Recipe, data: ImageData) -> Objective:
         return GradientMatching(recipe.network, recipe.distillation)
     if recipe.distillation.objective == "idc":
         return IdcMatching(recipe.network, recipe.distillation)
+    if recipe.distillation.objective == "cafe":
+        return FeatureAlignment(recipe.network, recipe.distillation)
+    if recipe.distillation.objective == "dd":
+        return UnrolledTraining(recipe.network, recipe.distillation)
+    if recipe.distillation.objective == "ld":
+        return LabelDistillation(recipe.network, recipe.distillation)
     experts = ExpertStore(recipe.experts, recipe.network, data)
     return TrajectoryMatching(experts, recipe.network, recipe.distillation)
 
@@ -269,21 +278,20 @@ def train_one_student(recipe: Recipe, accelerator: Accelerator) -> float:
     artifact, model, processor, data, split = _open_evaluation(recipe, accelerator)
     architecture, arguments, seed = student_network(recipe), recipe.evaluation, recipe.distillation.seed
     generator = seeded_generator(seed, 0, TRAINING)
-    materialized = materialize_if_small(model, accelerator.device)
-    learning_rate = artifact_learning_rate(model, arguments)
+    training = artifact_training(model, arguments, accelerator.device)
     disable = None if accelerator.is_main_process else True  # None: shown only on a terminal
-    with tqdm(desc="student", total=arguments.student_epochs, unit="epoch", disable=disable) as progress:
+    with tqdm(desc="student", total=training.epochs, unit="epoch", disable=disable) as progress:
         network = train_fresh_student(
             0,
-            lambda epoch: paired_batches(model, arguments.evaluation_batch_size, generator, materialized),
+            training.batches_of_student(0, generator),
             generator,
             architecture,
             arguments,
             seed,
             image_shape=data.image_shape,
             num_labels=data.num_labels,
-            epochs=arguments.student_epochs,
-            learning_rate=learning_rate,
+            epochs=training.epochs,
+            learning_rate=training.learning_rate,
             accelerator=accelerator,
             on_epoch=lambda epoch, loss: progress.update(),
         )
@@ -297,7 +305,11 @@ def train_one_student(recipe: Recipe, accelerator: Accelerator) -> float:
                 "network": dataclasses.asdict(architecture),
                 "image_shape": data.image_shape,
                 "class_names": data.class_names,
-                "training": {**dataclasses.asdict(arguments), "evaluation_learning_rate": learning_rate, "seed": seed},
+                "training": {
+                    **dataclasses.asdict(arguments),
+                    "evaluation_learning_rate": training.learning_rate,
+                    "seed": seed,
+                },
                 "artifact": artifact,
                 "recipe_hash": recipe.hash,
                 "data_fingerprint": data.fingerprint,
@@ -390,6 +402,8 @@ def _open_evaluation(
 def _validation(recipe: Recipe, data: ImageData, accelerator: Accelerator) -> Callable[[HabaModel, int], float]:
     if not len(data.validation):
         raise ValueError("validate_every needs a validation split: set validation_fraction above 0.")
+    if recipe.evaluation.evaluation_protocol == "schedule" and not recipe.model.num_step_sizes:
+        raise ValueError("evaluation_protocol schedule needs step sizes: set num_step_sizes, or the protocol to sgd.")
     arguments: EvaluationArguments = dataclasses.replace(
         recipe.evaluation,
         evaluation_seeds=recipe.distillation.validation_seeds,

@@ -43,7 +43,8 @@ class DsaParameters:
 
     def of(self, rows: slice) -> "DsaParameters":
         """The parameters of some rows of the batch."""
-        return self if len(self.uniforms) == 1 else DsaParameters(self.operation, self.uniforms[rows])
+        uniforms = self.uniforms if len(self.uniforms) == 1 else self.uniforms[rows]
+        return DsaParameters(self.operation, uniforms, self.then.of(rows) if self.then else None)
 
 
 class DsaAugmentation:

@@ -129,6 +129,16 @@ class ImageData:
             chosen.append(members[torch.randperm(len(members), generator=generator)[:count]])
         return self.processor.normalize(self.train.images[torch.cat(chosen)])
 
+    def draw_batch(
+        self, size: int, generator: torch.Generator, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        `size` random training images without replacement (all, if there are fewer), of whatever classes, normalized on
+        the device: images `[size, C, H, W]` and labels `[size]`.
+        """
+        chosen = torch.randperm(len(self.train), generator=generator)[:size]
+        return self.processor.normalize(self.train.images[chosen].to(device)), self.train.labels[chosen].to(device)
+
 
 def load_image_data(args: DataArguments, allow_missing_test: bool = False) -> ImageData:
     """

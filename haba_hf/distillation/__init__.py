@@ -5,7 +5,16 @@ from .arguments import DistillationArguments, ModelArguments
 from .distiller import Distiller
 from .experts import ExpertArguments, ExpertStore, record_experts
 from .initialization import initial_model
-from .objectives import DistributionMatching, GradientMatching, IdcMatching, Objective, TrajectoryMatching
+from .objectives import (
+    DistributionMatching,
+    FeatureAlignment,
+    GradientMatching,
+    IdcMatching,
+    LabelDistillation,
+    Objective,
+    TrajectoryMatching,
+    UnrolledTraining,
+)
 
 __all__ = [
     "Adversary",
@@ -14,11 +23,14 @@ __all__ = [
     "DistributionMatching",
     "ExpertArguments",
     "ExpertStore",
+    "FeatureAlignment",
     "GradientMatching",
     "IdcMatching",
+    "LabelDistillation",
     "ModelArguments",
     "Objective",
     "TrajectoryMatching",
+    "UnrolledTraining",
     "initial_model",
     "record_experts",
 ]

@@ -45,17 +45,27 @@ class ModelArguments:
             "result": False,
         },
     )
+    num_step_sizes: int = field(
+        default=0,
+        metadata={
+            "help": "DD: gradient descent steps T of a student, a multiple of bases_per_class; each has a step size "
+            "of its own that starts at student_learning_rate."
+        },
+    )
+    label_init: Literal["class", "uniform"] = field(
+        default="class", metadata={"help": "Soft labels start at 0.9 for their class, or at 1 / classes (LD)."}
+    )
 
 
 @dataclass
 class DistillationArguments:
     """Algorithm 1: the objective L_DD, the adversary, the optimizers and the run."""
 
-    objective: Literal["dm", "mtt", "dc", "dsa", "idc"] = field(
+    objective: Literal["dm", "mtt", "dc", "dsa", "idc", "cafe", "dd", "ld"] = field(
         default="dm",
         metadata={
             "help": "Distribution matching, trajectory matching, gradient matching (DC; DSA is DC with siamese "
-            "augmentation), or IDC."
+            "augmentation), IDC, feature alignment (CAFE), unrolled training (DD) or label distillation (LD)."
         },
     )
     steps: int = field(default=1000, metadata={"help": "Distillation steps."})
@@ -74,11 +84,22 @@ class DistillationArguments:
         default=1e-5, metadata={"help": "Learning rate of the student learning rate (trajectory matching)."}
     )
     alpha_min: float = field(default=0.001, metadata={"help": "The student learning rate is clipped from below here."})
+    adam_beta1: float = field(default=0.9, metadata={"help": "Decay of Adam's mean gradient."})
+    step_size_learning_rate: float = field(
+        default=0.01, metadata={"help": "Learning rate of the step sizes, before their softplus (DD)."}
+    )
     learning_rate_schedule: Literal["constant", "cosine"] = field(
         default="constant", metadata={"help": "Constant, or cosine decay to zero over the run."}
     )
+    learning_rate_halvings: list[float] = field(
+        default_factory=list,
+        metadata={"help": "Fractions of the run after which all learning rates are halved."},
+    )
 
-    real_batch_size: int = field(default=256, metadata={"help": "DM, DC, DSA, IDC: real images of each class a step."})
+    real_batch_size: int = field(
+        default=256,
+        metadata={"help": "Real images a step: of each class (DM, DC, DSA, IDC, CAFE), or in all (DD, LD)."},
+    )
     network_bank: int = field(
         default=0,
         metadata={
@@ -91,10 +112,14 @@ class DistillationArguments:
     expert_span: int = field(default=2, metadata={"help": "MTT: M, expert snapshots ahead to be reached."})
     max_start: int = field(default=2, metadata={"help": "MTT: start snapshots are drawn from 0..max_start-1."})
     student_batch_size: int | None = field(
-        default=None, metadata={"help": "MTT: bases of a student step; by default all."}
+        default=None,
+        metadata={
+            "help": "Bases of a student step (MTT), or of a step of the inner network (CAFE, LD); by default all."
+        },
     )
     pairing: Literal["step", "sample"] = field(
-        default="step", metadata={"help": "MTT: one hallucinator for a whole student step, or one for each sample."}
+        default="step",
+        metadata={"help": "MTT, DD: one hallucinator for a whole student step, or one for each sample."},
     )
     unroll: Literal["graph", "adjoint"] = field(
         default="adjoint", metadata={"help": "MTT: constant memory, or one graph over all steps.", "result": False}
@@ -121,7 +146,6 @@ class DistillationArguments:
             "help": "DC, DSA: epochs of the inner network on the samples after a step; by default as published."
         },
     )
-    inner_learning_rate: float = field(default=0.01, metadata={"help": "DC, DSA, IDC: of the inner network's SGD."})
     idc_distance: Literal["mse", "l1"] = field(
         default="mse", metadata={"help": "IDC: sum of squared or of absolute differences between gradients."}
     )
@@ -134,6 +158,38 @@ class DistillationArguments:
     idc_cutmix: float = field(default=0.5, metadata={"help": "IDC: probability of CutMix in that training."})
     clamp_bases: bool = field(
         default=False, metadata={"help": "IDC: clamp bases to the range of pixels with every new inner network."}
+    )
+
+    inner_learning_rate: float = field(
+        default=0.01,
+        metadata={
+            "help": "DC, DSA, IDC, CAFE: SGD learning rate of the inner network; LD: of the step that labels are "
+            "judged by."
+        },
+    )
+    query_batch_size: int = field(
+        default=128, metadata={"help": "CAFE: real images of each class that the inner network is scored on."}
+    )
+    accuracy_window: int = field(
+        default=10, metadata={"help": "CAFE: accuracies whose range, largest less smallest, steers the two loops."}
+    )
+    outer_range: float = field(
+        default=0.04, metadata={"help": "CAFE: a new network once the range over steps is below this."}
+    )
+    inner_range: float = field(
+        default=0.03,
+        metadata={"help": "CAFE: the inner network is trained until the range over epochs is above this."},
+    )
+    max_inner_epochs: int = field(
+        default=100, metadata={"help": "CAFE: epochs after which a network that stands still is left as it is."}
+    )
+    discrimination_weight: float = field(default=0.01, metadata={"help": "CAFE: weight of the discrimination loss."})
+    restart_window: int | None = field(
+        default=None,
+        metadata={
+            "help": "LD: steps whose errors are summed, and that a network has for a new minimum; by default as "
+            "published for the number of base samples."
+        },
     )
 
     lambda_dd: float = field(default=1.0, metadata={"help": "Weight of L_DD (Eq. 6)."})
@@ -168,13 +224,18 @@ class DistillationArguments:
             raise ValueError("max_start, expert_span and student_steps must be at least 1.")
         if self.micro_batch_size is not None and (self.micro_batch_size < 1 or self.unroll == "graph"):
             raise ValueError("micro_batch_size must be at least 1 and needs unroll: adjoint.")
-        for name in ("real_batch_size", "sample_batch_size", "outer_steps", "idc_real_samples"):
+        counts = ("real_batch_size", "sample_batch_size", "outer_steps", "idc_real_samples", "query_batch_size")
+        for name in (*counts, "accuracy_window", "max_inner_epochs", "restart_window"):
             if vars(self)[name] is not None and vars(self)[name] < 1:
                 raise ValueError(f"{name} must be at least 1, got {vars(self)[name]}.")
         if self.inner_epochs is not None and self.inner_epochs < 0:
             raise ValueError(f"inner_epochs must be 0 or more, got {self.inner_epochs}.")
         if self.inner_learning_rate <= 0:
             raise ValueError(f"inner_learning_rate must be positive, got {self.inner_learning_rate}.")
+        if not all(0 < fraction < 1 for fraction in self.learning_rate_halvings):
+            raise ValueError(
+                f"learning_rate_halvings are fractions of the run between 0 and 1, got {self.learning_rate_halvings}."
+            )
         if self.checkpoint_every < 1:
             raise ValueError(f"checkpoint_every must be at least 1, got {self.checkpoint_every}.")
         if self.keep_best and not self.validate_every:

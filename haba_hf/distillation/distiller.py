@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import nn
 from tqdm.auto import tqdm
+
+from accelerate import Accelerator
 
 from ..data.sources import ImageData
 from ..files import atomic_directory, atomic_file, check_writable
@@ -208,11 +209,13 @@ class Distiller:
             groups.append({"params": [model.label_logits], "lr": arguments.label_learning_rate})
         if self.objective.learns_student_learning_rate:
             groups.append({"params": [model.student_learning_rate], "lr": arguments.alpha_learning_rate})
+        if model.raw_step_sizes is not None:
+            groups.append({"params": [model.raw_step_sizes], "lr": arguments.step_size_learning_rate})
         for group in groups:
             group["peak_lr"] = group["lr"]
         optimizers: dict[str, torch.optim.Optimizer] = {}
         if arguments.optimizer == "adam":
-            optimizers["optimizer"] = torch.optim.Adam(groups)
+            optimizers["optimizer"] = torch.optim.Adam(groups, betas=(arguments.adam_beta1, 0.999))
         else:
             optimizers["optimizer"] = torch.optim.SGD(groups, momentum=arguments.momentum)
         if self.adversary is not None:
@@ -222,10 +225,12 @@ class Distiller:
         return optimizers
 
     def _schedule(self) -> None:
+        progress = self.step_number / self.arguments.steps
+        factor = 0.5 ** sum(progress >= fraction for fraction in self.arguments.learning_rate_halvings)
         if self.arguments.learning_rate_schedule == "cosine":
-            factor = 0.5 * (1 + math.cos(math.pi * self.step_number / self.arguments.steps))
-            for group in self.optimizers["optimizer"].param_groups:
-                group["lr"] = group["peak_lr"] * factor
+            factor *= 0.5 * (1 + math.cos(math.pi * progress))
+        for group in self.optimizers["optimizer"].param_groups:
+            group["lr"] = group["peak_lr"] * factor
 
     def _modules(self) -> dict[str, nn.Module]:
         modules: dict[str, nn.Module] = {"model": self.model}

@@ -20,6 +20,8 @@ def initial_model(arguments: ModelArguments, data: ImageData, seed: int) -> Haba
     channel mean if bases have one channel and samples three), or N(0, 1). With multi-formation, `basis_init="mix"`
     makes a basis of as many of them as it has tiles (IDC; Kim et al., ICML 2022), each reduced to its tile by keeping
     every f-th pixel.
+    Soft labels start near their class or, with
+    `label_init="uniform"`, alike for all classes.
 
     Raises:
         `ValueError`: if a class has fewer training images than its bases are made of.
@@ -42,6 +44,7 @@ def initial_model(arguments: ModelArguments, data: ImageData, seed: int) -> Haba
         label_kind=arguments.label_kind,
         hallucinator_init=arguments.hallucinator_init,
         student_learning_rate=arguments.student_learning_rate,
+        num_step_sizes=arguments.num_step_sizes,
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -54,6 +57,8 @@ def initial_model(arguments: ModelArguments, data: ImageData, seed: int) -> Haba
         if config.basis_shape[0] != channels:
             images = images.mean(dim=1, keepdim=True).expand(-1, config.basis_shape[0], -1, -1)
         model.bases.data.copy_(images)
+    if arguments.label_init == "uniform" and model.label_logits is not None:
+        model.label_logits.data.zero_()
     return model
 
 

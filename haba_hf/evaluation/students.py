@@ -26,6 +26,7 @@ from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments, build_network
 from ..pairing import derived_seed, materialize_if_small, paired_batches, seeded_generator
 from ..processing_haba import HabaImageProcessor
+from .schedule import scheduled_batch, stored_step_sizes, train_by_schedule
 from .training import Batches, Schedule, accuracy, train_student
 
 # The independent streams of one student: its weights; its batches, pairing and augmentation; its real images, if
@@ -55,6 +56,13 @@ class EvaluationArguments:
             "help": "Where students are scored: test for results; validation to choose settings by, such as "
             "evaluation_learning_rate and student_epochs.",
             "result": False,
+        },
+    )
+    evaluation_protocol: Literal["sgd", "schedule"] = field(
+        default="sgd",
+        metadata={
+            "help": "Students of the artifact are trained by SGD over student_epochs, or by its own schedule of step "
+            "sizes (dd); what it is set against always by SGD."
         },
     )
     student_width: int | None = field(
@@ -133,20 +141,32 @@ def train_fresh_student(
     image_shape: tuple[int, int, int],
     num_labels: int,
     epochs: int,
-    learning_rate: float,
+    learning_rate: float | list[float],
     accelerator: Accelerator,
     on_epoch: Callable[[int, float], None],
 ) -> nn.Module:
     """
     Student `index` of a recipe: initialized from (`seed`, `index`), trained by [`train_student`] with the recipe's
     momentum, weight decay and augmentation, which draws from `generator` as its batches do, in the accelerator's mixed
-    precision.
+    precision. Where `learning_rate` is a list, the step sizes of an artifact's schedule, it is trained by
+    [`train_by_schedule`].
 
     Raises:
         `FloatingPointError`: if the student diverges; names the learning rate and the epoch.
     """
     network = build_network(network_args, image_shape, num_labels, derived_seed(seed, index, WEIGHTS))
-    train_student(
+    augmentation = DsaAugmentation(args.evaluation_dsa, per_sample=True)
+    if isinstance(learning_rate, list):
+        return train_by_schedule(
+            network,
+            batches_of_epoch,
+            learning_rate,
+            augmentation=augmentation,
+            generator=generator,
+            device=accelerator.device,
+            on_step=on_epoch,
+        )
+    return train_student(
         network,
         batches_of_epoch,
         epochs,
@@ -154,14 +174,13 @@ def train_fresh_student(
         momentum=args.evaluation_momentum,
         weight_decay=args.evaluation_weight_decay,
         schedule=args.evaluation_schedule,
-        augmentation=DsaAugmentation(args.evaluation_dsa, per_sample=True),
+        augmentation=augmentation,
         cutmix=CutMix(args.evaluation_cutmix),
         generator=generator,
         device=accelerator.device,
         autocast=accelerator.autocast,
         on_epoch=on_epoch,
     )
-    return network
 
 
 def evaluate_students(
@@ -175,7 +194,7 @@ def evaluate_students(
     *,
     num_labels: int,
     epochs: int,
-    learning_rate: float,
+    learning_rate: float | list[float],
     validation_split: Split | None = None,
 ) -> AccuracyResult:
     """
@@ -193,7 +212,7 @@ def evaluate_students(
         accelerator (`Accelerator`): device and processes; every process must make this call and gets the result.
         num_labels (`int`): L.
         epochs (`int`): epochs of a student.
-        learning_rate (`float`): of a student.
+        learning_rate (`float`): of a student, or the step sizes of its schedule, one for each epoch.
         validation_split ([`Split`], *optional*): scored too, after the last epoch.
 
     Raises:
@@ -266,6 +285,40 @@ def artifact_learning_rate(model: HabaModel, args: EvaluationArguments) -> float
     return learning_rate
 
 
+@dataclass(frozen=True)
+class ArtifactTraining:
+    """How students of an artifact are trained: what [`evaluate_students`] takes under the same names."""
+
+    batches_of_student: Callable[[int, torch.Generator], Callable[[int], Batches]]
+    epochs: int
+    learning_rate: float | list[float]
+
+
+def artifact_training(model: HabaModel, args: EvaluationArguments, device: torch.device) -> ArtifactTraining:
+    """
+    SGD with online pairing, or (`evaluation_protocol="schedule"`) the artifact's T step sizes on its T shares, where
+    an epoch is one step.
+
+    Raises:
+        `ValueError`: if the artifact has no learning rate, or no step sizes, to train by.
+    """
+    if args.evaluation_protocol == "schedule":
+        step_sizes = stored_step_sizes(model)
+        return ArtifactTraining(
+            lambda index, generator: lambda step: [scheduled_batch(model, step, generator)],
+            epochs=len(step_sizes),
+            learning_rate=step_sizes,
+        )
+    materialized = materialize_if_small(model, device)
+    return ArtifactTraining(
+        lambda index, generator: (
+            lambda epoch: paired_batches(model, args.evaluation_batch_size, generator, materialized)
+        ),
+        epochs=args.student_epochs,
+        learning_rate=artifact_learning_rate(model, args),
+    )
+
+
 def evaluate_artifact(
     model: HabaModel,
     split: Split,
@@ -293,7 +346,8 @@ def evaluate_artifact(
         [`AccuracyResult`].
 
     Raises:
-        `ValueError`: if the images do not have the shape of the artifact's samples.
+        `ValueError`: if the images do not have the shape of the artifact's samples, or it lacks what the protocol
+            trains by.
         `FloatingPointError`: if a student diverges; names the learning rate and the epoch.
     """
     image_shape = tuple(split.images.shape[1:])
@@ -303,13 +357,9 @@ def evaluate_artifact(
             "(C, H, W): load the data in the artifact's size and color, as processor.to_uint8 gives it."
         )
 
-    materialized = materialize_if_small(model, accelerator.device)
-
-    def batches_of_student(index: int, generator: torch.Generator) -> Callable[[int], Batches]:
-        return lambda epoch: paired_batches(model, args.evaluation_batch_size, generator, materialized)
-
+    training = artifact_training(model, args, accelerator.device)
     return evaluate_students(
-        batches_of_student,
+        training.batches_of_student,
         split,
         processor,
         network_args,
@@ -317,7 +367,7 @@ def evaluate_artifact(
         seed,
         accelerator,
         num_labels=model.config.num_labels,
-        epochs=args.student_epochs,
-        learning_rate=artifact_learning_rate(model, args),
+        epochs=training.epochs,
+        learning_rate=training.learning_rate,
         validation_split=validation_split,
     )

@@ -1,5 +1,6 @@
 """The ConvNet of the dataset-distillation literature (Gidaris and Komodakis, 2018; Zhao et al., 2021)."""
 
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -62,19 +63,31 @@ class ConvNet(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """`[B, C, H, W]` to the flattened features `[B, D]` that the classifier sees."""
-        x = self._blocks_on_cpu(images) if images.device.type == "cpu" else self.blocks(images)
-        return torch.flatten(x, 1)
+        for layer in self._layers(images):
+            features = layer
+        return features
+
+    def layer_features(self, images: Tensor) -> list[Tensor]:
+        """
+        `[B, C, H, W]` to what each block's ReLU gives, `[B, width, H', W']` before it is pooled, from the first block
+        to the last, and then the features `[B, D]`: `depth` + 1 tensors.
+        """
+        return list(self._layers(images))
 
     def forward(self, images: Tensor) -> Tensor:
         """`[B, C, H, W]` to logits `[B, num_labels]`."""
         return self.classifier(self.features(images))
 
-    def _blocks_on_cpu(self, x: Tensor) -> Tensor:
-        """`self.blocks(x)` up to rounding, by kernels that suit a CPU."""
+    def _layers(self, x: Tensor) -> Iterator[Tensor]:
+        """The layers of `layer_features`: `self.blocks(x)` module by module, on a CPU by the kernels that suit it."""
+        on_cpu = x.device.type == "cpu"
         for first in range(0, len(self.blocks), BLOCK):
             convolution, norm = cast(nn.Conv2d, self.blocks[first]), cast(nn.GroupNorm, self.blocks[first + 1])
-            normalized = (
-                normalized_convolution(x, convolution, norm, self.padding) if first == 0 else norm(convolution(x))
-            )
-            x = average_pool(F.relu(normalized))
-        return x
+            if on_cpu and first == 0:
+                normalized = normalized_convolution(x, convolution, norm, self.padding)
+            else:
+                normalized = norm(convolution(x))
+            activated = F.relu(normalized)
+            yield activated
+            x = average_pool(activated) if on_cpu else F.avg_pool2d(activated, 2)
+        yield torch.flatten(x, 1)

@@ -411,6 +411,24 @@ def test_cosine_schedule(tmp_path, optimizer):
         assert adversary["lr"] == 0.001
 
 
+def test_halvings(tmp_path):
+    settings = {"learning_rate_schedule": "cosine", "steps": 8, "learning_rate_halvings": [0.25, 0.5]}
+    distiller = make(tiny_arguments(output_dir=str(tmp_path), **settings))
+    (bases, _) = distiller.optimizers["optimizer"].param_groups
+    for step, halvings in enumerate((0, 0, 1, 1, 2, 2, 2, 2)):
+        distiller.step()
+        assert bases["lr"] == pytest.approx(0.03 * 0.5**halvings * (1 + math.cos(math.pi * step / 8)) / 2)
+
+
+def test_a_learning_rate_of_zero_keeps_bases_bit_for_bit(tmp_path):
+    distiller = make(tiny_arguments(output_dir=str(tmp_path), basis_learning_rate=0.0))
+    before = states(distiller)
+    distiller.step()
+    assert gradients(distiller.model)["bases"].any()
+    assert torch.equal(states(distiller)["model.bases"], before["model.bases"])
+    assert not torch.equal(states(distiller)["model.hallucinators.0.scale"], before["model.hallucinators.0.scale"])
+
+
 def test_alpha_is_clipped_where_it_is_learned(tmp_path, experts_dir):
     settings = {"output_dir": str(tmp_path), "alpha_learning_rate": 0.02, "alpha_min": 0.005}
     distiller = make(tiny_arguments(objective="mtt", **settings), experts_dir)
@@ -456,6 +474,10 @@ def test_distillation_lowers_the_loss(tmp_path):
         ({"keep_best": True}, "keep_best chooses by validation: set validate_every too"),
         ({"temperature": 0.0}, r"temperature must be positive, got 0\.0"),
         ({"checkpoint_every": 0}, "checkpoint_every must be at least 1, got 0"),
+        ({"real_batch_size": 0}, "real_batch_size must be at least 1, got 0"),
+        ({"max_inner_epochs": 0}, "max_inner_epochs must be at least 1, got 0"),
+        ({"restart_window": 0}, "restart_window must be at least 1, got 0"),
+        ({"learning_rate_halvings": [0.5, 60]}, r"fractions of the run between 0 and 1, got \[0\.5, 60\]"),
     ],
 )
 def test_impossible_settings(settings, message):

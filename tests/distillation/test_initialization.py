@@ -102,13 +102,21 @@ def test_sizes_reach_the_config():
         student_learning_rate=0.25,
         formation_factor=2,
         formation_axes="time",
+        num_step_sizes=6,
     )
     config = initial_model(arguments, data, seed=0).config
-    for name in vars(arguments).keys() - {"basis_init"}:
+    for name in vars(arguments).keys() - {"basis_init", "label_init"}:
         assert vars(config)[name] == vars(arguments)[name]
     assert config.sample_shape == (3, 8, 8)
     assert config.id2label == {0: "class 0", 1: "class 1", 2: "class 2", 3: "class 3"}
     assert config.label2id == {"class 0": 0, "class 1": 1, "class 2": 2, "class 3": 3}
+
+
+def test_uniform_labels():
+    data = tiny_data()
+    uniform = initial_model(ModelArguments(label_kind="soft", label_init="uniform"), data, seed=0)
+    assert torch.equal(uniform.labels, torch.full((4, 4), 0.25))
+    assert initial_model(ModelArguments(label_kind="soft"), data, seed=0).labels.diagonal().min() > 0.89
 
 
 def test_plain_pixels():

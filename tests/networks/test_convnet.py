@@ -51,6 +51,20 @@ def test_forward_equals_the_layers_written_out(channels, size, depth):
     torch.testing.assert_close(network(images), x.flatten(1) @ parameters[-2].T + parameters[-1])
 
 
+@pytest.mark.parametrize("depth", [1, 3])
+def test_layer_features(depth):
+    network = ConvNet(1, (8, 9), 4, depth=depth, width=5)
+    images = torch.randn(2, 1, 8, 9)
+    *layers, last = network.layer_features(images)
+    assert [tuple(layer.shape) for layer in layers] == [(2, 5, 12, 13), (2, 5, 6, 6), (2, 5, 3, 3)][:depth]
+    assert all(layer.min() == 0 for layer in layers)
+    assert torch.equal(last, network.features(images))
+    assert torch.equal(last, F.avg_pool2d(layers[-1], 2).flatten(1))
+    x = F.conv2d(images, network.blocks[0].weight, network.blocks[0].bias, padding=3)
+    x = F.instance_norm(x)  # scales are one and shifts zero at the start
+    torch.testing.assert_close(layers[0], x.clamp(min=0))
+
+
 def test_an_image_does_not_see_its_batch():
     network = ConvNet(3, (8, 8), 4, width=8)
     images = torch.randn(5, 3, 8, 8)

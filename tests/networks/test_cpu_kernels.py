@@ -44,8 +44,8 @@ def test_first_and_second_derivatives_of_a_convnet(shape):
         images = torch.randn(2, *shape, requires_grad=True)
         parameters = list(network.parameters())
         derivatives = []
-        for blocks in (network._blocks_on_cpu, network.blocks):
-            loss = F.cross_entropy(network.classifier(blocks(images).flatten(1)), torch.tensor([0, 2]))
+        for features in (network.features, lambda images: network.blocks(images).flatten(1)):
+            loss = F.cross_entropy(network.classifier(features(images)), torch.tensor([0, 2]))
             first = torch.autograd.grad(loss, parameters, create_graph=True)
             product = sum(
                 (gradient * (1 + parameter.detach())).sum()

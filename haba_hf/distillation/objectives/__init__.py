@@ -15,11 +15,23 @@ from accelerate import Accelerator
 from ...data.sources import ImageData
 from ...modeling_haba import HabaModel
 from .distribution_matching import DistributionMatching
+from .feature_alignment import FeatureAlignment
 from .gradient_matching import GradientMatching
 from .idc import IdcMatching
+from .label_distillation import LabelDistillation
 from .trajectory_matching import TrajectoryMatching
+from .unrolled import UnrolledTraining
 
-__all__ = ["DistributionMatching", "GradientMatching", "IdcMatching", "Objective", "TrajectoryMatching"]
+__all__ = [
+    "DistributionMatching",
+    "FeatureAlignment",
+    "GradientMatching",
+    "IdcMatching",
+    "LabelDistillation",
+    "Objective",
+    "TrajectoryMatching",
+    "UnrolledTraining",
+]
 
 
 class Objective(Protocol):

@@ -1,0 +1,213 @@
+r"""Feature alignment (CAFE; Wang et al., CVPR 2022): in every layer of a half-trained network the mean feature of the
+samples of a class is pulled to that of its real images, and the samples' last features are to tell real images apart:
+
+    L_DD = sum_l w_l sum_c || mean real f_l - mean samples f_l ||^2
+           + beta sum_{x real} CE( < f_last(x), mean samples f_last of each class >, class of x ).
+
+Layers are each block's ReLU before pooling and the features the classifier sees. Published for three blocks are the
+weights 0.1, 0.1, 1 and 1, the last features once more when flattened; for any depth this reads: the last block's ReLU
+1, those before it 0.1, the last features 2. Sums of squares are not divided by sizes, as published.
+
+Two loops steer the network by its accuracy on real images. Outer: one step of the samples after another, until the
+last 10 accuracies lie within `outer_range` (0.04); then a new network. Inner, between two steps: epochs on the samples
+until the last 10 accuracies spread by more than `inner_range` (0.03). The released code adds each accuracy to what is
+left of the one before, since it never resets the sum; here every accuracy is that of the network at that moment. It
+also has no bound on the inner loop, which never ends for a network that stands still: `max_inner_epochs` is one. Its
+cross-entropy of real images, which has no gradient with respect to samples, is left out.
+
+With siamese augmentation (`dsa`), the same for samples and real images of a class, this is CAFE+DSA. Published
+settings: SGD with rate 0.1 and momentum 0.5, halved after 1,200, 1,600 and 1,800 of 2,000 networks (here steps are
+counted, of which a network has 10 or more), 256 real images of each class, 128 to be scored on, samples that start as
+N(0, 1), batches of 256 samples in the inner loop.
+
+Shape legend: n images, X samples, L classes, D features of a layer.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from accelerate import Accelerator
+
+from ...data.augmentation import DsaAugmentation, DsaParameters
+from ...data.sources import ImageData
+from ...modeling_haba import HabaModel
+from ...networks import ConvNet, NetworkArguments, build_network
+from ...pairing import derived_seed, materialize_if_small, paired_batches, seeded_generator
+from ..arguments import DistillationArguments
+
+# Streams of random numbers that all processes share, beside the distiller's (seed, step, rank).
+NETWORKS, STEPS = 1, 2
+
+
+class FeatureAlignment:
+    """
+    Class means of samples are weighted by their labels, so soft labels are learned along; hard labels give the plain
+    mean of a class. All processes hold the same network, share the work of scoring it, and draw their own real images
+    and augmentation to align with.
+
+    Args:
+        network_arguments ([`NetworkArguments`]): the network.
+        arguments ([`DistillationArguments`]): `real_batch_size`, `query_batch_size`, `student_batch_size` (bases of a
+            training step), `inner_learning_rate`, `accuracy_window`, `outer_range`, `inner_range`, `max_inner_epochs`,
+            `discrimination_weight`, `dsa`, `lambda_dd`.
+    """
+
+    learns_student_learning_rate = False
+
+    def __init__(self, network_arguments: NetworkArguments, arguments: DistillationArguments):
+        self.network_arguments = network_arguments
+        self.arguments = arguments
+        self.augmentation = DsaAugmentation(arguments.dsa, per_sample=False)
+        self.inner_augmentation = DsaAugmentation(arguments.dsa, per_sample=True)
+
+    def prepare(self, real_data: ImageData, model: HabaModel, accelerator: Accelerator) -> None:
+        self.data = real_data
+        self.accelerator = accelerator
+        self.device = accelerator.device
+        self.members = [real_data.train.of_class(label) for label in range(real_data.num_labels)]
+        self.steps = self.networks = 0
+        self.network: ConvNet | None = None
+        self.accuracies: list[float] = []
+
+    def backward(self, model: HabaModel, generator: torch.Generator) -> dict[str, float]:
+        """Adds the gradient of lambda_DD * L_DD to the parameters of `model` and returns what to log."""
+        shared = seeded_generator(self.arguments.seed, self.steps, 0, STEPS)
+        self.steps += 1
+        inner_epochs = 0
+        if self.network is None:
+            self.network = self._network(derived_seed(self.arguments.seed, self.networks, 0, NETWORKS))
+            self.networks += 1
+        else:  # the samples have moved since: now the network follows
+            inner_epochs = self._train(self.network, model, shared)
+        loss = self._align(self.network, model, generator)
+        accuracy = self._accuracy(self.network, shared)
+        self.accuracies.append(accuracy)
+        if len(self.accuracies) == self.arguments.accuracy_window:
+            if max(self.accuracies) - min(self.accuracies) < self.arguments.outer_range:
+                self.network, self.accuracies = None, []
+            else:
+                self.accuracies.pop(0)
+        return {"l_dd": loss, "inner_accuracy": accuracy, "inner_epochs": float(inner_epochs)}
+
+    def state(self) -> dict[str, Tensor]:
+        """The half-trained network, if there is one, and the accuracies that steer it."""
+        network = {} if self.network is None else self.network.state_dict()
+        return {
+            "counts": torch.tensor([self.steps, self.networks]),
+            "accuracies": torch.tensor(self.accuracies, dtype=torch.float64),
+            **{f"network.{name}": value for name, value in network.items()},
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        self.steps, self.networks = state["counts"].tolist()
+        self.accuracies = state["accuracies"].tolist()
+        prefix = "network."
+        weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        self.network = self._network(seed=0) if weights else None
+        if self.network is not None:
+            self.network.load_state_dict(weights)
+
+    def _network(self, seed: int) -> ConvNet:
+        network = build_network(self.network_arguments, self.data.image_shape, self.data.num_labels, seed)
+        return network.to(self.device)
+
+    def _align(self, network: ConvNet, model: HabaModel, generator: torch.Generator) -> float:
+        """L_DD, and its gradient into the parameters of `model`."""
+        augmentations = [self.augmentation.draw(1, generator) for _ in self.members]
+        real_means, real_features_nD, real_labels_n = self._real_features(network, augmentations, generator)
+
+        output = model()
+        soft = output.labels.is_floating_point()
+        samples, labels = output.samples.detach().requires_grad_(), output.labels.detach().requires_grad_(soft)
+        classes = model.class_ids[output.basis_ids]
+        rows = [(classes == label).nonzero().squeeze(1) for label in range(len(self.members))]
+        order = torch.cat(rows)
+        layers = network.layer_features(
+            torch.cat(
+                [
+                    DsaAugmentation.apply(samples[row], augmentation)
+                    for row, augmentation in zip(rows, augmentations, strict=True)
+                ]
+            )
+        )
+        weights_XL = labels[order] if soft else F.one_hot(labels[order], len(self.members)).to(samples.dtype)
+        weights_LX = (weights_XL / weights_XL.sum(dim=0)).T
+        means = [weights_LX @ layer.flatten(1) for layer in layers]
+        loss = alignment_loss(real_means, means) + self.arguments.discrimination_weight * discrimination_loss(
+            real_features_nD, real_labels_n, means[-1]
+        )
+        learned = [(output.samples, samples), *([(output.labels, labels)] if soft else [])]
+        gradients = torch.autograd.grad(loss, [leaf for _, leaf in learned])
+        torch.autograd.backward(
+            [tensor for tensor, _ in learned], [self.arguments.lambda_dd * gradient for gradient in gradients]
+        )
+        return loss.item()
+
+    @torch.no_grad()
+    def _real_features(
+        self, network: ConvNet, augmentations: list[DsaParameters], generator: torch.Generator
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Class means `[L, D]` of each layer, and the last features `[n, D]` of all images with their labels `[n]`."""
+        means: list[list[Tensor]] = []
+        features, labels = [], []
+        for label, (members, augmentation) in enumerate(zip(self.members, augmentations, strict=True)):
+            images = self._draw_images(members, self.arguments.real_batch_size, generator)
+            layers = network.layer_features(DsaAugmentation.apply(images, augmentation))
+            means.append([layer.flatten(1).mean(dim=0) for layer in layers])
+            features.append(layers[-1])
+            labels.append(torch.full((len(images),), label, device=self.device))
+        means_of_layers = [torch.stack(of_classes) for of_classes in zip(*means, strict=True)]
+        return means_of_layers, torch.cat(features), torch.cat(labels)
+
+    def _train(self, network: ConvNet, model: HabaModel, generator: torch.Generator) -> int:
+        """The inner loop; returns its epochs."""
+        arguments = self.arguments
+        optimizer = torch.optim.SGD(network.parameters(), lr=arguments.inner_learning_rate)
+        batch_size = arguments.student_batch_size or model.config.num_bases
+        materialized = materialize_if_small(model)
+        accuracies: list[float] = []
+        for epoch in range(1, arguments.max_inner_epochs + 1):
+            for samples, labels in paired_batches(model, batch_size, generator, materialized):
+                loss = F.cross_entropy(network(self.inner_augmentation(samples, generator)), labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            accuracies = [*accuracies, self._accuracy(network, generator)][-arguments.accuracy_window :]
+            spread = max(accuracies) - min(accuracies)
+            if len(accuracies) == arguments.accuracy_window and spread > arguments.inner_range:
+                return epoch
+        return arguments.max_inner_epochs
+
+    @torch.no_grad()
+    def _accuracy(self, network: ConvNet, generator: torch.Generator) -> float:
+        """Mean over classes of the accuracy on `query_batch_size` real images of each, one process a class."""
+        accuracy_L = torch.zeros(len(self.members), device=self.device)
+        for label, members in enumerate(self.members):
+            chosen = members[torch.randperm(len(members), generator=generator)[: self.arguments.query_batch_size]]
+            if label % self.accelerator.num_processes == self.accelerator.process_index:
+                images = self.data.processor.normalize(self.data.train.images[chosen].to(self.device))
+                accuracy_L[label] = (network(images).argmax(dim=1) == label).float().mean()
+        # The same number on every process, whose loops must not part.
+        return self.accelerator.reduce(accuracy_L, reduction="sum").mean().item()
+
+    def _draw_images(self, members: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        chosen = members[torch.randperm(len(members), generator=generator)[:count]]
+        return self.data.processor.normalize(self.data.train.images[chosen].to(self.device))
+
+
+def layer_weights(depth: int) -> list[float]:
+    """The weights w_l of `depth` ReLUs and the last features."""
+    return [*[0.1] * (depth - 1), 1.0, 2.0]
+
+
+def alignment_loss(real_means: list[Tensor], means: list[Tensor]) -> Tensor:
+    """The weighted sum over layers of the squared distances of class means `[L, D]`."""
+    weights = layer_weights(len(means) - 1)
+    distances = [(real - mean).square().sum() for real, mean in zip(real_means, means, strict=True)]
+    return torch.stack([weight * distance for weight, distance in zip(weights, distances, strict=True)]).sum()
+
+
+def discrimination_loss(real_features_nD: Tensor, real_labels_n: Tensor, means_LD: Tensor) -> Tensor:
+    """Cross-entropy, summed, of real images classified by the inner product with the samples' class means."""
+    return F.cross_entropy(real_features_nD @ means_LD.T, real_labels_n, reduction="sum")
