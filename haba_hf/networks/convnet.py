@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from .feature_network import FeatureNetwork, instance_norm
 
-class ConvNet(nn.Module):
+
+class ConvNet(FeatureNetwork):
     r"""
     `depth` blocks of 3x3 convolution, instance normalization, ReLU and 2x2 average pooling, then a linear classifier.
 
@@ -44,7 +46,7 @@ class ConvNet(nn.Module):
         for block in range(depth):
             blocks += [
                 nn.Conv2d(channels, width, 3, padding=1 + (extra if block == 0 else 0)),
-                nn.GroupNorm(width, width),  # one group per channel: instance normalization with affine parameters
+                instance_norm(width),
                 nn.ReLU(),
                 nn.AvgPool2d(2),
             ]
@@ -53,9 +55,4 @@ class ConvNet(nn.Module):
         self.classifier = nn.Linear(width * height * width_out, num_labels)
 
     def features(self, images: Tensor) -> Tensor:
-        """`[B, C, H, W]` to the flattened features `[B, D]` that the classifier sees."""
         return torch.flatten(self.blocks(images), 1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """`[B, C, H, W]` to logits `[B, num_labels]`."""
-        return self.classifier(self.features(images))
