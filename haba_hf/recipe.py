@@ -25,7 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from .data import DataArguments
 from .distillation import DistillationArguments, ExpertArguments, ModelArguments
-from .evaluation import EvaluationArguments
+from .evaluation import AnalysisArguments, EvaluationArguments
 from .files import atomic_file
 from .networks import NetworkArguments
 from .sections import RecipeError, parse_sections, recipes_folder, section_values
@@ -43,6 +43,7 @@ class Recipe:
     experts: ExpertArguments = field(default_factory=ExpertArguments)
     distillation: DistillationArguments = field(default_factory=DistillationArguments)
     evaluation: EvaluationArguments = field(default_factory=EvaluationArguments)
+    analysis: AnalysisArguments = field(default_factory=AnalysisArguments)
 
     def sections(self) -> dict[str, Any]:
         """The sections by name, in order."""
