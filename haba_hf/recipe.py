@@ -27,7 +27,7 @@ from .allocator import keep_freed_memory
 from .coresets import CoresetArguments
 from .data import DataArguments
 from .distillation import DistillationArguments, ExpertArguments, ModelArguments
-from .evaluation import EvaluationArguments
+from .evaluation import AnalysisArguments, EvaluationArguments
 from .files import atomic_file
 from .networks import NetworkArguments
 from .sections import RecipeError, parse_sections, recipes_folder, section_values
@@ -46,6 +46,7 @@ class Recipe:
     coreset: CoresetArguments = field(default_factory=CoresetArguments)
     distillation: DistillationArguments = field(default_factory=DistillationArguments)
     evaluation: EvaluationArguments = field(default_factory=EvaluationArguments)
+    analysis: AnalysisArguments = field(default_factory=AnalysisArguments)
 
     def sections(self) -> dict[str, Any]:
         """The sections by name, in order."""

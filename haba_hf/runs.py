@@ -230,7 +230,7 @@ def evaluate(recipe: Recipe, accelerator: Accelerator) -> list[ReportRow]:
         `ValueError`: if there is no such split, or the artifact is damaged or of other data.
         `OSError`: if there is no artifact, or `output_dir` cannot be written.
     """
-    artifact, model, processor, data, split = _open_evaluation(recipe, accelerator)
+    artifact, model, processor, data, split = open_evaluation(recipe, accelerator)
     network = student_network(recipe)
     arguments, seed = recipe.evaluation, recipe.distillation.seed
     results = {"test": "results.json", "validation": "validation.json"}[arguments.evaluation_split]
@@ -241,13 +241,11 @@ def evaluate(recipe: Recipe, accelerator: Accelerator) -> list[ReportRow]:
     def add(system: str, result: AccuracyResult, storage: StorageFigures) -> None:
         rows.append(ReportRow(system, result, storage))
         if accelerator.is_main_process:  # row by row: an interruption loses no more than one
-            settings = {**dataclasses.asdict(network), **dataclasses.asdict(arguments)}
-            facts = {"artifact": artifact, "recipe_hash": recipe.hash, "data_fingerprint": data.fingerprint}
             path = Path(recipe.distillation.output_dir) / results
-            write_results(path, rows, **facts, seed=seed, settings=settings, **environment(accelerator))
+            write_results(path, rows, **evaluation_facts(recipe, artifact, data, accelerator))
 
     result = evaluate_artifact(model, split, processor, network, arguments, seed, accelerator)
-    add(_system_name(artifact, model), result, describe_storage(model.storage(), train_images, shape))
+    add(system_name(artifact, model), result, describe_storage(model.storage(), train_images, shape))
     if arguments.references in ("random", "all"):
         images_per_class = equal_storage_images_per_class(model.config)
         result = evaluate_random_real(data, split, images_per_class, network, arguments, seed, accelerator)
@@ -275,7 +273,7 @@ def train_one_student(recipe: Recipe, accelerator: Accelerator) -> float:
         `OSError`: if there is no artifact, or `output_dir` cannot be written.
         `FloatingPointError`: if the student diverges.
     """
-    artifact, model, processor, data, split = _open_evaluation(recipe, accelerator)
+    artifact, model, processor, data, split = open_evaluation(recipe, accelerator)
     architecture, arguments, seed = student_network(recipe), recipe.evaluation, recipe.distillation.seed
     generator = seeded_generator(seed, 0, TRAINING)
     training = artifact_training(model, arguments, accelerator.device)
@@ -348,8 +346,24 @@ def environment(accelerator: Accelerator) -> dict:
     }
 
 
+def system_name(artifact: str, model: HabaModel) -> str:
+    """What an artifact is called in a table."""
+    provenance = Path(artifact) / CORESET
+    if provenance.is_file():
+        return f"coreset, {json.loads(provenance.read_text())['coreset']}"
+    hallucinators = model.config.num_hallucinators
+    return f"HaBa, {hallucinators} hallucinators" if hallucinators else "plain pixels"
+
+
 def student_network(recipe: Recipe) -> NetworkArguments:
-    """The evaluated student's architecture: the recipe's network, at `student_width` if that is set."""
+    """
+    The evaluated student's architecture: the recipe's network, at `student_width` if that is set.
+
+    Raises:
+        `ValueError`: if `student_width` is set for a network that is no ConvNet.
+    """
+    if recipe.evaluation.student_width is not None and recipe.network.network != "convnet":
+        raise ValueError(f"student_width is a ConvNet's; leave it out for the network {recipe.network.network}.")
     width = recipe.evaluation.student_width or recipe.network.network_width
     return dataclasses.replace(recipe.network, network_width=width)
 
@@ -360,16 +374,7 @@ def _write_model(folder: Path, model: HabaModel, processor: HabaImageProcessor, 
     recipe.write(folder / "recipe.yaml")
 
 
-def _system_name(artifact: str, model: HabaModel) -> str:
-    """What an artifact is called in a table."""
-    provenance = Path(artifact) / CORESET
-    if provenance.is_file():
-        return f"coreset, {json.loads(provenance.read_text())['coreset']}"
-    hallucinators = model.config.num_hallucinators
-    return f"HaBa, {hallucinators} hallucinators" if hallucinators else "plain pixels"
-
-
-def _open_evaluation(
+def open_evaluation(
     recipe: Recipe, accelerator: Accelerator
 ) -> tuple[str, HabaModel, HabaImageProcessor, ImageData, Split]:
     """The artifact's name, model and processor, the data and the split to score on, once they are known to fit."""
@@ -397,6 +402,18 @@ def _open_evaluation(
     if accelerator.is_main_process:
         check_writable(output_dir)
     return artifact, model, processor, data, split
+
+
+def evaluation_facts(recipe: Recipe, artifact: str, data: ImageData, accelerator: Accelerator) -> dict:
+    """What the results of an evaluation are to be read with."""
+    return {
+        "artifact": artifact,
+        "recipe_hash": recipe.hash,
+        "data_fingerprint": data.fingerprint,
+        "seed": recipe.distillation.seed,
+        "settings": {**dataclasses.asdict(student_network(recipe)), **dataclasses.asdict(recipe.evaluation)},
+        **environment(accelerator),
+    }
 
 
 def _validation(recipe: Recipe, data: ImageData, accelerator: Accelerator) -> Callable[[HabaModel, int], float]:

@@ -215,6 +215,36 @@ def test_hallucinators_in_a_coreset(error_of, tmp_path):
 
 
 @pytest.mark.slow
+def test_other_architectures_and_an_embedding(run_here, error_of, tmp_path, capfd):
+    where = [*NETWORK, *TO, tmp_path]
+    run_here("distill.py", *where, "--steps", "1", "--real_batch_size", "8", "--num_hallucinators", "2")
+    capfd.readouterr()
+    run_here("evaluate.py", *where, *EVALUATION, "--architectures", "convnet", "transformers/convnext")
+    printed = capfd.readouterr().out.splitlines()
+    rows = json.loads((tmp_path / "cross_architecture.json").read_text())["rows"]
+    assert [row["architecture"] for row in rows] == ["convnet", "transformers/convnext"]
+    assert [line.split(" | ")[:3] for line in printed if line.startswith("| ")][1:] == [
+        [
+            f"| {row['architecture']}",
+            f"{100 * row['accuracy']['mean']:.1f} ± {100 * row['accuracy']['std']:.1f}",
+            f"{row['parameters']:,}",
+        ]
+        for row in rows
+    ]
+    assert not (tmp_path / "results.json").exists()
+
+    run_here("embed.py", *where, *EVALUATION, "--embedded_classes", "3", "7", "--embedded_images", "20")
+    assert f"{tmp_path / 'embedding.png'}: written" in capfd.readouterr().out
+    with Image.open(tmp_path / "embedding.png") as picture:
+        picture.load()
+    assert len(json.loads((tmp_path / "embedding.json").read_text())["points"]) == 2 * (20 + 2)
+    assert "made for uint8 colour images" in error_of("robustness.py", *where)
+    assert "VGG11 needs images of 28x28 pixels or more, got 8x8" in error_of(
+        "evaluate.py", *where, "--architectures", "convnet", "vgg11"
+    )
+
+
+@pytest.mark.slow
 def test_an_interrupted_run_ends_in_the_same_bytes(tmp_path):
     """Killed by SIGTERM after a checkpoint and launched again, against a run in one go."""
     options = [*DM, "--num_hallucinators", "2", "--steps", "100", "--checkpoint_every", "10", *TO]

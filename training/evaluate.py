@@ -4,11 +4,16 @@ r"""Evaluate an artifact: fresh students trained on it, beside random real image
     accelerate launch training/evaluate.py training/recipes/digits/dm-1pc.yaml \
         --artifact user/haba-digits --references none
 
+    # across architectures, in place of the table above
+    accelerate launch training/evaluate.py training/recipes/cifar10/dm-1pc.yaml \
+        --architectures convnet resnet18 vgg11 alexnet transformers/vit
+
 The test split is used once, after each student's last epoch. The table goes to the screen and to
-`output_dir/results.json`.
+`output_dir/results.json`; across architectures, to `output_dir/cross_architecture.json`.
 """
 
-from haba_hf.evaluation import markdown_table
+from haba_hf.analyses import evaluate_architectures
+from haba_hf.evaluation import architecture_table, markdown_table
 from haba_hf.recipe import parse_recipe, run_script
 from haba_hf.runs import evaluate, start_accelerator
 
@@ -16,8 +21,11 @@ from haba_hf.runs import evaluate, start_accelerator
 def main():
     recipe = parse_recipe(description=__doc__)
     accelerator = start_accelerator()
-    rows = evaluate(recipe, accelerator)
-    accelerator.print(markdown_table(rows))
+    if recipe.analysis.architectures:
+        table = architecture_table(evaluate_architectures(recipe, accelerator))
+    else:
+        table = markdown_table(evaluate(recipe, accelerator))
+    accelerator.print(table)
     accelerator.end_training()
 
 

@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from ..data import ImageData
 from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
 from ..files import atomic_file, check_writable
-from ..networks import ConvNet, NetworkArguments, build_network
+from ..networks import FeatureNetwork, NetworkArguments, build_feature_network
 from ..pairing import derived_seed, seeded_generator
 from .rules import ForgettingEvents
 
@@ -106,7 +106,7 @@ def record_expert_features(
     check_writable(arguments.coreset_dir)
     started = time.perf_counter()
     seed_of_weights = derived_seed(seed, WEIGHTS)
-    network = build_network(network_arguments, data.image_shape, data.num_labels, seed_of_weights)
+    network = build_feature_network(network_arguments, data.image_shape, data.num_labels, seed_of_weights)
     events_n = _train(network, data, arguments, seeded_generator(seed, TRAINING), accelerator)
     tensors = {features_of(label): _features(network, data, label, accelerator) for label in range(data.num_labels)}
     if not all(features_ND.isfinite().all() for features_ND in tensors.values()):
@@ -123,7 +123,7 @@ def features_of(label: int) -> str:
 
 
 def _train(
-    network: ConvNet,
+    network: FeatureNetwork,
     data: ImageData,
     arguments: CoresetArguments,
     generator: torch.Generator,
@@ -158,7 +158,7 @@ def _train(
 
 
 @torch.no_grad()
-def _features(network: ConvNet, data: ImageData, label: int, accelerator: Accelerator) -> Tensor:
+def _features(network: FeatureNetwork, data: ImageData, label: int, accelerator: Accelerator) -> Tensor:
     """Features `[N, D]` of the images of one class, on the CPU."""
     network.eval()
     parts = []

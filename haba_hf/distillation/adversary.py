@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from ..data.augmentation import DsaAugmentation
 from ..data.sources import ImageData
 from ..modeling_haba import HabaModel
-from ..networks import NetworkArguments, build_network
+from ..networks import NetworkArguments, build_feature_network
 from .arguments import DistillationArguments
 
 
@@ -87,7 +87,7 @@ class Adversary:
         if arguments.adversary_hallucinators < 2:
             raise ValueError("adversary_hallucinators must be at least 2: the adversary compares views of a basis.")
         self.arguments = arguments
-        self.network = build_network(
+        self.network = build_feature_network(
             network_arguments, real_data.image_shape, real_data.num_labels, seed=arguments.seed
         ).to(accelerator.device)
         self.augmentation = DsaAugmentation(arguments.dsa, per_sample=True)

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
+
+from accelerate import Accelerator
 
 from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
 from ..data.sources import ImageData
@@ -48,7 +49,8 @@ class ExpertArguments:
 
 def network_signature(network: NetworkArguments, image_shape: tuple[int, int, int], num_labels: int) -> str:
     """What must agree for two sets of parameters to belong to the same architecture, as one line of JSON."""
-    return json.dumps([network.network, network.network_depth, network.network_width, list(image_shape), num_labels])
+    sizes = [network.network_depth, network.network_width] if network.network == "convnet" else []  # only it has them
+    return json.dumps([network.network, *sizes, list(image_shape), num_labels])
 
 
 def training_signature(arguments: ExpertArguments, mixed_precision: str) -> str:

@@ -1,15 +1,28 @@
 """Fresh students trained on an artifact, and what it is set against."""
 
+from .analysis import AnalysisArguments
+from .cross_architecture import ArchitectureRow, architecture_table, evaluate_across
+from .embedding import REAL, Embedding, embed_samples
 from .references import evaluate_full_data, evaluate_random_real, random_real_artifact
 from .report import ReportRow, markdown_table, write_json, write_results
+from .robustness import RobustnessResult, TrainedStudents, robustness_table, score_under_corruption
 from .students import AccuracyResult, EvaluationArguments, evaluate_artifact, evaluate_students
 from .training import accuracy, learning_rate_at, train_student
 
 __all__ = [
+    "REAL",
     "AccuracyResult",
+    "AnalysisArguments",
+    "ArchitectureRow",
+    "Embedding",
     "EvaluationArguments",
     "ReportRow",
+    "RobustnessResult",
+    "TrainedStudents",
     "accuracy",
+    "architecture_table",
+    "embed_samples",
+    "evaluate_across",
     "evaluate_artifact",
     "evaluate_full_data",
     "evaluate_random_real",
@@ -17,6 +30,8 @@ __all__ = [
     "learning_rate_at",
     "markdown_table",
     "random_real_artifact",
+    "robustness_table",
+    "score_under_corruption",
     "train_student",
     "write_json",
     "write_results",

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
 from accelerate import Accelerator
 
@@ -44,6 +45,7 @@ def evaluate_random_real(
     args: EvaluationArguments,
     seed: int,
     accelerator: Accelerator,
+    on_student: Callable[[int, nn.Module], None] | None = None,
 ) -> AccuracyResult:
     """
     Students of random real images: every student has a draw of its own, so that the standard deviation covers the
@@ -58,6 +60,8 @@ def evaluate_random_real(
             used.
         seed (`int`): of draws, initializations and augmentation.
         accelerator (`Accelerator`): device and processes; every process must make this call and gets the result.
+        on_student (`Callable[[int, nn.Module], None]`, *optional*): given each trained student of this process and its
+            index.
 
     Raises:
         `ValueError`: if a class has too few images.
@@ -82,6 +86,7 @@ def evaluate_random_real(
         num_labels=data.num_labels,
         epochs=args.student_epochs,
         learning_rate=learning_rate,
+        on_student=on_student,
     )
 
 
@@ -92,6 +97,7 @@ def evaluate_full_data(
     args: EvaluationArguments,
     seed: int,
     accelerator: Accelerator,
+    on_student: Callable[[int, nn.Module], None] | None = None,
 ) -> AccuracyResult:
     """
     Students of the whole training split: what distillation could at best recover. The recipe is the artifacts', with
@@ -106,6 +112,8 @@ def evaluate_full_data(
         args ([`EvaluationArguments`]): the recipe.
         seed (`int`): of initializations, order and augmentation.
         accelerator (`Accelerator`): device and processes; every process must make this call and gets the result.
+        on_student (`Callable[[int, nn.Module], None]`, *optional*): given each trained student of this process and its
+            index.
 
     Raises:
         `FloatingPointError`: if a student diverges; names the learning rate and the epoch.
@@ -131,4 +139,5 @@ def evaluate_full_data(
         num_labels=data.num_labels,
         epochs=args.real_student_epochs,
         learning_rate=args.real_student_learning_rate,
+        on_student=on_student,
     )

@@ -196,6 +196,7 @@ def evaluate_students(
     epochs: int,
     learning_rate: float | list[float],
     validation_split: Split | None = None,
+    on_student: Callable[[int, nn.Module], None] | None = None,
 ) -> AccuracyResult:
     """
     The recipe that every system shares: trains `args.evaluation_seeds` students, spread over the processes, and scores
@@ -214,6 +215,8 @@ def evaluate_students(
         epochs (`int`): epochs of a student.
         learning_rate (`float`): of a student, or the step sizes of its schedule, one for each epoch.
         validation_split ([`Split`], *optional*): scored too, after the last epoch.
+        on_student (`Callable[[int, nn.Module], None]`, *optional*): given each trained student of this process and its
+            index.
 
     Raises:
         `FloatingPointError`: on every process, if a student diverges; names the learning rate and the epoch.
@@ -254,6 +257,8 @@ def evaluate_students(
                 outcomes.append((index, [], str(error)))
                 break
             outcomes.append((index, scores, ""))
+            if on_student is not None:
+                on_student(index, network)
     outcomes = sorted(gather_object(outcomes))
     for index, _, problem in outcomes:
         if problem:
@@ -328,6 +333,7 @@ def evaluate_artifact(
     seed: int,
     accelerator: Accelerator,
     validation_split: Split | None = None,
+    on_student: Callable[[int, nn.Module], None] | None = None,
 ) -> AccuracyResult:
     """
     Mean and standard deviation of the accuracy of fresh students trained on the artifact.
@@ -341,6 +347,8 @@ def evaluate_artifact(
         seed (`int`): of initializations, pairing and augmentation.
         accelerator (`Accelerator`): device and processes; every process must make this call and gets the result.
         validation_split ([`Split`], *optional*): scored too, after the last epoch.
+        on_student (`Callable[[int, nn.Module], None]`, *optional*): given each trained student of this process and its
+            index.
 
     Returns:
         [`AccuracyResult`].
@@ -370,4 +378,5 @@ def evaluate_artifact(
         epochs=training.epochs,
         learning_rate=training.learning_rate,
         validation_split=validation_split,
+        on_student=on_student,
     )

@@ -6,6 +6,7 @@ the picture.
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..data.corruptions import CORRUPTIONS, SEVERITIES, STANDARD_CORRUPTIONS, corrupt
+from ..evaluation import REAL, Embedding, RobustnessResult
 from ..files import atomic_file
 from ..modeling_haba import HabaModel
 from ..processing_haba import HabaImageProcessor
@@ -22,6 +25,8 @@ DPI = 100
 TILE_PIXELS = 64  # a tile is enlarged by whole factors to at least this
 GAP_PIXELS = 4
 MAX_SIDE_PIXELS = 2**15  # matplotlib draws no picture of 2**16 pixels a side
+
+EMBEDDING_MARKERS = "os^DvP*X<>"
 
 # Panels of the training curves in this order; other fields follow by name.
 CURVES = ("loss", "l_dd", "l_cos", "l_con", "l_task", "student_learning_rate", "validation_accuracy")
@@ -76,6 +81,29 @@ def save_gallery(
     _draw_tiles(tiles_RTCHW.cpu(), rows, columns, path)
 
 
+def save_contact_sheet(image: Tensor, path: str | Path, seed: int = 0) -> None:
+    """
+    Draws one image under every corruption of CIFAR-10-C as a PNG: a row for each corruption, the clean image first and
+    then the severities 1 to 5.
+
+    Args:
+        image (`torch.Tensor`): uint8 `[3, H, W]`.
+        path (`str`): the PNG to write, in one piece.
+        seed (`int`, *optional*, defaults to 0): of the corruptions.
+
+    Raises:
+        `ValueError`: if the image cannot be corrupted.
+        `OSError`: if the file cannot be written.
+    """
+    image_1CHW = image.cpu()[None]
+    rows = [
+        torch.cat([image_1CHW, *(corrupt(image_1CHW, name, severity, seed) for severity in SEVERITIES)])
+        for name in CORRUPTIONS
+    ]
+    columns = ["clean", *map(str, SEVERITIES)]
+    _draw_tiles(torch.stack(rows) / 255, [name.replace("_", " ") for name in CORRUPTIONS], columns, path)
+
+
 def plot_training_curves(metrics_path: str | Path, path: str | Path) -> None:
     """
     Draws every number in a JSONL log against its step, one panel for each field.
@@ -105,6 +133,68 @@ def plot_training_curves(metrics_path: str | Path, path: str | Path) -> None:
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def plot_robustness(results: Sequence[RobustnessResult], path: str | Path) -> None:
+    """
+    Draws the curve of the supplement's Fig. 2: accuracy against severity (0: clean images), the mean over all 19
+    corruptions as a line with a band of one standard deviation over the students, over the 15 standard ones dashed.
+
+    Args:
+        results (`Sequence[RobustnessResult]`): a line for each system.
+        path (`str`): the PNG to write, in one piece.
+
+    Raises:
+        `OSError`: if the file cannot be written.
+    """
+    figure = Figure(figsize=(6, 4), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    severities = [0, *SEVERITIES]
+    for i, result in enumerate(results):
+        means, stds = 100 * np.array(result.curve()).T
+        axes.plot(severities, means, color=f"C{i}", marker="o", markersize=4, label=result.system)
+        axes.fill_between(severities, means - stds, means + stds, color=f"C{i}", alpha=0.2, linewidth=0)
+        standard, _ = 100 * np.array(result.curve(STANDARD_CORRUPTIONS)).T
+        axes.plot(severities, standard, color=f"C{i}", linestyle="--", linewidth=1)
+    axes.set_xlabel(f"severity (0: clean); mean of {len(CORRUPTIONS)} corruptions, dashed: the standard 15")
+    axes.set_ylabel("accuracy (%)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _save(figure, path)
+
+
+def plot_embedding(embedding: Embedding, class_names: Sequence[str], path: str | Path) -> None:
+    """
+    Draws the supplement's Fig. 3: real images as small grey points, samples coloured by their hallucinator, each class
+    with a marker of its own.
+
+    Args:
+        embedding ([`Embedding`]): points, classes and sources.
+        class_names (`Sequence[str]`): in label order.
+        path (`str`): the PNG to write, in one piece.
+
+    Raises:
+        `OSError`: if the file cannot be written.
+    """
+    figure = Figure(figsize=(6.5, 5), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    for i, label in enumerate(embedding.labels.unique().tolist()):
+        for source in embedding.sources.unique().tolist():
+            x, y = embedding.points[(embedding.labels == label) & (embedding.sources == source)].T.numpy()
+            marker = EMBEDDING_MARKERS[i % len(EMBEDDING_MARKERS)]
+            if source == REAL:
+                axes.scatter(
+                    x, y, s=10, marker=marker, color="0.75", linewidths=0, label=class_names[label].replace("$", r"\$")
+                )
+            else:
+                name = f"$H_{{{source + 1}}}$" if i == 0 else ""  # once
+                axes.scatter(
+                    x, y, s=40, marker=marker, color=f"C{source % 10}", edgecolors="black", label=name, zorder=2
+                )
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     _save(figure, path)
 
 

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .cpu_kernels import average_pool, normalized_convolution
+from .feature_network import FeatureNetwork, instance_norm
 
 BLOCK = 4  # modules of a block: convolution, normalization, ReLU, pooling
 
 
-class ConvNet(nn.Module):
+class ConvNet(FeatureNetwork):
     r"""
     `depth` blocks of 3x3 convolution, instance normalization, ReLU and 2x2 average pooling, then a linear classifier.
 
@@ -53,7 +54,7 @@ class ConvNet(nn.Module):
         for block in range(depth):
             blocks += [
                 nn.Conv2d(channels, width, 3, padding=self.padding if block == 0 else 1),
-                nn.GroupNorm(width, width),  # one group per channel: instance normalization with affine parameters
+                instance_norm(width),
                 nn.ReLU(),
                 nn.AvgPool2d(2),
             ]
@@ -73,10 +74,6 @@ class ConvNet(nn.Module):
         to the last, and then the features `[B, D]`: `depth` + 1 tensors.
         """
         return list(self._layers(images))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """`[B, C, H, W]` to logits `[B, num_labels]`."""
-        return self.classifier(self.features(images))
 
     def _layers(self, x: Tensor) -> Iterator[Tensor]:
         """The layers of `layer_features`: `self.blocks(x)` module by module, on a CPU by the kernels that suit it."""

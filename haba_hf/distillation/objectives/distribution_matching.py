@@ -7,13 +7,14 @@ with the same siamese augmentation A on both sides. Nothing is trained and nothi
 """
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
+
+from accelerate import Accelerator
 
 from ...data.augmentation import DsaAugmentation, DsaParameters
 from ...data.sources import ImageData
 from ...modeling_haba import HabaModel
-from ...networks import ConvNet, NetworkArguments, build_network
+from ...networks import FeatureNetwork, NetworkArguments, build_feature_network
 from ...pairing import derived_seed, seeded_generator
 from ..arguments import DistillationArguments
 
@@ -42,7 +43,7 @@ class DistributionMatching:
         self.data = real_data
         self.device = accelerator.device
         self.members = [real_data.train.of_class(label) for label in range(real_data.num_labels)]
-        self.bank: dict[int, tuple[ConvNet, Tensor]] = {}
+        self.bank: dict[int, tuple[FeatureNetwork, Tensor]] = {}
 
     def backward(self, model: HabaModel, generator: torch.Generator) -> dict[str, float]:
         """Adds the gradient of lambda_DD * L_DD to the parameters of `model` and returns what to log."""
@@ -85,18 +86,20 @@ class DistributionMatching:
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Nothing to put back."""
 
-    def _network(self, seed: int) -> ConvNet:
-        network = build_network(self.network_arguments, self.data.image_shape, self.data.num_labels, seed)
+    def _network(self, seed: int) -> FeatureNetwork:
+        network = build_feature_network(self.network_arguments, self.data.image_shape, self.data.num_labels, seed)
         return network.to(self.device).requires_grad_(False)
 
-    def _banked(self, index: int) -> tuple[ConvNet, Tensor]:
+    def _banked(self, index: int) -> tuple[FeatureNetwork, Tensor]:
         network = self._network(derived_seed(self.arguments.seed, index))
         generator = seeded_generator(self.arguments.seed, index)
         augmentations = [self.augmentation.draw(1, generator)] * len(self.members)
         return network, self._real_means(network, augmentations, generator)
 
     @torch.no_grad()
-    def _real_means(self, network: ConvNet, augmentations: list[DsaParameters], generator: torch.Generator) -> Tensor:
+    def _real_means(
+        self, network: FeatureNetwork, augmentations: list[DsaParameters], generator: torch.Generator
+    ) -> Tensor:
         """Mean feature of `real_batch_size` augmented real images of each class, `[L, D]`."""
         means = []
         for members, augmentation in zip(self.members, augmentations, strict=True):

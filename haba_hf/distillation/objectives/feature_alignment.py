@@ -51,11 +51,19 @@ class FeatureAlignment:
         arguments ([`DistillationArguments`]): `real_batch_size`, `query_batch_size`, `student_batch_size` (bases of a
             training step), `inner_learning_rate`, `accuracy_window`, `outer_range`, `inner_range`, `max_inner_epochs`,
             `discrimination_weight`, `dsa`, `lambda_dd`.
+
+    Raises:
+        `ValueError`: if the network is not a ConvNet.
     """
 
     learns_student_learning_rate = False
 
     def __init__(self, network_arguments: NetworkArguments, arguments: DistillationArguments):
+        if network_arguments.network != "convnet":
+            raise ValueError(
+                f"Feature alignment (cafe) aligns the blocks of a ConvNet, not of {network_arguments.network}: set "
+                "network to convnet."
+            )
         self.network_arguments = network_arguments
         self.arguments = arguments
         self.augmentation = DsaAugmentation(arguments.dsa, per_sample=False)
@@ -110,6 +118,7 @@ class FeatureAlignment:
 
     def _network(self, seed: int) -> ConvNet:
         network = build_network(self.network_arguments, self.data.image_shape, self.data.num_labels, seed)
+        assert isinstance(network, ConvNet)  # `__init__` refused the others
         return network.to(self.device)
 
     def _align(self, network: ConvNet, model: HabaModel, generator: torch.Generator) -> float:
