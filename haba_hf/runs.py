@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -19,6 +20,8 @@ from transformers import AutoImageProcessor
 from .data import ImageData, Split, load_image_data
 from .distillation import Distiller, DistributionMatching, ExpertStore, Objective, TrajectoryMatching, initial_model
 from .evaluation import (
+    FULL_DATA,
+    RANDOM_REAL,
     AccuracyResult,
     EvaluationArguments,
     ReportRow,
@@ -32,6 +35,7 @@ from .evaluation import (
 )
 from .evaluation.students import TRAINING, artifact_learning_rate, train_fresh_student
 from .files import atomic_directory, check_writable
+from .hub.artifact import weights_fingerprint
 from .hub.figures import plot_training_curves, save_gallery
 from .modeling_haba import HabaModel
 from .networks import NetworkArguments
@@ -125,8 +129,10 @@ def write_artifact(
             "recipe_hash": recipe.hash,
             "dataset": data.name,
             "data_fingerprint": data.fingerprint,
+            "train_images": len(data.train),
             "steps": lines[-1]["step"],
             "seconds": round(sum(line["seconds"] for line in lines), 1),
+            "peak_memory_bytes": peak_memory(accelerator.device),
             **environment(accelerator),
         }
         write_json(aside / "distillation.json", provenance)
@@ -159,7 +165,12 @@ def evaluate(recipe: Recipe, accelerator: Accelerator) -> list[ReportRow]:
         rows.append(ReportRow(system, result, storage))
         if accelerator.is_main_process:  # row by row: an interruption loses no more than one
             settings = {**dataclasses.asdict(network), **dataclasses.asdict(arguments)}
-            facts = {"artifact": artifact, "recipe_hash": recipe.hash, "data_fingerprint": data.fingerprint}
+            facts = {
+                "artifact": artifact,
+                "weights_fingerprint": weights_fingerprint(model),
+                "recipe_hash": recipe.hash,
+                "data_fingerprint": data.fingerprint,
+            }
             path = Path(recipe.distillation.output_dir) / results
             write_results(path, rows, **facts, seed=seed, settings=settings, **environment(accelerator))
 
@@ -171,10 +182,10 @@ def evaluate(recipe: Recipe, accelerator: Accelerator) -> list[ReportRow]:
         images_per_class = equal_storage_images_per_class(model.config)
         result = evaluate_random_real(data, split, images_per_class, network, arguments, seed, accelerator)
         plain = random_real_artifact(data, images_per_class, seed).storage()
-        add("random real, equal storage", result, describe_storage(plain, train_images, shape))
+        add(RANDOM_REAL, result, describe_storage(plain, train_images, shape))
     if arguments.references == "all":
         result = evaluate_full_data(data, split, network, arguments, seed, accelerator)
-        add("full data", result, describe_training_set(train_images, shape, data.num_labels))
+        add(FULL_DATA, result, describe_training_set(train_images, shape, data.num_labels))
     return rows
 
 
@@ -262,6 +273,18 @@ def environment(accelerator: Accelerator) -> dict:
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in libraries},
     }
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The most bytes this process has held: on a GPU of its memory. `None` on systems that do not tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # everywhere else in KiB
 
 
 def student_network(recipe: Recipe) -> NetworkArguments:
