@@ -13,11 +13,13 @@ import os
 import re
 import socket
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import pytest
+import datasets
+import huggingface_hub.constants as constants
 
 WRITER, READER = "hf_writer_secret", "hf_reader_secret"
 LFS = (".safetensors", ".parquet", ".bin", ".png")
@@ -228,7 +230,7 @@ def preupload(handler, hub, body, query, repo, sha, files, revision):
     handler.answer({"files": modes})
 
 
-def lfs_batch(handler, hub, body, query, **names):
+def lfs_batch(handler, hub, body, query):
     objects = []
     for wanted in json.loads(body)["objects"]:
         link = {"href": f"{hub.url}/lfs/{wanted['oid']}", "header": {}}
@@ -325,13 +327,10 @@ def _resolve(handler, hub, body, query, folder, **names):
     return resolve(handler, hub, body, query, kind=kind, **names)
 
 
-def _lfs_batch(handler, hub, body, query, **names):
-    return lfs_batch(handler, hub, body, query)
-
-
 API = r"/api/(?P<kind>model|dataset|space)s/(?P<repo_id>[^/]+/[^/]+)"
 FILE = r"/(?P<folder>datasets/|spaces/)?(?P<repo_id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)"
 ROUTES = [
+    ("GET", r"/api/agent-harnesses", lambda handler, hub, body, query: handler.error(404, "EntryNotFound")),
     ("POST", r"/api/repos/create", create),
     ("POST", r"/api/validate-yaml", lambda handler, hub, body, query: handler.answer({"errors": [], "warnings": []})),
     ("POST", API + r"/preupload/(?P<revision>[^/]+)", preupload),
@@ -347,29 +346,27 @@ ROUTES = [
     ("HEAD", FILE, _resolve),
     ("GET", FILE, _resolve),
 ]
-# Seconds of the client's waits between its tries.
-NO_WAIT = 0.0
 
 
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A Hub that this process's clients ask, with a cache of its own, logged in as WRITER."""
-    import datasets
-    import huggingface_hub.constants as constants
-    import huggingface_hub.utils._http as http
-
+@contextmanager
+def serving(tmp_path, monkeypatch):
+    """A Hub that this process's clients ask, logged in as WRITER, with empty caches and no wait between tries."""
     server = FakeHub()
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    )
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", server.url)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
-    monkeypatch.setattr(http.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     monkeypatch.setenv("HF_TOKEN", WRITER)
-    yield server
-    server.close()
+    try:
+        yield server
+    finally:
+        server.close()
 
 
 def environment_of(server: FakeHub, home) -> dict[str, str]:

@@ -42,11 +42,13 @@ class DistilledAccuracy(evaluate.Metric):
         )
 
     def add_batch(self, *, predictions=None, references=None, **kwargs):
+        """Adds the classes of several images."""
         for name, values in {"predictions": predictions, "references": references}.items():
             _check_whole_numbers(name, values)
         super().add_batch(predictions=predictions, references=references, **kwargs)
 
     def add(self, *, prediction=None, reference=None, **kwargs):
+        """Adds the class of one image."""
         self.add_batch(predictions=[prediction], references=[reference], **kwargs)
 
     def _compute(self, predictions, references, random_accuracy=None, full_accuracy=None):
