@@ -13,7 +13,7 @@ import os
 import re
 import socket
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -67,6 +67,27 @@ class Repo:
         return next(((found, files) for found, _, files in self.commits if found == sha), None)
 
 
+class Server(ThreadingHTTPServer):
+    """Remembers its connections, which clients keep open, so that it can be gone at once."""
+
+    daemon_threads = True
+
+    def __init__(self, hub):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.hub = hub
+        self.connections = []
+
+    def get_request(self):
+        connection, address = super().get_request()
+        self.connections.append(connection)
+        return connection, address
+
+    def close_connections(self):
+        for connection in self.connections:
+            with suppress(OSError):  # the client may have gone first
+                connection.shutdown(socket.SHUT_RDWR)
+
+
 class FakeHub:
     """The server, its repositories and blobs, and the faults that wait to happen."""
 
@@ -76,15 +97,14 @@ class FakeHub:
         self.requests: list[tuple[str, str]] = []
         self.unknown: list[tuple[str, str]] = []
         self.faults: list[dict] = []
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.server.hub = self
+        self.server = Server(self)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def close(self) -> None:
         self.server.shutdown()
         self.server.server_close()
+        self.server.close_connections()
 
     def fail(self, method: str, path: str, status: int, times: int = 1) -> None:
         """The next `times` requests whose path matches are answered with this status."""

@@ -60,7 +60,7 @@ def read_artifact(directory: str | Path) -> Artifact:
 
     Raises:
         `FileNotFoundError`: if the folder or one of its required files is missing.
-        `ValueError`: if it holds a pickle, a link out of the folder, damaged weights, or records of another artifact.
+        `ValueError`: if it holds damaged weights, or records of another artifact.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -71,7 +71,6 @@ def read_artifact(directory: str | Path) -> Artifact:
             f"{directory} is no whole artifact, it lacks {', '.join(missing)}: give the folder that distillation "
             "wrote (output_dir/artifact), or save model and processor there with save_pretrained."
         )
-    _refuse_unsafe_files(directory)
     model = HabaModel.from_pretrained(directory, local_files_only=True)
     processor = HabaImageProcessor.from_pretrained(directory, local_files_only=True)
     distillation = _read_record(directory / "distillation.json")
@@ -127,7 +126,14 @@ def without_machine_paths(value: Any) -> Any:
     return value
 
 
-def _refuse_unsafe_files(directory: Path) -> None:
+def refuse_unsafe_files(directory: str | Path) -> None:
+    """
+    Refuses what must not be published: pickles, which someone might read, and links to files outside the folder.
+
+    Raises:
+        `ValueError`: naming the file.
+    """
+    directory = Path(directory)
     for path in sorted(directory.rglob("*")):
         if path.suffix.lower() in PICKLES:
             raise ValueError(

@@ -33,6 +33,7 @@ from .artifact import (
     as_json,
     published_records,
     read_artifact,
+    refuse_unsafe_files,
 )
 from .cards import eval_results_yaml, render_model_card
 from .tables import materialize_artifact
@@ -40,7 +41,8 @@ from .tables import materialize_artifact
 EVAL_RESULTS = ".eval_results/haba.yaml"
 CODE = "*_haba.py"
 TABLES = ("exact/*.parquet", "images/*.parquet")
-KNOWN = (*REQUIRED, *RECORDS, *FIGURES, CARD, EVAL_RESULTS, CODE)  # all that a repository of ours may hold
+KNOWN = (*REQUIRED, *RECORDS, *FIGURES, CARD, EVAL_RESULTS, CODE)  # all that is read of a repository
+LOCAL = (*KNOWN, ".eval_results")  # names in a folder that was pulled
 
 AUTO_MAP = {
     "config.json": {"AutoConfig": "configuration_haba.HabaConfig", "AutoModel": "modeling_haba.HabaModel"},
@@ -84,19 +86,18 @@ def push_artifact(
         The repository's address.
 
     Raises:
-        `ValueError`: if the folder is unfit (see [`read_artifact`]) or `repo_id` is no name, before anything is sent.
+        `ValueError`: if `repo_id` is no name, or the folder is unfit (see [`read_artifact`]) or holds a pickle or a
+            link out of it, before anything is sent.
         `OSError`: if the Hub cannot be reached or refuses; the repository then is as it was.
     """
     repo_id = checked_repo_id(repo_id)
+    refuse_unsafe_files(directory)
     artifact = read_artifact(directory)
     api = HfApi(token=token, library_name="haba_hf")
     repo_type = "dataset" if as_dataset else "model"
     with tempfile.TemporaryDirectory() as folder, clear_hub_errors(repo_id, revision):
-        files: Files = {}
         if as_dataset:
-            samples = Path(folder) / "samples"
-            materialize_artifact(artifact, samples, repo_id)
-            files = {path.relative_to(samples).as_posix(): path for path in samples.rglob("*") if path.is_file()}
+            files = _dataset_files(artifact, repo_id, Path(folder))
         else:
             files = _model_files(artifact, repo_id, include_code)
         url = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True)
@@ -134,11 +135,9 @@ def pull_artifact(repo_id: str, local_dir: str | Path, revision: str | None = No
     """
     local_dir = Path(local_dir)
     if local_dir.is_dir():
-        strangers = [path.name for path in local_dir.iterdir() if not _is_of(path.name, (*KNOWN, ".eval_results"))]
-        if strangers:
-            raise ValueError(
-                f"{local_dir} holds {min(strangers)}, which is no part of an artifact: name a new folder."
-            )
+        names = {path.name for path in local_dir.iterdir()}
+        if names and (not names.issuperset(REQUIRED) or not all(_is_of(name, LOCAL) for name in names)):
+            raise ValueError(f"{local_dir} holds other files than an artifact's: name a new folder.")
     snapshot = fetch_artifact(repo_id, revision)
     with atomic_directory(local_dir) as aside:
         for path in snapshot.rglob("*"):
@@ -163,7 +162,7 @@ def fetch_artifact(repo_id: str, revision: str | None = None) -> Path:
         if missing:
             pickles = " (pickled weights are not read)" if WEIGHTS in missing else ""
             raise ValueError(f"{repo_id} holds no artifact, it lacks {', '.join(missing)}{pickles}.")
-        return Path(snapshot_download(repo_id, revision=info.sha, allow_patterns=list(KNOWN)))
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(KNOWN)))
 
 
 def checked_repo_id(repo_id: str) -> str:
@@ -214,6 +213,11 @@ def _model_files(artifact: Artifact, repo_id: str, include_code: bool) -> Files:
     if eval_results is not None:
         files[EVAL_RESULTS] = eval_results.encode()
     return files
+
+
+def _dataset_files(artifact: Artifact, repo_id: str, folder: Path) -> Files:
+    samples = materialize_artifact(artifact, folder / "samples", repo_id)
+    return {path.relative_to(samples).as_posix(): path for path in samples.rglob("*") if path.is_file()}
 
 
 def code_files() -> list[Path]:

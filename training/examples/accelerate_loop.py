@@ -1,7 +1,8 @@
 """A ConvNet trained on an artifact by an Accelerate loop, on whatever devices there are.
 
-accelerate launch training/examples/accelerate_loop.py runs/demo/haba/artifact digits
-"""
+    accelerate launch training/examples/accelerate_loop.py runs/demo/haba/artifact digits
+
+Every process pairs by itself: bases are shared out among processes, hallucinators are drawn by its own seed."""
 
 import argparse
 
@@ -23,20 +24,16 @@ parser.add_argument("--epochs", type=int, default=300)
 arguments = parser.parse_args()
 
 accelerator = Accelerator()
-model, processor = (
-    HabaModel.from_pretrained(arguments.artifact),
-    AutoImageProcessor.from_pretrained(arguments.artifact),
-)
+model = HabaModel.from_pretrained(arguments.artifact)
+processor = AutoImageProcessor.from_pretrained(arguments.artifact)
 test = load_image_data(DataArguments(arguments.dataset)).test
-pairs = PairedDataset(model, seed=accelerator.process_index)  # every process pairs by itself
-loader = DataLoader(pairs, batch_size=16, shuffle=True, collate_fn=HabaCollator())
+loader = DataLoader(PairedDataset(model, seed=accelerator.process_index), 16, True, collate_fn=HabaCollator())
 network = build_network(NetworkArguments(network_depth=2), model.config.sample_shape, model.config.num_labels, seed=0)
 optimizer = torch.optim.SGD(network.parameters(), lr=model.student_learning_rate.item(), momentum=0.9)
 network, optimizer, loader = accelerator.prepare(network, optimizer, loader)
 for batch in (batch for epoch in range(arguments.epochs) for batch in loader):
-    loss = torch.nn.functional.cross_entropy(network(batch["pixel_values"]), batch["labels"])
     optimizer.zero_grad()
-    accelerator.backward(loss)
+    accelerator.backward(torch.nn.functional.cross_entropy(network(batch["pixel_values"]), batch["labels"]))
     optimizer.step()
-score = accuracy(accelerator.unwrap_model(network), test.images, test.labels, processor)
-accelerator.print(f"accuracy {score:.4f}")
+student = accelerator.unwrap_model(network)
+accelerator.print(f"accuracy {accuracy(student, test.images, test.labels, processor):.4f}")

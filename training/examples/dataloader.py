@@ -1,7 +1,8 @@
 """A ConvNet trained on an artifact by plain PyTorch: a `DataLoader` with workers, online pairing, DSA.
 
-python training/examples/dataloader.py runs/demo/haba/artifact digits
-"""
+    python training/examples/dataloader.py runs/demo/haba/artifact digits
+
+Samples are hallucinated in the workers."""
 
 import argparse
 
@@ -25,15 +26,14 @@ arguments = parser.parse_args()
 
 if __name__ == "__main__":  # workers may import this file
     model = HabaModel.from_pretrained(arguments.artifact)
-    processor = AutoImageProcessor.from_pretrained(arguments.artifact)
     augmented = HabaCollator(DsaAugmentation("color_crop_cutout_scale_rotate", per_sample=True))
     loader = DataLoader(PairedDataset(model), 256, True, collate_fn=augmented, num_workers=arguments.workers)
     network = build_network(NetworkArguments(network_depth=2), model.config.sample_shape, model.config.num_labels, 0)
     optimizer = torch.optim.SGD(network.parameters(), lr=model.student_learning_rate.item(), momentum=0.9)
     for batch in (batch for epoch in range(arguments.epochs) for batch in loader):
         optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(network(batch["pixel_values"]), batch["labels"])
-        loss.backward()
+        torch.nn.functional.cross_entropy(network(batch["pixel_values"]), batch["labels"]).backward()
         optimizer.step()
     test = load_image_data(DataArguments(arguments.dataset)).test
+    processor = AutoImageProcessor.from_pretrained(arguments.artifact)
     print(f"accuracy {accuracy(network, test.images, test.labels, processor):.4f}")

@@ -22,10 +22,8 @@ parser.add_argument("dataset", help="real data to test on, as in a recipe")
 parser.add_argument("--epochs", type=int, default=60)
 arguments = parser.parse_args()
 
-model, processor = (
-    HabaModel.from_pretrained(arguments.artifact),
-    AutoImageProcessor.from_pretrained(arguments.artifact),
-)
+model = HabaModel.from_pretrained(arguments.artifact)
+processor = AutoImageProcessor.from_pretrained(arguments.artifact)
 test = load_image_data(DataArguments(arguments.dataset)).test
 samples = model.to_dataset().with_format("torch", columns=["sample", "label"])
 loader = DataLoader(samples, batch_size=64, shuffle=True)

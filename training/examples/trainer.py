@@ -1,8 +1,8 @@
 """Any image classifier of transformers, from a fresh config, trained on an artifact by `Trainer`.
 
-python training/examples/trainer.py runs/demo/haba/artifact digits --model_type resnet
-python training/examples/trainer.py me/haba-fashion-mnist fashion_mnist --model_type vit --config patch_size=4
-"""
+    python training/examples/trainer.py me/haba-fashion-mnist fashion_mnist --model_type vit --config patch_size=4
+
+An epoch is every basis once, each with a hallucinator drawn at random."""
 
 import argparse
 import json
@@ -22,18 +22,15 @@ parser.add_argument("--config", nargs="*", default=[], metavar="NAME=JSON", help
 parser.add_argument("--epochs", type=int, default=200)
 arguments = parser.parse_args()
 
-model, processor = (
-    HabaModel.from_pretrained(arguments.artifact),
-    AutoImageProcessor.from_pretrained(arguments.artifact),
-)
+model = HabaModel.from_pretrained(arguments.artifact)
+processor = AutoImageProcessor.from_pretrained(arguments.artifact)
 test = load_image_data(DataArguments(arguments.dataset)).test
 fields = {name: json.loads(value) for name, value in (pair.split("=") for pair in arguments.config)}
 sizes = {"num_channels": model.config.sample_channels, "image_size": model.config.sample_height}
 config = AutoConfig.for_model(arguments.model_type, num_labels=model.config.num_labels, **sizes, **fields)
 settings = TrainingArguments("runs/trainer", num_train_epochs=arguments.epochs, save_strategy="no", report_to="none")
-pairs = PairedDataset(model)  # an epoch is every basis once, each with a random hallucinator
 network = AutoModelForImageClassification.from_config(config)
-trainer = Trainer(network, settings, HabaCollator(), pairs, compute_loss_func=paired_cross_entropy)
+trainer = Trainer(network, settings, HabaCollator(), PairedDataset(model), compute_loss_func=paired_cross_entropy)
 trainer.train()
 images = zip(processor.normalize(test.images), test.labels, strict=True)
 real = [{"pixel_values": image, "labels": label} for image, label in images]
