@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -11,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from safetensors.torch import save_model
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor
-
-from accelerate import Accelerator
 
 from .coresets import choose_coreset, real_images_artifact, real_images_config
 from .data import ImageData, Split, load_image_data
@@ -33,6 +33,8 @@ from .distillation import (
     initial_model,
 )
 from .evaluation import (
+    FULL_DATA,
+    RANDOM_REAL,
     AccuracyResult,
     EvaluationArguments,
     ReportRow,
@@ -46,6 +48,7 @@ from .evaluation import (
 )
 from .evaluation.students import TRAINING, artifact_training, train_fresh_student
 from .files import atomic_directory, check_writable
+from .hub.artifact import weights_fingerprint
 from .hub.figures import plot_training_curves, save_gallery
 from .modeling_haba import HabaModel
 from .networks import NetworkArguments
@@ -157,8 +160,10 @@ def write_artifact(
             "recipe_hash": recipe.hash,
             "dataset": data.name,
             "data_fingerprint": data.fingerprint,
+            "train_images": len(data.train),
             "steps": lines[-1]["step"],
             "seconds": round(sum(line["seconds"] for line in lines), 1),
+            "peak_memory_bytes": peak_memory(accelerator.device),
             **environment(accelerator),
         }
         write_json(aside / "distillation.json", provenance)
@@ -242,7 +247,8 @@ def evaluate(recipe: Recipe, accelerator: Accelerator) -> list[ReportRow]:
         rows.append(ReportRow(system, result, storage))
         if accelerator.is_main_process:  # row by row: an interruption loses no more than one
             path = Path(recipe.distillation.output_dir) / results
-            write_results(path, rows, **evaluation_facts(recipe, artifact, data, accelerator))
+            facts = evaluation_facts(recipe, artifact, data, accelerator)
+            write_results(path, rows, weights_fingerprint=weights_fingerprint(model), **facts)
 
     result = evaluate_artifact(model, split, processor, network, arguments, seed, accelerator)
     add(system_name(artifact, model), result, describe_storage(model.storage(), train_images, shape))
@@ -250,10 +256,10 @@ def evaluate(recipe: Recipe, accelerator: Accelerator) -> list[ReportRow]:
         images_per_class = equal_storage_images_per_class(model.config)
         result = evaluate_random_real(data, split, images_per_class, network, arguments, seed, accelerator)
         plain = random_real_artifact(data, images_per_class, seed).storage()
-        add("random real, equal storage", result, describe_storage(plain, train_images, shape))
+        add(RANDOM_REAL, result, describe_storage(plain, train_images, shape))
     if arguments.references == "all":
         result = evaluate_full_data(data, split, network, arguments, seed, accelerator)
-        add("full data", result, describe_training_set(train_images, shape, data.num_labels))
+        add(FULL_DATA, result, describe_training_set(train_images, shape, data.num_labels))
     return rows
 
 
@@ -353,6 +359,18 @@ def system_name(artifact: str, model: HabaModel) -> str:
         return f"coreset, {json.loads(provenance.read_text())['coreset']}"
     hallucinators = model.config.num_hallucinators
     return f"HaBa, {hallucinators} hallucinators" if hallucinators else "plain pixels"
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The most bytes this process has held: on a GPU of its memory. `None` on systems that do not tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # everywhere else in KiB
 
 
 def student_network(recipe: Recipe) -> NetworkArguments:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel
 
 from haba_hf import HabaModel
+from haba_hf.hub.artifact import weights_fingerprint
 from haba_hf.recipe import parse_recipe
 from haba_hf.runs import distill, evaluate, load_artifact, student_network, train_one_student
 from tiny import tiny_accelerator
@@ -84,6 +85,7 @@ def test_distill_and_evaluate_an_image_folder(recipe_of, tmp_path):
 
     provenance = json.loads((artifact / "distillation.json").read_text())
     assert provenance.pop("seconds") > 0
+    assert provenance.pop("peak_memory_bytes") > 10**8, "torch alone takes more"
     assert len(provenance.pop("data_fingerprint")) == 16
     assert provenance.pop("device")
     assert provenance.pop("python").startswith("3.")
@@ -91,6 +93,7 @@ def test_distill_and_evaluate_an_image_folder(recipe_of, tmp_path):
     assert provenance == {
         "recipe_hash": recipe.hash,
         "dataset": "pictures",
+        "train_images": 18,
         "steps": 5,
         "processes": 1,
         "threads": torch.get_num_threads(),
@@ -114,6 +117,7 @@ def test_distill_and_evaluate_an_image_folder(recipe_of, tmp_path):
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert [row["accuracy"]["accuracies"] for row in results["rows"]] == [row.accuracy.accuracies for row in rows]
     assert results["artifact"] == str(artifact)
+    assert results["weights_fingerprint"] == weights_fingerprint(model)
     assert results["recipe_hash"] == recipe.hash
     assert results["settings"]["student_epochs"] == 40
     assert results["settings"]["network_width"] == 8

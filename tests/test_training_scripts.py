@@ -59,7 +59,7 @@ def in_two_processes():
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     launcher = ["-m", "accelerate.commands.launch", "--main_process_port", str(port)]
-    return [*launcher, "--config_file", str(TRAINING / "accelerate" / "cpu-2.yaml")]
+    return [*launcher, "--config_file", str(TRAINING / "launch" / "cpu-2.yaml")]
 
 
 def metrics_of(output_dir):
@@ -288,7 +288,7 @@ def test_benchmark_prints_two_tables():
     assert alone[0] == "student training, 100 plain images, bf16"
 
 
-@pytest.mark.parametrize("path", sorted((TRAINING / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((TRAINING / "launch").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_launch_configuration_is_one_that_accelerate_reads(path):
     config = load_config_from_file(str(path))
     assert isinstance(config, ClusterConfig)

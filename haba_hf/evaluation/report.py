@@ -9,6 +9,9 @@ from ..files import atomic_file
 from ..storage import StorageFigures
 from .students import AccuracyResult
 
+# Systems that a card compares an artifact with.
+RANDOM_REAL, FULL_DATA = "random real, equal storage", "full data"
+
 HEADER = (
     "| system | accuracy (%) | floats | bytes | images per class | ratio | seconds |\n|---|---|---|---|---|---|---|\n"
 )

@@ -1,5 +1,23 @@
-"""What goes beside an artifact when it is published."""
+"""What goes beside an artifact when it is published, and the way to the Hub and back."""
 
+from .artifact import Artifact, read_artifact
+from .cards import render_dataset_card, render_model_card
 from .figures import plot_embedding, plot_robustness, plot_training_curves, save_contact_sheet, save_gallery
+from .publish import fetch_artifact, pull_artifact, push_artifact
+from .tables import materialize_artifact
 
-__all__ = ["plot_embedding", "plot_robustness", "plot_training_curves", "save_contact_sheet", "save_gallery"]
+__all__ = [
+    "Artifact",
+    "fetch_artifact",
+    "materialize_artifact",
+    "plot_embedding",
+    "plot_robustness",
+    "plot_training_curves",
+    "pull_artifact",
+    "push_artifact",
+    "read_artifact",
+    "render_dataset_card",
+    "render_model_card",
+    "save_contact_sheet",
+    "save_gallery",
+]

@@ -1,0 +1,276 @@
+"""`haba`: a thin front to the functions of this package.
+
+    haba distill digits/dm-1pc --steps 100          # Algorithm 1, resuming what was interrupted
+    haba evaluate digits/dm-1pc                     # fresh students, and what they are set against
+    haba info runs/digits-dm-1pc/artifact           # sizes, budget, provenance, accuracy
+    haba push runs/digits-dm-1pc/artifact me/haba-digits
+    haba pull me/haba-digits my-copy
+    haba plan --images_per_class 10 --num_labels 10 --sample_shape 3 32 32
+
+On several devices: `accelerate launch --multi_gpu -m haba_hf.cli distill RECIPE`. Exit codes: 0 done, 2 something to
+mend, which one line on stderr names.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from .configuration_haba import HabaConfig
+from .data import load_image_data
+from .distillation import record_experts
+from .evaluation import markdown_table
+from .hub import (
+    Artifact,
+    fetch_artifact,
+    materialize_artifact,
+    pull_artifact,
+    push_artifact,
+    read_artifact,
+    save_gallery,
+)
+from .recipe import Recipe, parse_recipe, recipes_folder, run_script
+from .runs import distill, evaluate, start_accelerator
+from .storage import affordable_bases_per_class
+
+# What a command gives back: an object for --json, and the text it prints without.
+Answer = tuple[dict[str, Any], str]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one command line, by default the process's own."""
+    run_script(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _run(words: list[str]) -> None:
+    as_json = "--json" in words
+    # With --json stdout holds one object: what is said on the way goes to stderr.
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        if words and words[0] in RECIPE_COMMANDS:
+            answer = _run_recipe(words[0], [word for word in words[1:] if word != "--json"])
+        else:
+            arguments = _parser().parse_args(words)
+            answer = arguments.command(arguments)
+    if answer is not None:
+        print(json.dumps(answer[0], indent=2, ensure_ascii=False) if as_json else answer[1])
+
+
+def _run_recipe(command: str, words: list[str]) -> Answer | None:
+    """A command that takes `[RECIPE] [--field value ...]`; `None` on all processes but the main one."""
+    if words and not words[0].startswith("-") and not Path(words[0]).is_file():
+        named = recipes_folder() / f"{words[0]}.yaml"
+        words = [str(named) if named.is_file() else words[0], *words[1:]]
+    function, description = RECIPE_COMMANDS[command]
+    recipe = parse_recipe(words, description=f"{description}\n\n{RECIPE_HELP.format(', '.join(_recipe_names()))}")
+    accelerator = start_accelerator(**_trackers(recipe) if command == "distill" else {})
+    answer = function(recipe, accelerator)
+    accelerator.end_training()
+    return answer if accelerator.is_main_process else None
+
+
+def _trackers(recipe: Recipe) -> dict[str, Any]:
+    report_to = recipe.distillation.report_to
+    return {"log_with": None if report_to == "none" else report_to, "project_dir": recipe.distillation.output_dir}
+
+
+def _distill(recipe: Recipe, accelerator: Accelerator) -> Answer:
+    path = distill(recipe, accelerator)
+    record = json.loads((path / "distillation.json").read_text(encoding="utf-8"))
+    return {"artifact": str(path), **record}, f"Look at it: haba info {path}"
+
+
+def _evaluate(recipe: Recipe, accelerator: Accelerator) -> Answer:
+    rows = evaluate(recipe, accelerator)
+    return {"rows": [dataclasses.asdict(row) for row in rows]}, markdown_table(rows)
+
+
+def _experts(recipe: Recipe, accelerator: Accelerator) -> Answer:
+    data = load_image_data(recipe.data, allow_missing_test=True)
+    record_experts(data, recipe.network, recipe.experts, recipe.distillation.num_snapshots, accelerator)
+    return {"experts_dir": recipe.experts.experts_dir}, f"Experts: {recipe.experts.experts_dir}"
+
+
+RECIPE_HELP = """\
+The recipe is a YAML file or the name of one that comes with haba_hf: {}.
+Every field below can be set on the command line too; --json prints one JSON object, and nothing else, on stdout."""
+
+# Commands that run a recipe, one line each: their function, and what --help says first.
+RECIPE_COMMANDS: dict[str, tuple[Callable[[Recipe, Accelerator], Answer], str]] = {
+    "distill": (_distill, "Distil a data set (Algorithm 1): haba distill digits/dm-1pc --steps 10"),
+    "evaluate": (_evaluate, "Train fresh students on an artifact: haba evaluate digits/dm-1pc --references random"),
+    "experts": (_experts, "Record experts, which trajectory matching needs first: haba experts digits/mtt-1pc"),
+}
+
+
+def _info(arguments: argparse.Namespace) -> Answer:
+    artifact = _open(arguments.artifact, arguments.revision)
+    config, storage = artifact.model.config, artifact.model.storage()
+    answer = {
+        "artifact": arguments.artifact,
+        "num_labels": config.num_labels,
+        "bases_per_class": config.bases_per_class,
+        "num_hallucinators": config.num_hallucinators,
+        "num_samples": config.num_samples,
+        "sample_shape": list(config.sample_shape),
+        "label_kind": config.label_kind,
+        "floats": storage.floats,
+        "bytes": storage.bytes,
+        "parts": storage.parts,
+        "images_per_class": storage.images_per_class,
+        "student_learning_rate": artifact.model.student_learning_rate.item(),
+        "distillation": artifact.distillation,
+        "accuracy": [{"system": row.system, **dataclasses.asdict(row.accuracy)} for row in artifact.rows],
+    }
+    shape = "x".join(map(str, config.sample_shape))
+    record = artifact.distillation
+    lines = [
+        f"{config.num_labels} classes, {config.bases_per_class} bases per class, {config.num_hallucinators} "
+        f"hallucinators: {config.num_samples:,} samples of {shape}, {config.label_kind} labels",
+        f"{storage.floats:,} floats, {storage.bytes:,} bytes, as much as {storage.images_per_class:.2f} images per "
+        f"class ({', '.join(f'{part} {floats:,}' for part, floats in storage.parts.items())})",
+        f"student learning rate {artifact.model.student_learning_rate.item():.4g}",
+        ", ".join(f"{name} {value}" for name, value in record.items() if name != "versions")
+        or "no distillation.json: where it comes from is not on record",
+        markdown_table(artifact.rows) if artifact.rows else "no results.json: its accuracy is not on record",
+    ]
+    return answer, "\n".join(lines)
+
+
+def _materialize(arguments: argparse.Namespace) -> Answer:
+    artifact = _open(arguments.artifact, arguments.revision)
+    path = materialize_artifact(artifact, arguments.folder)
+    number = artifact.model.config.num_samples
+    text = f'{number:,} samples: load_dataset("{path}", "exact") for floats, "images" for pictures'
+    return {"folder": str(path), "num_samples": number}, text
+
+
+def _gallery(arguments: argparse.Namespace) -> Answer:
+    artifact = _open(arguments.artifact, arguments.revision)
+    save_gallery(artifact.model, artifact.processor, arguments.picture, arguments.bases_per_class)
+    return {"picture": arguments.picture}, arguments.picture
+
+
+def _push(arguments: argparse.Namespace) -> Answer:
+    url = push_artifact(
+        arguments.folder,
+        arguments.repo_id,
+        private=arguments.private,
+        as_dataset=arguments.as_dataset,
+        include_code=not arguments.no_code,
+        revision=arguments.revision,
+        commit_message=arguments.message,
+    )
+    return {"url": url}, url
+
+
+def _pull(arguments: argparse.Namespace) -> Answer:
+    path = pull_artifact(arguments.repo_id, arguments.folder, arguments.revision)
+    return {"folder": str(path)}, f"{path}: look at it by haba info {path}"
+
+
+def _plan(arguments: argparse.Namespace) -> Answer:
+    channels, height, width = arguments.sample_shape
+    config = HabaConfig(
+        num_labels=arguments.num_labels,
+        num_hallucinators=arguments.num_hallucinators,
+        hallucinator_depth=arguments.hallucinator_depth,
+        basis_channels=arguments.basis_channels,
+        label_kind=arguments.label_kind,
+        sample_channels=channels,
+        sample_height=height,
+        sample_width=width,
+    )
+    config.bases_per_class = affordable_bases_per_class(config, arguments.images_per_class)
+    answer = {
+        "bases_per_class": config.bases_per_class,
+        "num_hallucinators": config.num_hallucinators,
+        "num_samples": config.num_samples,
+        "floats": config.num_floats,
+        "bytes": 4 * config.num_floats,
+    }
+    text = (
+        f"{arguments.images_per_class} images per class pay for bases_per_class: {config.bases_per_class} with "
+        f"num_hallucinators: {config.num_hallucinators}, which make {config.num_samples:,} samples of "
+        f"{config.num_floats:,} floats ({4 * config.num_floats:,} bytes)"
+    )
+    return answer, text
+
+
+def _open(name: str, revision: str | None) -> Artifact:
+    """An artifact's folder, or, where there is none of that name, a repository on the Hub."""
+    if Path(name).is_dir() or name.count("/") != 1:
+        return read_artifact(name)
+    return read_artifact(fetch_artifact(name, revision))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="haba", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, (_, description) in RECIPE_COMMANDS.items():
+        _add(commands, name, None, description)  # for the list of commands: parse_recipe reads their words
+    info = _add(commands, "info", _info, "Sizes, budget, provenance and accuracy: haba info me/haba-digits")
+    samples = _add(
+        commands, "materialize", _materialize, "All samples as parquet: haba materialize me/haba-digits out"
+    )
+    gallery = _add(commands, "gallery", _gallery, "Bases and samples as a PNG: haba gallery me/haba-digits out.png")
+    for command in (info, samples, gallery):
+        command.add_argument("artifact", help="folder, or owner/name on the Hub")
+        command.add_argument("--revision", help="branch, tag or commit on the Hub")
+    samples.add_argument("folder", help="a new folder")
+    gallery.add_argument("picture", help="the PNG to write")
+    gallery.add_argument("--bases_per_class", type=int, help="show only the first ones (by default up to 10)")
+
+    push = _add(commands, "push", _push, "Publish an artifact: haba push runs/digits-dm-1pc/artifact me/haba-digits")
+    push.add_argument("folder", help="the artifact's, as distillation wrote it")
+    push.add_argument("repo_id", help="owner/name on the Hub")
+    push.add_argument("--as-dataset", action="store_true", help="publish the samples as a dataset repository")
+    push.add_argument("--private", action="store_true", help="make a new repository private")
+    push.add_argument("--no-code", action="store_true", help="leave out the code that trust_remote_code=True runs")
+    push.add_argument("--revision", help="branch to commit to")
+    push.add_argument("--message", help="what the commit says")
+
+    pull = _add(commands, "pull", _pull, "Fetch an artifact: haba pull me/haba-digits my-copy --revision v1")
+    pull.add_argument("repo_id", help="owner/name on the Hub")
+    pull.add_argument("folder", help="a new folder, or that of an artifact to replace")
+    pull.add_argument("--revision", help="branch, tag or commit")
+
+    plan = _add(
+        commands,
+        "plan",
+        _plan,
+        "Bases that a storage budget pays for: haba plan --images_per_class 10 --num_labels 10 --sample_shape 3 32 32",
+    )
+    plan.add_argument(
+        "--images_per_class", type=int, required=True, help="the budget, in plain images per class (IPC)"
+    )
+    plan.add_argument("--num_labels", type=int, required=True, help="classes")
+    plan.add_argument("--sample_shape", type=int, nargs=3, required=True, metavar=("C", "H", "W"), help="of an image")
+    plan.add_argument("--num_hallucinators", type=int, default=5, help="hallucinators (5)")
+    plan.add_argument("--hallucinator_depth", type=int, default=1, help="Conv-ReLU blocks, 0 to 3 (1)")
+    plan.add_argument("--basis_channels", type=int, help="channels of a basis (those of an image)")
+    plan.add_argument("--label_kind", choices=("hard", "soft"), default="hard", help="(hard)")
+    return parser
+
+
+def _add(commands: Any, name: str, function: Callable | None, description: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=description.split(":")[0], description=description, allow_abbrev=False)
+    command.add_argument("--json", action="store_true", help="print one JSON object, and nothing else, on stdout")
+    command.set_defaults(command=function)
+    return command
+
+
+def _recipe_names() -> list[str]:
+    folder = recipes_folder()
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""Model and dataset cards: templates of hub_cards/ filled from an artifact's own files, and nothing else."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import (
+    DatasetCardData,
+    EvalResult,
+    EvalResultEntry,
+    ModelCard,
+    ModelCardData,
+    eval_result_entries_to_yaml,
+)
+from jinja2 import FileSystemLoader, StrictUndefined
+from jinja2.sandbox import SandboxedEnvironment
+
+from ..evaluation import FULL_DATA, RANDOM_REAL, markdown_table
+from ..storage import describe_storage
+from .artifact import Artifact, without_machine_paths
+from .sources import source_of
+
+TAGS = ["dataset-distillation", "haba"]
+EXACT, IMAGES = "exact", "images"  # configs of a dataset repository
+PAPER = """@inproceedings{liu2022dataset,
+  title     = {Dataset Distillation via Factorization},
+  author    = {Liu, Songhua and Wang, Kai and Yang, Xingyi and Ye, Jingwen and Wang, Xinchao},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2022}
+}"""
+
+
+def render_model_card(artifact: Artifact, repo_id: str, has_code: bool = True) -> str:
+    """
+    The card of a model repository: metadata with model-index, and Markdown.
+
+    Args:
+        artifact ([`Artifact`]): what it states is on record there.
+        repo_id (`str`): the name the card's code loads: a Hub id, or a folder.
+        has_code (`bool`, *optional*, defaults to `True`): whether the repository carries the code that
+            `trust_remote_code=True` runs.
+    """
+    name = repo_id.rstrip("/").split("/")[-1]
+    source = source_of(artifact.recipe, artifact.distillation)
+    metadata = ModelCardData(
+        library_name="haba_hf",
+        license=source.license_id if source else "unknown",
+        datasets=[source.hub_id] if source and source.hub_id else None,
+        tags=TAGS,
+        metrics=["accuracy"] if artifact.rows else None,
+        model_name=name,
+        eval_results=_eval_results(artifact),
+    )
+    return _render("model_card.md.jinja", artifact, repo_id, metadata.to_yaml(), name=name, has_code=has_code)
+
+
+def render_dataset_card(artifact: Artifact, repo_id: str) -> str:
+    """The card of a dataset repository with the configs `exact` and `images`; arguments as of a model card."""
+    name = repo_id.rstrip("/").split("/")[-1]
+    source = source_of(artifact.recipe, artifact.distillation)
+    num_samples = artifact.model.config.num_samples
+    bounds = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
+    metadata = DatasetCardData(
+        license=source.license_id if source else "unknown",
+        source_datasets=[source.hub_id] if source and source.hub_id else None,
+        pretty_name=name,
+        tags=TAGS,
+        task_categories=["image-classification"],
+        size_categories=[next((size for bound, size in bounds.items() if num_samples < bound), "n>1M")],
+        configs=[
+            {
+                "config_name": config,
+                "data_files": [{"split": "train", "path": f"{config}/train-*.parquet"}],
+                **({"default": True} if config == EXACT else {}),
+            }
+            for config in (EXACT, IMAGES)
+        ],
+    )
+    return _render("dataset_card.md.jinja", artifact, repo_id, metadata.to_yaml(), name=name)
+
+
+def eval_results_yaml(artifact: Artifact) -> str | None:
+    """The accuracy in the format of `.eval_results/*.yaml`; `None` without one on a Hub data set's test split."""
+    source = source_of(artifact.recipe, artifact.distillation)
+    if not artifact.rows or source is None or source.hub_id is None or _split(artifact) != "test":
+        return None
+    accuracy = artifact.rows[0].accuracy
+    entry = EvalResultEntry(
+        dataset_id=source.hub_id,
+        task_id="default",
+        value=round(accuracy.mean, 4),
+        notes=f"accuracy of {len(accuracy.accuracies)} students trained on the distilled data, mean",
+    )
+    return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
+
+
+def hub_cards_folder() -> Path:
+    """The folder of the templates: inside the package in a wheel, beside it in the repository."""
+    package = Path(__file__).parents[1]
+    inside = package / "hub_cards"
+    return inside if inside.is_dir() else package.parent / "hub_cards"
+
+
+def escape_markdown(text: Any) -> str:
+    """Text of a file as one line of Markdown that shows it and does nothing else: no link, no HTML, no table cell."""
+    return re.sub(r"([\\`*_\[\]<>|#~!$&])", r"\\\1", " ".join(str(text).split()))
+
+
+def _render(template: str, artifact: Artifact, repo_id: str, metadata: str, **variables: Any) -> str:
+    # Sandboxed, and values are only ever printed: a template in a class name stays text.
+    environment = SandboxedEnvironment(
+        loader=FileSystemLoader(hub_cards_folder()), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["inline"] = escape_markdown
+    model, rows = artifact.model, artifact.rows
+    text = environment.get_template(template).render(
+        metadata=metadata.strip(),
+        repo_id=repo_id,
+        config=model.config,
+        class_names=[model.config.id2label[label] for label in range(model.config.num_labels)],
+        processor=artifact.processor,
+        student_learning_rate=model.student_learning_rate.item(),
+        source=source_of(artifact.recipe, artifact.distillation),
+        storage=model.storage(),
+        ratio=_ratio(artifact),
+        rows=rows,
+        table=_table(artifact) if rows else None,
+        measures=_measures(artifact) if rows else {},
+        split=_split(artifact),
+        settings=_settings(artifact),
+        facts=_facts(artifact),
+        has_recipe=bool(artifact.recipe),
+        figures=artifact.figures,
+        citation=PAPER,
+        **variables,
+    )
+    text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    ModelCard(text)  # refuses metadata that the Hub could not read
+    return text
+
+
+def _ratio(artifact: Artifact) -> float | None:
+    """Floats over the pixel values of the training set, from what distillation or evaluation recorded."""
+    train_images = artifact.distillation.get("train_images")
+    if train_images is not None:
+        config = artifact.model.config
+        return describe_storage(artifact.model.storage(), int(train_images), config.sample_shape).ratio
+    return artifact.rows[0].storage.ratio if artifact.rows else None
+
+
+def _table(artifact: Artifact) -> str:
+    table = markdown_table(artifact.rows)
+    for row in artifact.rows:
+        table = table.replace(f"| {row.system} |", f"| {escape_markdown(row.system)} |")
+    return table
+
+
+def _measures(artifact: Artifact) -> dict[str, float]:
+    """Improvement over random and hard-label recovery, as DD-Ranking defines them, in points."""
+    own, random_real, full = artifact.rows[0], artifact.row(RANDOM_REAL), artifact.row(FULL_DATA)
+    measures = {}
+    if random_real is not None:
+        gain = own.accuracy.mean - random_real.accuracy.mean
+        measures["improvement over random images at equal storage (higher is better)"] = 100 * gain
+    if full is not None and artifact.model.config.label_kind == "hard":
+        gap = full.accuracy.mean - own.accuracy.mean
+        measures["hard-label recovery: full data minus this (lower is better)"] = 100 * gap
+    return measures
+
+
+def _split(artifact: Artifact) -> str:
+    return str(artifact.results.get("settings", {}).get("evaluation_split", "test"))
+
+
+def _settings(artifact: Artifact) -> str:
+    """How students were trained, as `name value` pairs."""
+    settings = without_machine_paths(artifact.results.get("settings", {}))
+    left_out = ("artifact", "references", "evaluation_split")
+    pairs = {name: value for name, value in settings.items() if value is not None and name not in left_out}
+    if "seed" in artifact.results:
+        pairs["seed"] = artifact.results["seed"]
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in pairs.items())
+
+
+def _facts(artifact: Artifact) -> dict[str, str]:
+    """Where the artifact comes from, line by line."""
+    record, recipe = without_machine_paths(artifact.distillation), artifact.recipe
+    if not record:
+        return {}
+    versions = ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())
+    hardware = [
+        str(record["device"]) if "device" in record else "",
+        f"{record['processes']} processes" if record.get("processes", 1) != 1 else "",
+        f"{record['threads']} thread(s)" if "threads" in record else "",
+        f"{record['mixed_precision']} precision" if record.get("mixed_precision", "no") != "no" else "",
+    ]
+    memory = record.get("peak_memory_bytes")
+    facts = {
+        "data": f"{record['train_images']:,} training images" if "train_images" in record else None,
+        "hash of the data": record.get("data_fingerprint"),
+        "objective": recipe.get("objective"),
+        "steps": record.get("steps"),
+        "chosen": "the best of the validations" if recipe.get("keep_best") else "the last step",
+        "seed": recipe.get("seed"),
+        "time": f"{record['seconds']:,.0f} s" if "seconds" in record else None,
+        "peak memory": None if memory is None else f"{memory / 1e6:,.0f} MB",
+        "hardware": ", ".join(part for part in hardware if part),
+        "versions": versions,
+        "recipe hash": record.get("recipe_hash"),
+    }
+    return {label: str(value) for label, value in facts.items() if value not in (None, "")}
+
+
+def _eval_results(artifact: Artifact) -> list[EvalResult] | None:
+    if not artifact.rows:
+        return None
+    source, accuracy = source_of(artifact.recipe, artifact.distillation), artifact.rows[0].accuracy
+    title = source.title if source else "source data"
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=source.hub_id if source and source.hub_id else title,
+            dataset_name=title,
+            dataset_split=_split(artifact),
+            metric_type="accuracy",
+            metric_name=f"Accuracy of students trained on it (mean of {len(accuracy.accuracies)})",
+            metric_value=round(accuracy.mean, 4),
+        )
+    ]

@@ -1,0 +1,240 @@
+"""To the Hub and back: what of an artifact's folder is uploaded, in one commit, and what of a repository is taken."""
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
+from transformers.dynamic_module_utils import get_relative_import_files
+
+from .. import modeling_haba, processing_haba
+from ..files import atomic_directory
+from ..modeling_haba import HabaModel
+from .artifact import (
+    CARD,
+    FIGURES,
+    RECORDS,
+    REQUIRED,
+    WEIGHTS,
+    Artifact,
+    Files,
+    as_json,
+    published_records,
+    read_artifact,
+    refuse_unsafe_files,
+)
+from .cards import eval_results_yaml, render_model_card
+from .tables import materialize_artifact
+
+EVAL_RESULTS = ".eval_results/haba.yaml"
+CODE = "*_haba.py"
+TABLES = ("exact/*.parquet", "images/*.parquet")
+KNOWN = (*REQUIRED, *RECORDS, *FIGURES, CARD, EVAL_RESULTS, CODE)  # all that is read of a repository
+LOCAL = (*KNOWN, ".eval_results")  # names in a folder that was pulled
+
+AUTO_MAP = {
+    "config.json": {"AutoConfig": "configuration_haba.HabaConfig", "AutoModel": "modeling_haba.HabaModel"},
+    "preprocessor_config.json": {"AutoImageProcessor": "processing_haba.HabaImageProcessor"},
+}
+
+
+def push_artifact(
+    directory: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    as_dataset: bool = False,
+    include_code: bool = True,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    token: str | None = None,
+) -> str:
+    """
+    Publishes an artifact in one commit, and makes the repository if there is none.
+
+    Only files of an artifact go up: config, weights, processor, recipe, records, figures and a card rendered from
+    them; absolute paths in the records are cut to their last part. A file of that kind that the artifact no longer
+    has is deleted there, any other file of the repository is left alone. What the repository has already is not
+    sent again, and without a difference there is no commit.
+
+    Args:
+        directory (`str`): the artifact's folder.
+        repo_id (`str`): `owner/name`.
+        private (`bool`, *optional*, defaults to `False`): makes a new repository private.
+        as_dataset (`bool`, *optional*, defaults to `False`):
+            Publish the samples as a dataset repository (parquet, exact floats and pictures) in place of the model.
+        include_code (`bool`, *optional*, defaults to `True`):
+            Add the code that loads the artifact where haba_hf is not installed (`trust_remote_code=True`): this
+            package's own files, whatever Python files are in the folder.
+        revision (`str`, *optional*): branch to commit to; it is made if it is new.
+        commit_message (`str`, *optional*): what the commit says.
+        token (`str`, *optional*): by default the one of `hf auth login` or `HF_TOKEN`.
+
+    Returns:
+        The repository's address.
+
+    Raises:
+        `ValueError`: if `repo_id` is no name, or the folder is unfit (see [`read_artifact`]) or holds a pickle or a
+            link out of it, before anything is sent.
+        `OSError`: if the Hub cannot be reached or refuses; the repository then is as it was.
+    """
+    repo_id = checked_repo_id(repo_id)
+    refuse_unsafe_files(directory)
+    artifact = read_artifact(directory)
+    api = HfApi(token=token, library_name="haba_hf")
+    repo_type = "dataset" if as_dataset else "model"
+    with tempfile.TemporaryDirectory() as folder, clear_hub_errors(repo_id, revision):
+        if as_dataset:
+            files = _dataset_files(artifact, repo_id, Path(folder))
+        else:
+            files = _model_files(artifact, repo_id, include_code)
+        url = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True)
+        if revision is not None:
+            _make_branch(api, repo_id, repo_type, revision)
+        there = api.list_repo_files(repo_id, repo_type=repo_type, revision=revision)
+        stale = sorted(name for name in there if _is_of(name, (*KNOWN, *TABLES)) and name not in files)
+        api.create_commit(
+            repo_id,
+            [CommitOperationAdd(name, content) for name, content in files.items()]
+            + [CommitOperationDelete(name) for name in stale],
+            commit_message=commit_message or f"Publish {'samples' if as_dataset else 'an artifact'} of haba_hf",
+            repo_type=repo_type,
+            revision=revision,
+        )
+    return str(url)
+
+
+def pull_artifact(repo_id: str, local_dir: str | Path, revision: str | None = None) -> Path:
+    """
+    Fetches an artifact from the Hub into a folder of its own, whole or not at all. No code of the repository is run.
+
+    Args:
+        repo_id (`str`): `owner/name`.
+        local_dir (`str`): a new or empty folder, or one that holds an artifact alone, which is replaced.
+        revision (`str`, *optional*): branch, tag or commit.
+
+    Returns:
+        `local_dir`.
+
+    Raises:
+        `ValueError`: if the repository holds no artifact or a file name that leaves its folder, or `local_dir` holds
+            something else.
+        `OSError`: if the Hub cannot be reached or refuses; `local_dir` then is as it was.
+    """
+    local_dir = Path(local_dir)
+    if local_dir.is_dir():
+        names = {path.name for path in local_dir.iterdir()}
+        if names and (not names.issuperset(REQUIRED) or not all(_is_of(name, LOCAL) for name in names)):
+            raise ValueError(f"{local_dir} holds other files than an artifact's: name a new folder.")
+    snapshot = fetch_artifact(repo_id, revision)
+    with atomic_directory(local_dir) as aside:
+        for path in snapshot.rglob("*"):
+            name = path.relative_to(snapshot).as_posix()
+            if _is_of(name, KNOWN) and path.is_file():
+                (aside / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, aside / name)  # the cache holds links
+        HabaModel.from_pretrained(aside, local_files_only=True)
+    return local_dir
+
+
+def fetch_artifact(repo_id: str, revision: str | None = None) -> Path:
+    """An artifact's files in the Hub's cache, which the client fills file by file and resumes; errors as of a pull."""
+    repo_id = checked_repo_id(repo_id)
+    with clear_hub_errors(repo_id, revision):
+        info = HfApi(library_name="haba_hf").model_info(repo_id, revision=revision)
+        names = [sibling.rfilename for sibling in info.siblings or []]
+        for name in names:
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
+                raise ValueError(f"{repo_id} holds a file {name!r} that would leave its folder: do not use it.")
+        missing = [name for name in REQUIRED if name not in names]
+        if missing:
+            pickles = " (pickled weights are not read)" if WEIGHTS in missing else ""
+            raise ValueError(f"{repo_id} holds no artifact, it lacks {', '.join(missing)}{pickles}.")
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(KNOWN)))
+
+
+def checked_repo_id(repo_id: str) -> str:
+    """`owner/name` as it is; anything else is a `ValueError`."""
+    if repo_id.count("/") != 1 or not all(re.fullmatch(r"\w[\w.-]*", part) for part in repo_id.split("/")):
+        raise ValueError(f"{repo_id!r} is no name on the Hub: give owner/name, in letters, digits, '-', '_' and '.'.")
+    validate_repo_id(repo_id)
+    return repo_id
+
+
+@contextmanager
+def clear_hub_errors(repo_id: str, revision: str | None = None) -> Iterator[None]:
+    """What the client raises as one sentence that says what to do. It never holds a token."""
+    try:
+        yield
+    except RevisionNotFoundError as error:
+        raise OSError(f"{repo_id} has no revision {revision!r} on the Hub: look up its branches and tags.") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        advice = {
+            401: "the Hub does not accept the token, or there is none: run `hf auth login`, or set HF_TOKEN",
+            403: "the token has no right to do this: use one that may write to it",
+            404: "there is no such repository on the Hub, or it is private: check the name, or run `hf auth login`",
+            429: "too many requests: try again in some minutes",
+        }
+        unknown = "the Hub has a fault of its own: try again later" if status >= 500 else "the Hub refuses"
+        raise OSError(f"{repo_id}: {advice.get(status, unknown)} (HTTP {status}).") from error
+    except OfflineModeIsEnabled as error:
+        raise OSError(f"{repo_id}: HF_HUB_OFFLINE is set, so the Hub is not asked: unset it.") from error
+    except (HTTPError, LocalEntryNotFoundError) as error:  # no answer at all
+        raise OSError(
+            f"{repo_id}: the connection to the Hub failed ({type(error).__name__}): try again, what arrived is kept."
+        ) from error
+
+
+def _model_files(artifact: Artifact, repo_id: str, include_code: bool) -> Files:
+    files = {**published_records(artifact), WEIGHTS: artifact.directory / WEIGHTS}
+    for name, auto_map in AUTO_MAP.items():
+        config = json.loads((artifact.directory / name).read_text(encoding="utf-8"))
+        config.pop("auto_map", None)
+        if include_code:
+            config["auto_map"] = auto_map
+        files[name] = as_json(config)
+    if include_code:
+        files |= {path.name: path for path in code_files()}
+    files[CARD] = render_model_card(artifact, repo_id, include_code).encode()
+    eval_results = eval_results_yaml(artifact)
+    if eval_results is not None:
+        files[EVAL_RESULTS] = eval_results.encode()
+    return files
+
+
+def _dataset_files(artifact: Artifact, repo_id: str, folder: Path) -> Files:
+    samples = materialize_artifact(artifact, folder / "samples", repo_id)
+    return {path.relative_to(samples).as_posix(): path for path in samples.rglob("*") if path.is_file()}
+
+
+def code_files() -> list[Path]:
+    """The files of this package that travel with the weights: model, processor and what they import beside them."""
+    roots = [str(modeling_haba.__file__), str(processing_haba.__file__)]
+    files = {Path(path) for root in roots for path in (root, *get_relative_import_files(root))}
+    return sorted(files)
+
+
+def _make_branch(api: HfApi, repo_id: str, repo_type: str, revision: str) -> None:
+    try:
+        api.repo_info(repo_id, repo_type=repo_type, revision=revision)
+    except RevisionNotFoundError:
+        api.create_branch(repo_id, branch=revision, repo_type=repo_type)
+
+
+def _is_of(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a file's name is one of ours; `*` stands for a part of a name, never for a folder."""
+    path = PurePosixPath(name)
+    return any(len(path.parts) == pattern.count("/") + 1 and path.match(pattern) for pattern in patterns)

@@ -1,0 +1,107 @@
+"""What a card must say about the data an artifact was distilled from: its title, licence and citation."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..data import NAMED_DATASETS
+
+
+@dataclass(frozen=True)
+class Source:
+    """
+    Real data, as a card names it.
+
+    Args:
+        title (`str`): its name in print.
+        hub_id (`str`, *optional*): where it is on the Hub.
+        license_id (`str`, *optional*, defaults to `"unknown"`): the Hub's identifier of its licence.
+        license_text (`str`, *optional*): a sentence about it.
+        citation (`str`, *optional*): BibTeX, empty if there is none.
+    """
+
+    title: str
+    hub_id: str | None = None
+    license_id: str = "unknown"
+    license_text: str = "The licence of the source data is not on record here: find it out before you share them."
+    citation: str = ""
+
+
+SOURCES = {
+    "digits": Source(
+        "scikit-learn's handwritten digits",
+        NAMED_DATASETS["digits"].hub_id,
+        "cc-by-4.0",
+        "The digits come from the UCI Machine Learning Repository, under CC BY 4.0.",
+        """@misc{alpaydin1998digits,
+  title  = {Optical Recognition of Handwritten Digits},
+  author = {Alpaydin, Ethem and Kaynak, Cenk},
+  year   = {1998},
+  note   = {UCI Machine Learning Repository}
+}""",
+    ),
+    "mnist": Source(
+        "MNIST",
+        NAMED_DATASETS["mnist"].hub_id,
+        "cc-by-sa-3.0",
+        "MNIST is usually given under CC BY-SA 3.0.",
+        """@article{lecun1998gradient,
+  title   = {Gradient-based learning applied to document recognition},
+  author  = {LeCun, Yann and Bottou, L\\'eon and Bengio, Yoshua and Haffner, Patrick},
+  journal = {Proceedings of the IEEE},
+  volume  = {86},
+  number  = {11},
+  pages   = {2278--2324},
+  year    = {1998}
+}""",
+    ),
+    "fashion_mnist": Source(
+        "Fashion-MNIST",
+        NAMED_DATASETS["fashion_mnist"].hub_id,
+        "mit",
+        "Fashion-MNIST is licensed under MIT.",
+        """@article{xiao2017fashion,
+  title   = {Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms},
+  author  = {Xiao, Han and Rasul, Kashif and Vollgraf, Roland},
+  journal = {arXiv preprint arXiv:1708.07747},
+  year    = {2017}
+}""",
+    ),
+    "cifar10": Source(
+        "CIFAR-10",
+        NAMED_DATASETS["cifar10"].hub_id,
+        "unknown",
+        "CIFAR-10 states no licence.",
+        """@techreport{krizhevsky2009learning,
+  title       = {Learning Multiple Layers of Features from Tiny Images},
+  author      = {Krizhevsky, Alex},
+  institution = {University of Toronto},
+  year        = {2009}
+}""",
+    ),
+    "speech_commands": Source(
+        "Speech Commands",
+        "google/speech_commands",
+        "cc-by-4.0",
+        "Speech Commands is licensed under CC BY 4.0.",
+        """@article{warden2018speech,
+  title   = {Speech Commands: A Dataset for Limited-Vocabulary Speech Recognition},
+  author  = {Warden, Pete},
+  journal = {arXiv preprint arXiv:1804.03209},
+  year    = {2018}
+}""",
+    ),
+}
+
+
+def source_of(recipe: dict[str, Any], distillation: dict[str, Any]) -> Source | None:
+    """
+    The data that an artifact's records name; `None` if none does.
+
+    Only the recipe's own `dataset` makes it one of the known sets: a folder that is called `mnist` may hold anything.
+    """
+    dataset = recipe.get("dataset")
+    for name, source in SOURCES.items():
+        if dataset is not None and dataset in (name, source.hub_id):
+            return source
+    title = distillation.get("dataset")
+    return None if title is None else Source(str(title))

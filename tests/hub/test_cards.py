@@ -1,0 +1,179 @@
+"""Cards state what the artifact's files say, load when pasted, and let nothing of a file be more than text."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+from huggingface_hub import DatasetCard, ModelCard
+
+from fake_hub import environment_of, serving
+from haba_hf.hub import push_artifact, read_artifact, render_dataset_card, render_model_card
+from haba_hf.hub.cards import escape_markdown, eval_results_yaml
+from haba_hf.hub.sources import SOURCES, source_of
+from tiny_artifact import CLASS_NAMES, tiny_artifact
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory):
+    return read_artifact(tiny_artifact(tmp_path_factory.mktemp("run")))
+
+
+@pytest.fixture(scope="module")
+def unmeasured(tmp_path_factory):
+    return read_artifact(tiny_artifact(tmp_path_factory.mktemp("run"), evaluated=False))
+
+
+@pytest.fixture(params=[render_model_card, render_dataset_card], ids=["model", "dataset"])
+def render(request):
+    return request.param
+
+
+def test_every_figure_is_in_the_results(artifact, render):
+    card = render(artifact, "me/tiny")
+    stated = re.findall(r"\d+\.\d+ ± \d+\.\d+", card)
+    expected = [f"{100 * row.accuracy.mean:.1f} ± {100 * row.accuracy.std:.1f}" for row in artifact.rows]
+    assert stated == expected == ["81.2 ± 1.2", "70.1 ± 4.6", "93.8 ± 7.9"]
+    assert re.search(r"improvement over random .* \| \+11\.1 \|", card), "81.25 - 70.11"
+    assert re.search(r"hard-label recovery.* \| \+12\.5 \|", card), "93.77 - 81.25"
+    assert "student epochs 40, seed 3" in card
+    assert "scored once on the test split" in card
+
+
+def test_without_results_no_figure_is_stated(unmeasured, render):
+    card = render(unmeasured, "me/tiny")
+    assert "±" not in card
+    assert "Not measured: there is no `results.json`." in card
+    assert not {"model-index", "metrics"} & ModelCard(card).data.to_dict().keys()
+    assert "recovery" not in card
+    assert eval_results_yaml(unmeasured) is None
+
+
+def test_rows_that_were_not_measured_make_no_measure(artifact, render, tmp_path):
+    results = tmp_path / "results.json"
+    directory = tiny_artifact(tmp_path)
+    content = json.loads(results.read_text())
+    results.write_text(json.dumps(content | {"rows": content["rows"][:2]}))
+    card = render(read_artifact(directory), "me/tiny")
+    assert "improvement over random" in card
+    assert "recovery" not in card
+    results.write_text(json.dumps(content | {"rows": content["rows"][:1]}))
+    assert "| measure |" not in render(read_artifact(directory), "me/tiny")
+
+
+def test_hard_label_recovery_is_of_hard_labels_alone(tmp_path):
+    card = render_model_card(read_artifact(tiny_artifact(tmp_path, label_kind="soft")), "me/tiny")
+    assert "improvement over random" in card
+    assert "recovery" not in card
+    assert "| labels | 32 |" in card
+
+
+def test_storage(artifact, render):
+    card = render(artifact, "me/tiny")
+    # 8 bases of 64 values; 3 hallucinators of 2 x 64 scales and shifts and 2 x 10 of convolutions; a learning rate.
+    floats = 8 * 64 + 3 * (2 * 64 + 2 * 10) + 1
+    assert "| bases | 512 |" in card
+    assert "| hallucinators | 444 |" in card
+    assert f"| all | {floats} |" in card
+    assert f"{4 * floats:,} bytes, as much as {floats / (4 * 64):.2f} plain images per class" in card
+    assert f"{100 * floats / (54_000 * 64):.3f} % in pixel values" in card
+
+
+def test_provenance_licence_and_citation(artifact, render):
+    card = render(artifact, "me/tiny")
+    assert "54,000 training images" in card
+    assert "| steps | 12 |" in card
+    assert "| time | 34 s |" in card
+    assert "| hardware | a CPU |" in card
+    assert "| objective | dm |" in card
+    assert "Fashion-MNIST is licensed under MIT." in card
+    assert "liu2022dataset" in card
+    assert "xiao2017fashion" in card
+    assert "/home/someone" not in card
+    assert str(artifact.directory.parent) not in card
+    assert "![Bases and samples](gallery.png)" in card
+    assert "training_curves.png" not in card, "the artifact has none"
+
+
+def test_metadata_of_a_model(artifact):
+    data = ModelCard(render_model_card(artifact, "me/tiny")).data
+    assert (data.library_name, data.license, data.datasets) == ("haba_hf", "mit", ["zalando-datasets/fashion_mnist"])
+    assert {"dataset-distillation", "haba"} <= set(data.tags)
+    assert data.model_name == "tiny"
+    (result,) = data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_split) == ("accuracy", 0.8125, "test")
+    assert result.dataset_type == "zalando-datasets/fashion_mnist"
+    (entry,) = yaml.safe_load(eval_results_yaml(artifact))
+    assert entry["dataset"] == {"id": "zalando-datasets/fashion_mnist", "task_id": "default"}
+    assert entry["value"] == 0.8125
+
+
+def test_metadata_of_a_dataset(artifact):
+    data = DatasetCard(render_dataset_card(artifact, "me/tiny")).data
+    assert [config["config_name"] for config in data.configs] == ["exact", "images"]
+    assert data.size_categories == ["n<1K"]
+    assert data.license == "mit"
+
+
+def test_only_a_recipe_makes_a_known_source():
+    assert source_of({"dataset": "mnist"}, {}) is SOURCES["mnist"]
+    assert source_of({"dataset": "uoft-cs/cifar10"}, {}) is SOURCES["cifar10"]
+    own = source_of({"dataset": "/data/mnist"}, {"dataset": "mnist"})
+    assert (own.title, own.hub_id, own.license_id) == ("mnist", None, "unknown")
+    assert source_of({}, {}) is None
+    assert source_of({"dataset": ["mnist"]}, {}) is None
+
+
+def test_text_of_a_file_stays_text(artifact, render):
+    card = render(artifact, "me/tiny")
+    assert r"a\|b \<i\>\[x\](y)" in card
+    assert r"{{ 7 \* 7 }}" in card, "not 49"
+    assert CLASS_NAMES[2] not in card
+    assert escape_markdown("a\n\n# b") == r"a \# b"
+
+
+def test_systems_of_the_results_stay_text(tmp_path):
+    directory = tiny_artifact(tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    results["rows"][1]["system"] = "<script>alert(1)</script>\n---\nlicense: mit"
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    card = render_model_card(read_artifact(directory), "me/tiny")
+    assert "<script>" not in card
+    assert r"\<script\>alert(1)\</script\> --- license: mit" in card
+
+
+def test_a_bare_model_says_what_is_not_on_record(tmp_path, render):
+    directory = tiny_artifact(tmp_path, evaluated=False)
+    for name in ("recipe.yaml", "distillation.json", "gallery.png"):
+        (directory / name).unlink()
+    card = render(read_artifact(directory), "me/tiny")
+    assert "Not on record: there is no `distillation.json`." in card
+    assert "How many images they were distilled from is not on record." in card
+    assert "find out their licence" in card
+    assert "gallery.png" not in card
+    assert ModelCard(card).data.license == "unknown"
+
+
+def code_of(card: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+
+
+@pytest.mark.slow
+def test_code_of_both_cards_runs_when_pasted(tmp_path, monkeypatch):
+    directory = tiny_artifact(tmp_path / "run")
+    with serving(tmp_path, monkeypatch) as hub:
+        push_artifact(directory, "me/tiny")
+        push_artifact(directory, "me/tiny", as_dataset=True)
+        with_package, without = code_of(hub.files("me/tiny")["README.md"].decode())
+        (tables,) = code_of(hub.files("me/tiny", "dataset")["README.md"].decode())
+        assert len(with_package.strip().splitlines()) == 5
+        # Without the package comes first: what is imported stays. All in one process, for torch is slow to import.
+        blocked = f"import sys\nsys.modules['haba_hf'] = None\n{without}\ndel sys.modules['haba_hf']\n"
+        command = [sys.executable, "-c", blocked + with_package + tables]
+        environment = environment_of(hub, tmp_path / "home")
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    samples, labels = "torch.Size([24, 1, 8, 8])", "torch.Size([24])"
+    assert done.stdout.splitlines() == [samples, f"{samples} {labels}", "torch.Size([1, 8, 8]) (8, 8)"]

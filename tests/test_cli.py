@@ -1,0 +1,173 @@
+"""The `haba` command, in this process: what it prints, the files it leaves, its exit codes."""
+
+import json
+
+import pytest
+import yaml
+from accelerate.state import AcceleratorState
+from datasets import load_dataset
+from PIL import Image
+
+from fake_hub import serving
+from haba_hf import HabaConfig, HabaModel
+from haba_hf.cli import RECIPE_COMMANDS, main
+from haba_hf.data import DataArguments, load_image_data
+from haba_hf.sections import recipes_folder
+from tiny_artifact import tiny_artifact
+
+TINY = ["--network_depth", "2", "--network_width", "4", "--real_batch_size", "8", "--report_to", "none"]
+
+
+@pytest.fixture(autouse=True)
+def one_process_on_the_cpu(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.delenv("HABA_DEBUG", raising=False)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def haba(capsys):
+    """Runs one command line and returns what it printed."""
+
+    def run(*words):
+        capsys.readouterr()
+        main([str(word) for word in words])
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def error_of(capsys):
+    """Runs a command line with a mistake and returns what it says on stderr."""
+
+    def error(*words):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main([str(word) for word in words])
+        assert stop.value.code == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert "Traceback" not in said.err
+        return said.err.splitlines()[-1]
+
+    return error
+
+
+def test_distill_evaluate_and_info_of_a_recipe_by_name(haba, tmp_path):
+    run = tmp_path / "run"
+    found = json.loads(haba("distill", "digits/dm-1pc", "--steps", "2", *TINY, "--output_dir", run, "--json"))
+    assert found["artifact"] == str(run / "artifact")
+    assert found["steps"] == 2
+    recipe = yaml.safe_load((run / "artifact" / "recipe.yaml").read_text())
+    assert recipe["learning_rate_schedule"] == "cosine", "as in the named recipe"
+    record = json.loads((run / "artifact" / "distillation.json").read_text())
+    assert record["train_images"] == len(load_image_data(DataArguments("digits")).train)
+    assert record["peak_memory_bytes"] > 10**8
+
+    students = ["--evaluation_seeds", "1", "--student_epochs", "2", "--real_student_epochs", "1"]
+    words = ["evaluate", "digits/dm-1pc", *TINY, *students, "--output_dir", run]
+    printed = haba(*words)
+    rows = json.loads((run / "results.json").read_text())["rows"]
+    assert all(f"| {row['system']} | {100 * row['accuracy']['mean']:.1f} ± " in printed for row in rows)
+    again = json.loads(haba(*words, "--json"))["rows"]
+    assert [row["accuracy"]["mean"] for row in again] == [row["accuracy"]["mean"] for row in rows]
+
+    facts = json.loads(haba("info", run / "artifact", "--json"))
+    model = HabaModel.from_pretrained(run / "artifact")
+    assert facts["floats"] == sum(parameter.numel() for parameter in model.parameters())
+    assert facts["accuracy"][0]["mean"] == rows[0]["accuracy"]["mean"]
+    text = haba("info", run / "artifact")
+    assert "10 classes, 1 bases per class, 5 hallucinators: 50 samples of 1x8x8, hard labels" in text
+    assert f"{facts['floats']:,} floats, {facts['bytes']:,} bytes" in text
+    assert f"train_images {record['train_images']}" in text
+
+
+def test_every_named_recipe_is_found(monkeypatch, capsys):
+    """Each name leads to the file of that name."""
+    seen = []
+    monkeypatch.setattr("haba_hf.cli.parse_recipe", lambda words, description: seen.append(words[0]) or exit(0))
+    names = [path.relative_to(recipes_folder()).with_suffix("") for path in recipes_folder().rglob("*.yaml")]
+    assert len(names) >= 16
+    for name in names:
+        with pytest.raises(SystemExit):
+            main(["distill", str(name)])
+        assert seen[-1] == str(recipes_folder() / f"{name}.yaml")
+
+
+def test_materialize_and_gallery(haba, error_of, tmp_path):
+    artifact = tiny_artifact(tmp_path / "run")
+    answer = json.loads(haba("materialize", artifact, tmp_path / "samples", "--json"))
+    assert answer == {"folder": str(tmp_path / "samples"), "num_samples": 24}
+    images = load_dataset(str(tmp_path / "samples"), "images", split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(images) == 24
+    assert f'load_dataset("{tmp_path / "samples"}", "exact"' in (tmp_path / "samples" / "README.md").read_text()
+    assert "samples is not empty" in error_of("materialize", artifact, tmp_path / "samples")
+    haba("gallery", artifact, tmp_path / "picture.png", "--bases_per_class", "2")
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert picture.height > 8 * 64
+    assert "bases_per_class must be 1 to 2" in error_of(
+        "gallery", artifact, tmp_path / "none.png", "--bases_per_class", "3"
+    )
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_push_info_and_pull(haba, error_of, tmp_path, monkeypatch):
+    artifact = tiny_artifact(tmp_path / "run")
+    with serving(tmp_path, monkeypatch) as hub:
+        assert haba("push", artifact, "me/tiny", "--no-code", "--message", "By hand").strip() == f"{hub.url}/me/tiny"
+        assert hub.repos[("model", "me/tiny")].commits[-1][1] == "By hand"
+        assert "modeling_haba.py" not in hub.files("me/tiny")
+        url = json.loads(haba("push", artifact, "me/tiny", "--as-dataset", "--private", "--json"))["url"]
+        assert url == f"{hub.url}/datasets/me/tiny"
+        assert hub.repos[("dataset", "me/tiny")].private
+        assert json.loads(haba("info", "me/tiny", "--json"))["num_samples"] == 24
+        haba("pull", "me/tiny", tmp_path / "copy")
+        assert HabaModel.from_pretrained(tmp_path / "copy").config.num_samples == 24
+        line = error_of("pull", "me/nothing", tmp_path / "other")
+        assert line.startswith("error: me/nothing: there is no such repository on the Hub")
+        hub.fail("POST", "/commit/", 403)
+        (artifact / "gallery.png").unlink()
+        assert "the token has no right to do this" in error_of("push", artifact, "me/tiny")
+
+
+def test_plan_spends_no_more_than_the_budget(haba, error_of):
+    shape = ["--num_labels", "10", "--sample_shape", "3", "32", "32"]
+    plan = json.loads(haba("plan", "--images_per_class", "10", *shape, "--json"))
+    sizes = {"num_labels": 10, "num_hallucinators": 5}
+    assert plan["floats"] == HabaConfig(bases_per_class=plan["bases_per_class"], **sizes).num_floats
+    budget = 10 * 10 * 3 * 32 * 32
+    assert (
+        plan["floats"] - 1 <= budget < HabaConfig(bases_per_class=plan["bases_per_class"] + 1, **sizes).num_floats - 1
+    )
+    # 307,200 floats, less 6,258 of a hallucinator from one channel to three, pay for 29 x 10 bases of 1,024.
+    one = ["--basis_channels", "1", "--num_hallucinators", "1"]
+    assert "pay for bases_per_class: 29 with" in haba("plan", "--images_per_class", "10", *shape, *one)
+    assert "need more: lower num_hallucinators" in error_of("plan", "--images_per_class", "1", *shape)
+
+
+def test_mistakes_are_one_line(error_of, tmp_path):
+    assert "did you mean" in error_of("distill", "fashion-mnist/dm-1pc")
+    assert "unknown field 'basis_per_class'; did you mean 'bases_per_class'?" in error_of(
+        "distill", "digits/dm-1pc", "--basis_per_class", "1"
+    )
+    assert "There is no artifact" in error_of("info", tmp_path / "nowhere")
+    assert "is no name on the Hub" in error_of("info", "../tiny")
+    assert "invalid choice: 'destill'" in error_of("destill")
+    assert "required: --images_per_class" in error_of("plan", "--num_labels", "10", "--sample_shape", "3", "32", "32")
+
+
+@pytest.mark.parametrize("command", [*RECIPE_COMMANDS, "info", "materialize", "gallery", "push", "pull", "plan"])
+def test_help_teaches(command, capsys):
+    for words in (["--help"], [command, "--help"]):
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert stop.value.code == 0
+        assert f"haba {command} " in capsys.readouterr().out.replace("\n", " ") or words == ["--help"]
+    if command in RECIPE_COMMANDS:
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        printed = capsys.readouterr().out
+        assert "fashion_mnist/mtt-1pc" in printed
+        assert "--bases_per_class" in printed
