@@ -179,19 +179,18 @@ def plot_embedding(embedding: Embedding, class_names: Sequence[str], path: str |
     """
     figure = Figure(figsize=(6.5, 5), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
-    for i, label in enumerate(embedding.labels.unique().tolist()):
-        for source in embedding.sources.unique().tolist():
+    labels, sources = embedding.labels.unique().tolist(), embedding.sources.unique().tolist()
+    for source in sources:
+        for i, label in enumerate(labels):
             x, y = embedding.points[(embedding.labels == label) & (embedding.sources == source)].T.numpy()
             marker = EMBEDDING_MARKERS[i % len(EMBEDDING_MARKERS)]
             if source == REAL:
-                axes.scatter(
-                    x, y, s=10, marker=marker, color="0.75", linewidths=0, label=class_names[label].replace("$", r"\$")
-                )
-            else:
-                name = f"$H_{{{source + 1}}}$" if i == 0 else ""  # once
-                axes.scatter(
-                    x, y, s=40, marker=marker, color=f"C{source % 10}", edgecolors="black", label=name, zorder=2
-                )
+                name = class_names[label].replace("$", r"\$")  # no formula
+                axes.scatter(x, y, s=10, marker=marker, color="0.75", linewidths=0, label=name)
+                continue
+            name = f"$H_{{{source + 1}}}$" if max(sources) else "samples"
+            color, once = f"C{source % 10}", name if i == 0 else ""
+            axes.scatter(x, y, s=40, marker=marker, color=color, edgecolors="black", label=once, zorder=2)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))

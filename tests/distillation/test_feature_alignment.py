@@ -47,7 +47,7 @@ def layers_of(network, image):
     seen = []
     watched = [module for module in network.blocks if isinstance(module, nn.ReLU)] + [network.blocks[-1]]
     hooks = [module.register_forward_hook(lambda *arguments: seen.append(arguments[-1][0])) for module in watched]
-    network(image)
+    network.blocks(image)
     for hook in hooks:
         hook.remove()
     return [layer.flatten() for layer in seen]

@@ -105,7 +105,7 @@ def test_sizes_reach_the_config():
         num_step_sizes=6,
     )
     config = initial_model(arguments, data, seed=0).config
-    for name in vars(arguments).keys() - {"basis_init", "label_init"}:
+    for name in vars(arguments).keys() - {"basis_init", "label_init", "storage_budget"}:
         assert vars(config)[name] == vars(arguments)[name]
     assert config.sample_shape == (3, 8, 8)
     assert config.id2label == {0: "class 0", 1: "class 1", 2: "class 2", 3: "class 3"}

@@ -135,6 +135,7 @@ def test_an_epoch_of_full_data_is_every_image_once(monkeypatch):
 
     def record(network, batches_of_epoch, epochs, *_, **__):
         seen.extend([list(batches_of_epoch(epoch)) for epoch in range(epochs)])
+        return network
 
     monkeypatch.setattr(students, "train_student", record)
     args = make_args(evaluation_seeds=1, real_student_epochs=2)

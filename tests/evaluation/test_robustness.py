@@ -5,7 +5,7 @@ from PIL import Image
 from torch import nn
 
 from haba_hf.data import Split
-from haba_hf.data.corruptions import CORRUPTIONS, SEVERITIES, STANDARD_CORRUPTIONS
+from haba_hf.data.corruptions import CORRUPTIONS, SEVERITIES, STANDARD_CORRUPTIONS, corrupt
 from haba_hf.evaluation import (
     AccuracyResult,
     EvaluationArguments,
@@ -167,8 +167,6 @@ def test_processes_share_the_students(tmp_path):
     """
     first, second = launch_two_processes(tmp_path, script)
     assert first == second
-
-    from haba_hf.data.corruptions import corrupt
 
     data = tiny_data(seed=3)
     args = EvaluationArguments(evaluation_seeds=3, student_epochs=4, evaluation_dsa="none")
