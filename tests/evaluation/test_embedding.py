@@ -37,12 +37,11 @@ def test_the_points_are_scikit_learns_tsne_of_the_teachers_features():
     assert teacher.training
     real = data.train.images[data.train.of_class(1)]
     assert len(embedding.points) == 12 + 6  # all twelve, as there are no fifty
-    with torch.no_grad():
+    order = torch.randperm(12, generator=seeded_generator(3))  # as the real images are drawn
+    with torch.no_grad():  # in one batch of the same order: t-SNE makes much of the last bit
         output = model()
         inside = output.labels == 1
-        features = teacher.features(torch.cat([data.processor.normalize(real), output.samples[inside]]))
-    order = torch.randperm(12, generator=seeded_generator(3))  # as the real images are drawn
-    features = torch.cat([features[:12][order], features[12:]])
+        features = teacher.eval().features(torch.cat([data.processor.normalize(real[order]), output.samples[inside]]))
     expected = TSNE(perplexity=5.0, init="pca", random_state=3)
     assert embedding.points.numpy() == pytest.approx(expected.fit_transform(features.numpy()), abs=1e-3)
 
