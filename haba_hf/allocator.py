@@ -13,7 +13,7 @@ def keep_freed_memory() -> bool:
     Tells glibc's `malloc` to keep what is freed instead of giving it back to the system.
 
     By default every large tensor is memory fresh from the system, whose first touch costs more than most operations on
-    it: training a ConvNet on a CPU takes 1.4 to 3 times as long. Preloading another allocator (tcmalloc, jemalloc) has
+    it: training a ConvNet on a CPU takes 1.5 to 3 times as long. Preloading another allocator (tcmalloc, jemalloc) has
     the same effect; then this changes nothing. The process may hold some more memory at its peak.
 
     Returns:

@@ -36,7 +36,7 @@ from .hub import (
     save_gallery,
 )
 from .recipe import Recipe, parse_recipe, recipes_folder, run_script
-from .runs import distill, evaluate, start_accelerator
+from .runs import distill, evaluate, select_coreset, start_accelerator
 from .storage import affordable_bases_per_class
 
 # What a command gives back: an object for --json, and the text it prints without.
@@ -100,9 +100,17 @@ RECIPE_HELP = """\
 The recipe is a YAML file or the name of one that comes with haba_hf: {}.
 Every field below can be set on the command line too; --json prints one JSON object, and nothing else, on stdout."""
 
+
+def _select(recipe: Recipe, accelerator: Accelerator) -> Answer:
+    path = select_coreset(recipe, accelerator)
+    record = json.loads((path / "coreset.json").read_text(encoding="utf-8"))
+    return {"artifact": str(path), **record}, f"Look at it: haba info {path}"
+
+
 # Commands that run a recipe, one line each: their function, and what --help says first.
 RECIPE_COMMANDS: dict[str, tuple[Callable[[Recipe, Accelerator], Answer], str]] = {
     "distill": (_distill, "Distil a data set (Algorithm 1): haba distill digits/dm-1pc --steps 10"),
+    "select": (_select, "Choose a coreset of real images: haba select digits/herding-1pc --bases_per_class 10"),
     "evaluate": (_evaluate, "Train fresh students on an artifact: haba evaluate digits/dm-1pc --references random"),
     "experts": (_experts, "Record experts, which trajectory matching needs first: haba experts digits/mtt-1pc"),
 }

@@ -84,6 +84,14 @@ def test_distill_evaluate_and_info_of_a_recipe_by_name(haba, tmp_path):
     assert f"train_images {record['train_images']}" in text
 
 
+def test_a_coreset_is_selected(haba, tmp_path):
+    run = tmp_path / "run"
+    found = json.loads(haba("select", "digits/random-1pc", "--bases_per_class", "2", "--output_dir", run, "--json"))
+    assert found["artifact"] == str(run / "artifact")
+    assert found["coreset"] == "random"
+    assert HabaModel.from_pretrained(run / "artifact").config.num_bases == 20
+
+
 def test_every_named_recipe_is_found(monkeypatch, capsys):
     """Each name leads to the file of that name."""
     seen = []
