@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from torch import nn
-
 from accelerate import Accelerator
+from torch import nn
 
 from .data import ImageData, Split
 from .data.corruptions import CORRUPTIONS, STANDARD_CORRUPTIONS, check_corruptible, corrupt, load_official

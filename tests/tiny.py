@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch.nn import functional as F
 
-from accelerate import Accelerator
 from haba_hf import HabaConfig, HabaModel
 from haba_hf.data.sources import ImageData
 from haba_hf.data.splits import Split

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
-
-from accelerate import Accelerator
 
 from ..data import ImageData
 from ..data.augmentation import DSA_STRATEGY, DsaAugmentation

@@ -7,10 +7,9 @@ import time
 from dataclasses import dataclass
 
 import torch
+from accelerate import Accelerator
 from safetensors import safe_open
 from torch import Tensor
-
-from accelerate import Accelerator
 
 from ..configuration_haba import HabaConfig
 from ..data import ImageData

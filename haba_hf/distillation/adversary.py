@@ -7,10 +7,9 @@ Shape legend: V views (hallucinators compared), B bases, D features, L classes.
 """
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
-
-from accelerate import Accelerator
 
 from ..data.augmentation import DsaAugmentation
 from ..data.sources import ImageData

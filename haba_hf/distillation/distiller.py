@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import nn
 from tqdm.auto import tqdm
-
-from accelerate import Accelerator
 
 from ..data.sources import ImageData
 from ..files import atomic_directory, atomic_file, check_writable

@@ -4,9 +4,8 @@ import dataclasses
 from collections.abc import Callable
 
 import torch
-from torch import nn
-
 from accelerate import Accelerator
+from torch import nn
 
 from ..coresets import random_images, real_images_artifact, real_images_config
 from ..data import ImageData, Split

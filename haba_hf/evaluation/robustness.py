@@ -6,11 +6,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 from tqdm.auto import tqdm
-
-from accelerate import Accelerator
 
 from ..data import Split
 from ..data.corruptions import CORRUPTIONS, SEVERITIES, STANDARD_CORRUPTIONS

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 from tqdm.auto import tqdm
-
-from accelerate import Accelerator
 
 from ..data import Split
 from ..data.augmentation import DSA_STRATEGY, DsaAugmentation

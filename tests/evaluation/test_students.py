@@ -10,11 +10,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from sklearn.metrics import accuracy_score
 from torch import nn
 from torch.nn import functional as F
 
-from accelerate import Accelerator
 from haba_hf import HabaConfig, HabaModel
 from haba_hf.data import Split
 from haba_hf.data.augmentation import DsaAugmentation

@@ -8,9 +8,8 @@ from one step to the next (an inner network half trained) it hands to the checkp
 from typing import Protocol
 
 import torch
-from torch import Tensor
-
 from accelerate import Accelerator
+from torch import Tensor
 
 from ...data.sources import ImageData
 from ...modeling_haba import HabaModel

@@ -7,9 +7,8 @@ with the same siamese augmentation A on both sides. Nothing is trained and nothi
 """
 
 import torch
-from torch import Tensor
-
 from accelerate import Accelerator
+from torch import Tensor
 
 from ...data.augmentation import DsaAugmentation, DsaParameters
 from ...data.sources import ImageData

@@ -24,10 +24,9 @@ Shape legend: n images, X samples, L classes, D features of a layer.
 """
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
-
-from accelerate import Accelerator
 
 from ...data.augmentation import DsaAugmentation, DsaParameters
 from ...data.sources import ImageData

@@ -15,10 +15,9 @@ Shape legend: X samples of the artifact, L classes.
 from collections.abc import Sequence
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
-
-from accelerate import Accelerator
 
 from ...data.augmentation import DsaAugmentation
 from ...data.sources import ImageData

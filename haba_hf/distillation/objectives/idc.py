@@ -12,10 +12,9 @@ The released code steps after each class, this one once for all classes, as all 
 from collections.abc import Sequence
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
-
-from accelerate import Accelerator
 
 from ...data.augmentation import DsaAugmentation
 from ...data.cutmix import CutMix

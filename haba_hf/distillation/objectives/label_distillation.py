@@ -21,10 +21,9 @@ Shape legend: B base samples of a step, P parameters of the network, L classes.
 import math
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
-
-from accelerate import Accelerator
 
 from ...data.augmentation import DsaAugmentation
 from ...data.sources import ImageData

@@ -9,10 +9,9 @@ Shape legend: S student steps, B samples a step, U distinct samples of the run, 
 """
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
-
-from accelerate import Accelerator
 
 from ...data.augmentation import DsaAugmentation, DsaParameters
 from ...data.sources import ImageData

@@ -12,10 +12,9 @@ Shape legend: T steps of gradient descent, B samples a step, U distinct samples 
 """
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
-
-from accelerate import Accelerator
 
 from ...data.augmentation import DsaAugmentation, DsaParameters
 from ...data.sources import ImageData
