@@ -14,6 +14,8 @@ from .data import ImageData, Split
 from .data.corruptions import CORRUPTIONS, STANDARD_CORRUPTIONS, check_corruptible, corrupt, load_official
 from .data.splits import subset
 from .evaluation import (
+    FULL_DATA,
+    RANDOM_REAL,
     ArchitectureRow,
     RobustnessResult,
     TrainedStudents,
@@ -85,12 +87,12 @@ def evaluate_robustness(recipe: Recipe, accelerator: Accelerator) -> list[Robust
     )
     systems = [distilled]
     if arguments.references in ("random", "all"):
-        random_real = TrainedStudents("random real, equal storage", data.processor)
+        random_real = TrainedStudents(RANDOM_REAL, data.processor)
         per_class, add = equal_storage_images_per_class(model.config), random_real.networks.__setitem__
         random_real.clean = evaluate_random_real(data, split, per_class, network, arguments, seed, accelerator, add)
         systems.append(random_real)
     if arguments.references == "all":
-        full = TrainedStudents("full data", data.processor)
+        full = TrainedStudents(FULL_DATA, data.processor)
         add = full.networks.__setitem__
         full.clean = evaluate_full_data(data, split, network, arguments, seed, accelerator, add)
         systems.append(full)

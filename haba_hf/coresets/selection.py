@@ -43,9 +43,7 @@ def random_images(data: ImageData, images_per_class: int, seed: int) -> Tensor:
     Raises:
         `ValueError`: if a class has fewer training images.
     """
-    generator = seeded_generator(seed)
-    members = _members(data, images_per_class)
-    return torch.cat([rows[torch.randperm(len(rows), generator=generator)[:images_per_class]] for rows in members])
+    return data.draw_rows_per_class(images_per_class, seeded_generator(seed))
 
 
 def choose_coreset(
@@ -71,7 +69,7 @@ def choose_coreset(
         `FloatingPointError`: if the expert diverges.
     """
     started = time.perf_counter()
-    members = _members(data, images_per_class)
+    members = data.rows_of_classes(at_least=images_per_class)
     if arguments.coreset == "random":
         return Coreset(random_images(data, images_per_class, seed), time.perf_counter() - started)
     path = record_expert_features(data, network_arguments, arguments, seed, accelerator)
@@ -115,15 +113,3 @@ def real_images_artifact(data: ImageData, rows: Tensor, config: HabaConfig) -> H
         model = HabaModel(config)
     model.bases.data.copy_(data.processor.normalize(data.train.images[rows]))
     return model
-
-
-def _members(data: ImageData, images_per_class: int) -> list[Tensor]:
-    """Rows of each class in the training split, once every class is known to have enough."""
-    members = [data.train.of_class(label) for label in range(data.num_labels)]
-    for name, rows in zip(data.class_names, members, strict=True):
-        if len(rows) < images_per_class:
-            raise ValueError(
-                f"Class {name!r} has {len(rows)} training images, fewer than the {images_per_class} asked for: lower "
-                "bases_per_class (or, of an evaluation, the storage budget)."
-            )
-    return members

@@ -118,16 +118,46 @@ class ImageData:
         Raises:
             ValueError: if a class has fewer training images.
         """
-        chosen = []
-        for label, name in enumerate(self.class_names):
-            members = self.train.of_class(label)
-            if len(members) < count:
+        return self.processor.normalize(self.train.images[self.draw_rows_per_class(count, generator)])
+
+    def draw_rows_per_class(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """
+        The rows (int64 `[num_labels * count]`) that [`draw_per_class`] draws.
+
+        Raises:
+            ValueError: if a class has fewer training images.
+        """
+        drawn = [
+            rows[torch.randperm(len(rows), generator=generator)[:count]]
+            for rows in self.rows_of_classes(at_least=count)
+        ]
+        return torch.cat(drawn)
+
+    def rows_of_classes(self, at_least: int) -> list[torch.Tensor]:
+        """
+        Rows of each class in the training split, in order.
+
+        Raises:
+            ValueError: if a class has fewer than `at_least`.
+        """
+        rows_of_classes = [self.train.of_class(label) for label in range(self.num_labels)]
+        for name, rows in zip(self.class_names, rows_of_classes, strict=True):
+            if len(rows) < at_least:
                 raise ValueError(
-                    f"Class {name!r} has {len(members)} training images, fewer than the {count} asked for: lower "
+                    f"Class {name!r} has {len(rows)} training images, fewer than the {at_least} asked for: lower "
                     "bases_per_class (or, of an evaluation, the storage budget)."
                 )
-            chosen.append(members[torch.randperm(len(members), generator=generator)[:count]])
-        return self.processor.normalize(self.train.images[torch.cat(chosen)])
+        return rows_of_classes
+
+    def draw_among(
+        self, rows: torch.Tensor, count: int, generator: torch.Generator, device: torch.device
+    ) -> torch.Tensor:
+        """
+        `count` random training images of some rows without replacement (all, if there are fewer), normalized on the
+        device: `[count, C, H, W]`.
+        """
+        chosen = rows[torch.randperm(len(rows), generator=generator)[:count]]
+        return self.processor.normalize(self.train.images[chosen].to(device))
 
     def draw_batch(
         self, size: int, generator: torch.Generator, device: torch.device

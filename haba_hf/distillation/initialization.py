@@ -19,9 +19,7 @@ def initial_model(arguments: ModelArguments, data: ImageData, seed: int) -> Haba
     Bases are `bases_per_class` random training images of each class without replacement (`basis_init="real"`; their
     channel mean if bases have one channel and samples three), or N(0, 1). With multi-formation, `basis_init="mix"`
     makes a basis of as many of them as it has tiles (IDC; Kim et al., ICML 2022), each reduced to its tile by keeping
-    every f-th pixel.
-    Soft labels start near their class or, with
-    `label_init="uniform"`, alike for all classes.
+    every f-th pixel. Soft labels start near their class or, with `label_init="uniform"`, alike for all classes.
 
     Raises:
         `ValueError`: if a class has fewer training images than its bases are made of.

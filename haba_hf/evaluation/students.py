@@ -94,11 +94,10 @@ class EvaluationArguments:
     )
 
     def __post_init__(self):
-        for name in ("evaluation_seeds", "student_epochs", "evaluation_batch_size", "real_student_epochs"):
-            if vars(self)[name] < 1:
+        counts = ("evaluation_seeds", "student_epochs", "evaluation_batch_size", "real_student_epochs")
+        for name in (*counts, "real_evaluation_seeds"):
+            if vars(self)[name] is not None and vars(self)[name] < 1:
                 raise ValueError(f"{name} must be at least 1, got {vars(self)[name]}.")
-        if self.real_evaluation_seeds is not None and self.real_evaluation_seeds < 1:
-            raise ValueError(f"real_evaluation_seeds must be at least 1, got {self.real_evaluation_seeds}.")
         for name in ("evaluation_learning_rate", "real_student_learning_rate"):
             value = vars(self)[name]
             if value is not None and not value > 0:

@@ -10,9 +10,23 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from ...data.augmentation import DsaAugmentation, DsaParameters
+from .flat_network import FlatNetwork
 
 # (parameters [P], samples [b, C, H, W], labels, step, which rows of the step's B they are) -> mean loss
 StepLoss = Callable[[Tensor, Tensor, Tensor, int, slice], Tensor]
+
+
+def augmented_step_loss(network: FlatNetwork, augmentations: list[DsaParameters]) -> StepLoss:
+    """Cross-entropy of `network` on the samples of a step, augmented as was drawn for it."""
+
+    def loss(theta: Tensor, samples: Tensor, labels: Tensor, step: int, rows: slice) -> Tensor:
+        x = DsaAugmentation.apply(samples, augmentations[step].of(rows))
+        return F.cross_entropy(network(theta, x), labels)
+
+    return loss
 
 
 class UnrolledGradients(NamedTuple):
@@ -26,6 +40,14 @@ class UnrolledGradients(NamedTuple):
     samples: Tensor
     labels: Tensor | None
     step_sizes: Tensor
+
+    def backward(self, weight: float, samples: Tensor, labels: Tensor, step_sizes: Tensor) -> None:
+        """Adds `weight` times these gradients to the parameters that samples, labels and step sizes come from."""
+        outputs, gradients = [samples, step_sizes], [self.samples, self.step_sizes]
+        if self.labels is not None:
+            outputs.append(labels)
+            gradients.append(self.labels)
+        torch.autograd.backward(outputs, [weight * gradient for gradient in gradients])
 
 
 class Trajectory:

@@ -102,7 +102,6 @@ class DistributionMatching:
         """Mean feature of `real_batch_size` augmented real images of each class, `[L, D]`."""
         means = []
         for members, augmentation in zip(self.members, augmentations, strict=True):
-            chosen = members[torch.randperm(len(members), generator=generator)[: self.arguments.real_batch_size]]
-            images = self.data.processor.normalize(self.data.train.images[chosen].to(self.device))
+            images = self.data.draw_among(members, self.arguments.real_batch_size, generator, self.device)
             means.append(network.features(DsaAugmentation.apply(images, augmentation)).mean(dim=0))
         return torch.stack(means)

@@ -160,7 +160,7 @@ class FeatureAlignment:
         means: list[list[Tensor]] = []
         features, labels = [], []
         for label, (members, augmentation) in enumerate(zip(self.members, augmentations, strict=True)):
-            images = self._draw_images(members, self.arguments.real_batch_size, generator)
+            images = self.data.draw_among(members, self.arguments.real_batch_size, generator, self.device)
             layers = network.layer_features(DsaAugmentation.apply(images, augmentation))
             means.append([layer.flatten(1).mean(dim=0) for layer in layers])
             features.append(layers[-1])
@@ -198,10 +198,6 @@ class FeatureAlignment:
                 accuracy_L[label] = (network(images).argmax(dim=1) == label).float().mean()
         # The same number on every process, whose loops must not part.
         return self.accelerator.reduce(accuracy_L, reduction="sum").mean().item()
-
-    def _draw_images(self, members: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        chosen = members[torch.randperm(len(members), generator=generator)[:count]]
-        return self.data.processor.normalize(self.data.train.images[chosen].to(self.device))
 
 
 def layer_weights(depth: int) -> list[float]:

@@ -162,8 +162,7 @@ class GradientMatching:
         generator = self._generator(MATCHING + label)
         augmentation = self.matching_augmentation.draw(1, generator)
         members, ids = self.members[label], self.sample_ids[label]
-        chosen = members[torch.randperm(len(members), generator=generator)[: self.arguments.real_batch_size]]
-        images = self.data.processor.normalize(self.data.train.images[chosen].to(self.accelerator.device))
+        images = self.data.draw_among(members, self.arguments.real_batch_size, generator, self.accelerator.device)
         parameters = list(self.network.parameters())
         classes = torch.full((len(images),), label, device=images.device)
         loss = F.cross_entropy(self.network(DsaAugmentation.apply(images, augmentation)), classes)

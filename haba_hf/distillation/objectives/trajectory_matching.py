@@ -11,15 +11,14 @@ Shape legend: S student steps, B samples a step, U distinct samples of the run, 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.nn import functional as F
 
-from ...data.augmentation import DsaAugmentation, DsaParameters
+from ...data.augmentation import DsaAugmentation
 from ...data.sources import ImageData
 from ...modeling_haba import HabaModel
 from ...networks import NetworkArguments, build_network
 from ..arguments import DistillationArguments
 from ..experts import ExpertStore
-from .adjoint import StepLoss, UnrolledGradients, gradients_through, unroll
+from .adjoint import StepLoss, UnrolledGradients, augmented_step_loss, gradients_through, unroll
 from .flat_network import FlatNetwork
 
 
@@ -66,20 +65,15 @@ class TrajectoryMatching:
         batch_size = positions_SB.shape[1]
         augmentations = [self.augmentation.draw(batch_size, generator) for _ in range(arguments.student_steps)]
 
-        step_loss = self._step_loss(augmentations)
-        alpha_S = model.student_learning_rate.detach().expand(arguments.student_steps)
-        run = output.samples.detach(), output.labels.detach(), alpha_S, positions_SB
+        step_loss = augmented_step_loss(self.student, augmentations)
+        alpha_S = model.student_learning_rate.expand(arguments.student_steps)
+        run = output.samples.detach(), output.labels.detach(), alpha_S.detach(), positions_SB
         if arguments.unroll == "graph":
             loss, gradients = match_by_graph(step_loss, start, target, *run)
         else:
             loss, gradients = match_by_adjoint(step_loss, start, target, *run, arguments.micro_batch_size)
 
-        outputs = [output.samples, model.student_learning_rate]
-        parts = [gradients.samples, gradients.step_sizes.sum()]
-        if gradients.labels is not None:
-            outputs.append(output.labels)
-            parts.append(gradients.labels)
-        torch.autograd.backward(outputs, [arguments.lambda_dd * part for part in parts])
+        gradients.backward(arguments.lambda_dd, output.samples, output.labels, alpha_S)
         return {"l_dd": loss.item(), "student_learning_rate": model.student_learning_rate.item()}
 
     def state(self) -> dict[str, Tensor]:
@@ -88,13 +82,6 @@ class TrajectoryMatching:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Nothing to put back."""
-
-    def _step_loss(self, augmentations: list[DsaParameters]) -> StepLoss:
-        def loss(theta: Tensor, samples: Tensor, labels: Tensor, step: int, rows: slice) -> Tensor:
-            x = DsaAugmentation.apply(samples, augmentations[step].of(rows))
-            return F.cross_entropy(self.student(theta, x), labels)
-
-        return loss
 
 
 def draw_pairs(model: HabaModel, arguments: DistillationArguments, generator: torch.Generator) -> Tensor:

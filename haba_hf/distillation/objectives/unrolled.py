@@ -16,13 +16,13 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...data.augmentation import DsaAugmentation, DsaParameters
+from ...data.augmentation import DsaAugmentation
 from ...data.sources import ImageData
 from ...modeling_haba import HabaModel
 from ...networks import NetworkArguments, build_network
 from ..arguments import DistillationArguments
 from ..experts import flat_parameters
-from .adjoint import StepLoss, gradients_through, unroll
+from .adjoint import augmented_step_loss, gradients_through, unroll
 from .flat_network import FlatNetwork
 
 
@@ -67,16 +67,12 @@ class UnrolledTraining:
         augmentations = [self.augmentation.draw(pairs_TB.shape[1], generator) for _ in pairs_TB]
 
         run = output.samples, output.labels, step_sizes_T, positions_TB.to(self.device)
-        step_loss = self._step_loss(augmentations)
+        step_loss = augmented_step_loss(self.network, augmentations)
         thetas = unroll(step_loss, start, *run)
         loss, terminal_gradient = self._real_loss(thetas[-1], generator)
         gradients = gradients_through(step_loss, thetas, terminal_gradient, *run)
 
-        outputs, parts = [output.samples, step_sizes_T], [gradients.samples, gradients.step_sizes]
-        if gradients.labels is not None:
-            outputs.append(output.labels)
-            parts.append(gradients.labels)
-        torch.autograd.backward(outputs, [self.arguments.lambda_dd * part for part in parts])
+        gradients.backward(self.arguments.lambda_dd, output.samples, output.labels, step_sizes_T)
         return {"l_dd": loss.item(), "mean_step_size": step_sizes_T.mean().item()}
 
     def state(self) -> dict[str, Tensor]:
@@ -98,13 +94,6 @@ class UnrolledTraining:
         steps, batch_size = shares_TB.shape
         columns = 1 if self.arguments.pairing == "step" else batch_size
         return shares_TB * hallucinators + torch.randint(hallucinators, (steps, columns), generator=generator)
-
-    def _step_loss(self, augmentations: list[DsaParameters]) -> StepLoss:
-        def loss(theta: Tensor, samples: Tensor, labels: Tensor, step: int, rows: slice) -> Tensor:
-            x = DsaAugmentation.apply(samples, augmentations[step].of(rows))
-            return F.cross_entropy(self.network(theta, x), labels)
-
-        return loss
 
     def _real_loss(self, theta: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Cross-entropy of theta `[P]` on a batch of real images, and its gradient `[P]`."""
