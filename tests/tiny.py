@@ -1,6 +1,7 @@
 """Data, settings and models so small that a distillation step takes milliseconds."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from haba_hf import HabaConfig, HabaModel
 from haba_hf.data.sources import ImageData
 from haba_hf.data.splits import Split
-from haba_hf.distillation import DistillationArguments
+from haba_hf.distillation import DistillationArguments, Distiller
 from haba_hf.networks import NetworkArguments
 from haba_hf.processing_haba import HabaImageProcessor
 
@@ -110,6 +111,29 @@ def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
         name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
         for name, parameter in model.named_parameters()
     }
+
+
+def states(distiller: Distiller) -> dict[str, torch.Tensor]:
+    """What a run has learned so far: the artifact and, if it plays, the adversary."""
+    return {
+        f"{name}.{key}": value.clone()
+        for name, module in distiller._modules().items()
+        for key, value in module.state_dict().items()
+    }
+
+
+def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """The same names, and bit for bit the same tensors."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+def metrics(output_dir: Path) -> list[dict]:
+    """The log without its times."""
+    lines = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+    assert all(line.pop("seconds") > 0 for line in lines)
+    return lines
 
 
 class DoubleProcessor(HabaImageProcessor):

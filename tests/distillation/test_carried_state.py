@@ -13,7 +13,17 @@ from haba_hf.distillation.checkpoints import latest_checkpoint
 from haba_hf.pairing import seeded_generator
 from haba_hf.recipe import parse_recipe
 from haba_hf.runs import distill, evaluate, train_one_student
-from tiny import NETWORK, launch_two_processes, tiny_accelerator, tiny_arguments, tiny_data, tiny_model
+from tiny import (
+    NETWORK,
+    assert_same,
+    launch_two_processes,
+    metrics,
+    states,
+    tiny_accelerator,
+    tiny_arguments,
+    tiny_data,
+    tiny_model,
+)
 
 OBJECTIVES = {"cafe": FeatureAlignment, "dd": UnrolledTraining, "ld": LabelDistillation}
 # Loops so short that networks are drawn anew on the way.
@@ -50,23 +60,9 @@ def make(name, output_dir, model_seed=0, kind=Distiller, **settings):
 
 def everything(distiller):
     """What was learned and what the objective carries."""
-    carried = {f"objective.{key}": value.clone() for key, value in distiller.objective.state().items()}
-    return carried | {
-        f"{name}.{key}": value.clone()
-        for name, module in distiller._modules().items()
-        for key, value in module.state_dict().items()
+    return states(distiller) | {
+        f"objective.{key}": value.clone() for key, value in distiller.objective.state().items()
     }
-
-
-def assert_same(found, expected):
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert torch.equal(found[name], value), name
-
-
-def logs_of(output_dir):
-    lines = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
 @each_objective
@@ -82,7 +78,7 @@ def test_a_run_resumed_at_any_step_equals_an_uninterrupted_one_bit_for_bit(tmp_p
         "ld": {"model.label_logits"},
     }[name]
     assert learned - {key for key in learned if ".hallucinators." in key} == wanted
-    logs = logs_of(tmp_path / "whole")
+    logs = metrics(tmp_path / "whole")
     if name == "cafe":
         assert any(line["inner_epochs"] for line in logs)
         assert whole.objective.networks > 1
@@ -99,7 +95,7 @@ def test_a_run_resumed_at_any_step_equals_an_uninterrupted_one_bit_for_bit(tmp_p
         resumed = make(name, output_dir, model_seed=9)
         resumed.run()
         assert_same(everything(resumed), expected)
-        assert logs_of(output_dir) == logs
+        assert metrics(output_dir) == logs
 
 
 @each_objective

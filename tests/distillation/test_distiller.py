@@ -1,6 +1,5 @@
 """Algorithm 1 as a run: resume, checkpoints, errors, logs, and several processes."""
 
-import json
 import math
 import os
 import random
@@ -25,8 +24,11 @@ from haba_hf.distillation.checkpoints import latest_checkpoint
 from haba_hf.pairing import seeded_generator
 from tiny import (
     NETWORK,
+    assert_same,
     gradients,
     launch_two_processes,
+    metrics,
+    states,
     tiny_accelerator,
     tiny_arguments,
     tiny_data,
@@ -67,27 +69,6 @@ class Interrupted(Distiller):
             raise KeyboardInterrupt
 
 
-def states(distiller):
-    return {
-        f"{name}.{key}": value.clone()
-        for name, module in distiller._modules().items()
-        for key, value in module.state_dict().items()
-    }
-
-
-def assert_same(found, expected):
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert torch.equal(found[name], value), name
-
-
-def metrics(output_dir):
-    """The log without its times."""
-    lines = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
-    assert all(line.pop("seconds") > 0 for line in lines)
-    return lines
-
-
 RUNS = {
     "dm, adam": ({}, {}),
     "dm, sgd, cosine": ({"optimizer": "sgd", "learning_rate_schedule": "cosine"}, {}),
@@ -97,7 +78,7 @@ RUNS = {
         {"objective": "mtt", "learning_rate_schedule": "cosine", "pairing": "sample"},
         {"label_kind": "soft"},
     ),
-    "mtt, sgd, adjoint": (
+    "mtt, sgd, graph": (
         {"objective": "mtt", "optimizer": "sgd", "unroll": "graph", "contrast": "supervised"},
         {"share_encoder_decoder": True},
     ),

@@ -15,19 +15,12 @@ from tiny import (
     NETWORK,
     assert_directional_derivative,
     assert_gradients_equal,
-    double_precision,
     gradients,
     tiny_accelerator,
     tiny_arguments,
     tiny_data,
     tiny_model,
 )
-
-
-@pytest.fixture
-def doubles():
-    with double_precision():
-        yield
 
 
 def prepared(data, model, network=NETWORK, **settings):

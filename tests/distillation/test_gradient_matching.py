@@ -22,7 +22,6 @@ from tiny import (
     NETWORK,
     assert_directional_derivative,
     assert_gradients_equal,
-    double_precision,
     gradients,
     launch_two_processes,
     tiny_accelerator,
@@ -32,12 +31,6 @@ from tiny import (
 )
 
 IDC = {"objective": "idc", "dsa": "color+crop+cutout", "idc_real_samples": 10}
-
-
-@pytest.fixture
-def doubles():
-    with double_precision():
-        yield
 
 
 def make_objective(arguments):

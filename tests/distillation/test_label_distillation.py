@@ -16,19 +16,12 @@ from haba_hf.pairing import derived_seed, seeded_generator
 from tiny import (
     NETWORK,
     assert_directional_derivative,
-    double_precision,
     gradients,
     tiny_accelerator,
     tiny_arguments,
     tiny_data,
     tiny_model,
 )
-
-
-@pytest.fixture
-def doubles():
-    with double_precision():
-        yield
 
 
 def base_samples(data):

@@ -15,7 +15,6 @@ from tiny import (
     NETWORK,
     assert_directional_derivative,
     assert_gradients_equal,
-    double_precision,
     formations_of,
     gradients,
     tiny_accelerator,
@@ -25,12 +24,6 @@ from tiny import (
 )
 
 UNROLLS = {"graph": {"unroll": "graph"}, "adjoint": {}, "micro-batches": {"micro_batch_size": 2}}
-
-
-@pytest.fixture
-def doubles():
-    with double_precision():
-        yield
 
 
 class FewExperts:

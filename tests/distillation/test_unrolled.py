@@ -16,7 +16,6 @@ from tiny import (
     NETWORK,
     assert_directional_derivative,
     assert_gradients_equal,
-    double_precision,
     gradients,
     tiny_accelerator,
     tiny_arguments,
@@ -25,12 +24,6 @@ from tiny import (
 )
 
 pytestmark = pytest.mark.usefixtures("doubles")
-
-
-@pytest.fixture
-def doubles():
-    with double_precision():
-        yield
 
 
 def prepared(data, model, **settings):
