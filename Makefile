@@ -42,8 +42,8 @@ test-fast: $(VENV)/.installed  ## Run the tests that take no more than seconds
 
 quality: $(VENV)/.installed-quality  ## Check lint, format, import floors and types; change nothing
 	@echo "==> Checking lint and format (ruff)"
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check --no-cache .
+	$(BIN)/ruff format --no-cache --check .
 	@echo "==> Checking the import floors (import-linter)"
 	$(BIN)/lint-imports
 	@echo "==> Checking types (mypy)"
