@@ -54,7 +54,7 @@ class StorageReport:
 
     Args:
         parts (`dict[str, int]`): floats of `bases`, `hallucinators`, `labels`, `student_learning_rate` and, if
-            there are any, `step_sizes`.
+            there are any, `step_sizes` and the processor's `whitening`.
         floats_per_image_per_class (`int`): L x C x H x W, what one plain image per class takes.
     """
 
@@ -71,8 +71,15 @@ class StorageReport:
 
     @property
     def images_per_class(self) -> float:
-        """Plain images per class (IPC) that take the storage of all parts."""
-        return self.floats / self.floats_per_image_per_class
+        """
+        Plain images per class (IPC) that take the storage of all parts but the whitening, which plain images in the
+        same space would need as well.
+        """
+        return (self.floats - self.whitening_floats) / self.floats_per_image_per_class
+
+    @property
+    def whitening_floats(self) -> int:
+        return self.parts.get("whitening", 0)
 
 
 class HabaModel(PreTrainedModel):
@@ -385,6 +392,8 @@ class HabaModel(PreTrainedModel):
         }
         if self.raw_step_sizes is not None:
             parts["step_sizes"] = self.raw_step_sizes.numel()
+        if self.config.whitening is not None:
+            parts["whitening"] = self.config.whitening_floats
         channels, height, width = self.config.sample_shape
         return StorageReport(parts, self.config.num_labels * channels * height * width)
 

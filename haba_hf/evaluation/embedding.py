@@ -57,8 +57,10 @@ def embed_samples(
         seed (`int`): of the real images and of t-SNE.
 
     Raises:
-        `ValueError`: if there is no such class, or there are too few points for the perplexity.
+        `ValueError`: if there is no such class, there are too few points for the perplexity, or real images and
+            samples live in different spaces.
     """
+    data.processor.check_fits(model.config)
     for label in classes:
         if not 0 <= label < data.num_labels:
             raise ValueError(
