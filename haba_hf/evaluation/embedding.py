@@ -11,10 +11,10 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from ..data import ImageData
+from ..data.splits import images_at_once
 from ..modeling_haba import HabaModel
 from ..networks import FeatureNetwork
 from ..pairing import seeded_generator
-from .training import TEST_BATCH_SIZE
 
 REAL = -1  # the source of a real image; a sample's is its hallucinator, or 0 where there is none
 
@@ -99,6 +99,6 @@ def _features(teacher: FeatureNetwork, images_PCHW: Tensor) -> Tensor:
     device = next(teacher.parameters()).device
     was_training = teacher.training
     teacher.eval()
-    features = [teacher.features(batch.to(device)).cpu() for batch in images_PCHW.split(TEST_BATCH_SIZE)]
+    features = [teacher.features(batch.to(device)).cpu() for batch in images_PCHW.split(images_at_once(images_PCHW))]
     teacher.train(was_training)
     return torch.cat(features)
