@@ -63,6 +63,18 @@ from .storage import (
     equal_storage_images_per_class,
 )
 
+# What a checkpoint depends on: these sections, and those of its objective alone.
+RUN_SECTIONS = ("data", "model", "network", "distillation", "adversary")
+OBJECTIVE_SECTIONS = {
+    "dm": ["distribution_matching"],
+    "mtt": ["experts", "trajectory_matching"],
+    "dc": ["gradient_matching"],
+    "dsa": ["gradient_matching"],
+    "idc": ["gradient_matching", "idc"],
+    "cafe": ["feature_alignment"],
+    "dd": [],
+    "ld": ["label_distillation"],
+}
 CORESET = "coreset.json"  # what tells a chosen artifact from a distilled one
 
 
@@ -105,11 +117,12 @@ def distill(recipe: Recipe, accelerator: Accelerator) -> Path:
         model,
         build_objective(recipe, data),
         arguments,
+        recipe.adversary,
         recipe.network,
         data,
         accelerator,
         # Of the recipe and of the data themselves: a folder's images may have changed.
-        recipe_hash=f"{recipe.hash_of('data', 'model', 'network', 'experts', 'distillation')}-{data.fingerprint}",
+        recipe_hash=f"{recipe.hash_of(*RUN_SECTIONS, *OBJECTIVE_SECTIONS[arguments.objective])}-{data.fingerprint}",
         validate=_validation(recipe, data, accelerator) if arguments.validate_every else None,
     )
     if arguments.report_to != "none":
@@ -127,20 +140,23 @@ def distill(recipe: Recipe, accelerator: Accelerator) -> Path:
 
 def build_objective(recipe: Recipe, data: ImageData) -> Objective:
     """The recipe's objective; trajectory matching opens its experts."""
-    if recipe.distillation.objective == "dm":
-        return DistributionMatching(recipe.network, recipe.distillation)
-    if recipe.distillation.objective in ("dc", "dsa"):
-        return GradientMatching(recipe.network, recipe.distillation)
-    if recipe.distillation.objective == "idc":
-        return IdcMatching(recipe.network, recipe.distillation)
-    if recipe.distillation.objective == "cafe":
-        return FeatureAlignment(recipe.network, recipe.distillation)
-    if recipe.distillation.objective == "dd":
-        return UnrolledTraining(recipe.network, recipe.distillation)
-    if recipe.distillation.objective == "ld":
-        return LabelDistillation(recipe.network, recipe.distillation)
-    experts = ExpertStore(recipe.experts, recipe.network, data)
-    return TrajectoryMatching(experts, recipe.network, recipe.distillation)
+    network, arguments = recipe.network, recipe.distillation
+    match arguments.objective:
+        case "dm":
+            return DistributionMatching(network, arguments, recipe.distribution_matching)
+        case "mtt":
+            experts = ExpertStore(recipe.experts, network, data)
+            return TrajectoryMatching(experts, network, arguments, recipe.trajectory_matching)
+        case "dc" | "dsa":
+            return GradientMatching(network, arguments, recipe.gradient_matching)
+        case "idc":
+            return IdcMatching(network, arguments, recipe.gradient_matching, recipe.idc)
+        case "cafe":
+            return FeatureAlignment(network, arguments, recipe.feature_alignment)
+        case "dd":
+            return UnrolledTraining(network, arguments)
+        case "ld":
+            return LabelDistillation(network, arguments, recipe.label_distillation)
 
 
 def write_artifact(

@@ -18,7 +18,7 @@ from ..files import atomic_directory, atomic_file, check_writable
 from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments
 from ..pairing import seeded_generator
-from .adversary import Adversary
+from .adversary import Adversary, AdversaryArguments
 from .arguments import DistillationArguments
 from .checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
 from .objectives import Objective
@@ -35,6 +35,7 @@ class Distiller:
         model ([`HabaModel`]): the artifact to be learned; the same on every process.
         objective ([`Objective`]): L_DD.
         arguments ([`DistillationArguments`]): the run.
+        adversary_arguments ([`AdversaryArguments`]): the adversary, which needs two hallucinators to play.
         network_arguments ([`NetworkArguments`]): architecture of the adversary.
         real_data ([`ImageData`]): what is distilled.
         accelerator (`Accelerator`): device, processes and trackers.
@@ -51,6 +52,7 @@ class Distiller:
         model: HabaModel,
         objective: Objective,
         arguments: DistillationArguments,
+        adversary_arguments: AdversaryArguments,
         network_arguments: NetworkArguments,
         real_data: ImageData,
         accelerator: Accelerator,
@@ -67,8 +69,8 @@ class Distiller:
         self.objective = objective
         objective.prepare(real_data, model, accelerator)
         self.adversary = None
-        if model.config.num_hallucinators >= 2 and _plays(arguments):
-            self.adversary = Adversary(network_arguments, arguments, real_data, accelerator)
+        if model.config.num_hallucinators >= 2 and adversary_arguments.plays:
+            self.adversary = Adversary(network_arguments, arguments, adversary_arguments, real_data, accelerator)
         self.optimizers = self._optimizers()
         self.step_number = 0
         self.best: dict[str, float] | None = None
@@ -219,7 +221,7 @@ class Distiller:
             optimizers["optimizer"] = torch.optim.SGD(groups, momentum=arguments.momentum)
         if self.adversary is not None:
             optimizers["adversary_optimizer"] = torch.optim.SGD(
-                self.adversary.network.parameters(), lr=arguments.adversary_learning_rate, momentum=0.9
+                self.adversary.network.parameters(), lr=self.adversary.settings.adversary_learning_rate, momentum=0.9
             )
         return optimizers
 
@@ -264,7 +266,3 @@ class Distiller:
         self.accelerator.print(
             f"Kept step {best['step']}, the best of the validations ({best['validation_accuracy']:.1f} %)"
         )
-
-
-def _plays(arguments: DistillationArguments) -> bool:
-    return bool(arguments.lambda_cos or arguments.lambda_con)
