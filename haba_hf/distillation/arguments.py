@@ -70,6 +70,13 @@ class DistillationArguments:
         },
     )
     steps: int = field(default=1000, metadata={"help": "Distillation steps."})
+    max_minutes: float | None = field(
+        default=None,
+        metadata={
+            "help": "End after the step that has taken the run's steps to this many minutes, and save the artifact of "
+            "that step. Such a run is repeatable only up to the machine's speed."
+        },
+    )
     seed: int = field(default=0, metadata={"help": "Seed of initialization and of every step."})
     output_dir: str = field(
         default="runs/haba", metadata={"help": "Folder of artifact, checkpoints and logs.", "result": False}
@@ -91,7 +98,8 @@ class DistillationArguments:
         default=0.01, metadata={"help": "Learning rate of the step sizes, before their softplus (DD)."}
     )
     learning_rate_schedule: Literal["constant", "cosine"] = field(
-        default="constant", metadata={"help": "Constant, or cosine decay to zero over the run."}
+        default="constant",
+        metadata={"help": "Constant, or cosine decay to zero over the run: its steps or max_minutes, which ends it."},
     )
     learning_rate_halvings: list[float] = field(
         default_factory=list,
@@ -133,6 +141,8 @@ class DistillationArguments:
 
     def __post_init__(self):
         check_counts(self, "steps", "real_batch_size", "student_batch_size", "checkpoint_every")
+        if self.max_minutes is not None and self.max_minutes <= 0:
+            raise ValueError(f"max_minutes must be positive, got {self.max_minutes}.")
         if self.inner_learning_rate <= 0:
             raise ValueError(f"inner_learning_rate must be positive, got {self.inner_learning_rate}.")
         if not all(0 < fraction < 1 for fraction in self.learning_rate_halvings):

@@ -403,6 +403,81 @@ def test_halvings(tmp_path):
         assert bases["lr"] == pytest.approx(0.03 * 0.5**halvings * (1 + math.cos(math.pi * step / 8)) / 2)
 
 
+class Clock:
+    """In place of the module `time`: every look at it is some seconds after the one before."""
+
+    def __init__(self, seconds=30):
+        self.now, self.seconds = 0.0, seconds
+
+    def perf_counter(self):
+        self.now += self.seconds
+        return self.now
+
+
+class TestMaxMinutes:
+    """Steps of 30 seconds each."""
+
+    @pytest.fixture(autouse=True)
+    def clock(self, monkeypatch):
+        monkeypatch.setattr("haba_hf.distillation.distiller.time", Clock())
+
+    def test_the_step_that_reaches_it_is_the_last(self, tmp_path):
+        validated = {}
+        recipe = tiny_recipe(
+            output_dir=str(tmp_path), steps=100, max_minutes=1.75, checkpoint_every=3, validate_every=3
+        )
+        distiller = make(recipe, validate=lambda model, step: validated.setdefault(step, 50.0 + step))
+        assert distiller.ended_by is None
+        distiller.run()
+        assert (distiller.step_number, distiller.seconds, distiller.ended_by) == (4, 120.0, "max_minutes")
+        assert list(validated) == [3, 4]
+        assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3, 4]
+        assert latest_checkpoint(tmp_path).name == "step-00000004"
+
+        again = make(recipe, model_seed=9, validate=lambda model, step: 0.0)
+        again.run()
+        assert (again.step_number, again.seconds, again.ended_by) == (4, 120.0, "max_minutes")
+        assert_same(states(again), states(distiller))
+        assert len(metrics(tmp_path)) == 4
+
+    @pytest.mark.parametrize(("max_minutes", "steps", "ended_by"), [(2.0, 4, "max_minutes"), (99.0, 6, "steps")])
+    def test_what_ends_a_run(self, tmp_path, max_minutes, steps, ended_by):
+        distiller = make(tiny_recipe(output_dir=str(tmp_path), max_minutes=max_minutes))
+        distiller.run()
+        assert (distiller.step_number, distiller.ended_by) == (steps, ended_by)
+
+    def test_a_resumed_run_counts_on(self, tmp_path):
+        settings = {"steps": 100, "max_minutes": 3.25, "learning_rate_schedule": "cosine"}
+        whole = make(tiny_recipe(output_dir=str(tmp_path / "whole"), **settings))
+        whole.run()
+        recipe = tiny_recipe(output_dir=str(tmp_path / "parts"), **settings)
+        with pytest.raises(KeyboardInterrupt):
+            make(recipe, kind=Interrupted).run()
+        assert latest_checkpoint(tmp_path / "parts").name == "step-00000004"
+        resumed = make(recipe, model_seed=9)
+        resumed.run()
+        assert (resumed.step_number, resumed.seconds) == (whole.step_number, whole.seconds) == (7, 210.0)
+        assert_same(states(resumed), states(whole))
+
+    def test_schedules_follow_what_ends_the_run_first(self, tmp_path):
+        settings = {"learning_rate_schedule": "cosine", "learning_rate_halvings": [0.5]}
+        for steps, max_minutes, length in ((100, 4.0, 8), (8, 99.0, 8), (8, None, 8)):
+            output_dir = str(tmp_path / f"{steps} {max_minutes}")
+            seen = []
+
+            class Watched(Distiller):
+                def step(self, seen=seen):
+                    logs = super().step()
+                    seen.append(self.optimizers["optimizer"].param_groups[0]["lr"])
+                    return logs
+
+            recipe = tiny_recipe(output_dir=output_dir, steps=steps, max_minutes=max_minutes, **settings)
+            make(recipe, kind=Watched).run()
+            progress = [step / length for step in range(length)]
+            expected = [0.03 * (1 + math.cos(math.pi * part)) / 2 * (0.5 if part >= 0.5 else 1) for part in progress]
+            assert seen == pytest.approx(expected)
+
+
 def test_a_learning_rate_of_zero_keeps_bases_bit_for_bit(tmp_path):
     distiller = make(tiny_recipe(output_dir=str(tmp_path), basis_learning_rate=0.0))
     before = states(distiller)
@@ -453,6 +528,9 @@ def test_distillation_lowers_the_loss(tmp_path):
     ("settings", "message"),
     [
         ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"max_minutes": 0.0}, r"max_minutes must be positive, got 0\.0"),
+        ({"network_bank": -1}, "network_bank must be 0 or more, got -1"),
+        ({"adversary_bases": 0}, "adversary_bases must be at least 1, got 0"),
         ({"expert_span": 0}, "expert_span must be at least 1, got 0"),
         ({"keep_best": True}, "keep_best chooses by validation: set validate_every too"),
         ({"temperature": 0.0}, r"temperature must be positive, got 0\.0"),
@@ -548,3 +626,31 @@ def test_two_processes_equal_one_with_the_averaged_gradient(tmp_path, monkeypatc
         alone = make(tiny_recipe(output_dir=str(tmp_path / f"{name} alone"), objective=name, steps=4), experts_dir)
         alone.run()
         assert (states(alone)["model.bases"] - first["model.bases"]).abs().max() > 1e-3
+
+
+TWO_CLOCKS = r"""
+    import sys
+
+    from safetensors.torch import save_file
+    from test_distiller import Clock, make, states
+    from tiny import tiny_accelerator, tiny_recipe
+
+    from haba_hf.distillation import distiller as distiller_module
+
+    (output_dir,) = sys.argv[1:]
+    rank = tiny_accelerator().process_index
+    distiller_module.time = Clock((30, 1000)[rank])
+    distiller = make(tiny_recipe(output_dir=output_dir, max_minutes=2.0, learning_rate_schedule="cosine"))
+    distiller.run()
+    assert distiller.accelerator.num_processes == 2
+    assert (distiller.step_number, distiller.seconds, distiller.ended_by) == (4, 120.0, "max_minutes")
+    save_file(states(distiller), f"{output_dir}/{rank}.safetensors")
+    sys.stdout.write(f"RESULT {rank}\n")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_end_by_the_first_one_s_clock(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", __file__.rsplit("/", 1)[0])
+    assert launch_two_processes(tmp_path, TWO_CLOCKS, str(tmp_path)) == ["RESULT 0", "RESULT 1"]
+    assert_same(*(load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1)))
