@@ -34,8 +34,9 @@ from ...data.augmentation import DsaAugmentation, DsaParameters
 from ...data.sources import ImageData
 from ...modeling_haba import HabaModel
 from ...networks import ConvNet, NetworkArguments, build_network
-from ...pairing import derived_seed, materialize_if_small, paired_batches, seeded_generator
+from ...pairing import derived_seed, materialize_if_small, seeded_generator
 from ..arguments import DistillationArguments, check_counts
+from .inner_loop import train_an_epoch
 
 # Streams of random numbers that all processes share, beside the distiller's (seed, step, rank).
 NETWORKS, STEPS = 1, 2
@@ -210,11 +211,7 @@ class FeatureAlignment:
         materialized = materialize_if_small(model)
         accuracies: list[float] = []
         for epoch in range(1, settings.max_inner_epochs + 1):
-            for samples, labels in paired_batches(model, batch_size, generator, materialized):
-                loss = F.cross_entropy(network(self.inner_augmentation(samples, generator)), labels)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+            train_an_epoch(network, optimizer, model, batch_size, self.inner_augmentation, generator, materialized)
             accuracies = [*accuracies, self._accuracy(network, generator)][-settings.accuracy_window :]
             spread = max(accuracies) - min(accuracies)
             if len(accuracies) == settings.accuracy_window and spread > settings.inner_range:

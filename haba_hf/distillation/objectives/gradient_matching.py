@@ -24,8 +24,9 @@ from ...data.augmentation import DsaAugmentation
 from ...data.sources import ImageData
 from ...modeling_haba import HabaModel
 from ...networks import NetworkArguments, build_network
-from ...pairing import materialize_if_small, paired_batches, seeded_generator
+from ...pairing import materialize_if_small, seeded_generator
 from ..arguments import DistillationArguments, check_counts
+from .inner_loop import train_an_epoch
 
 # Published (outer steps, inner epochs) by samples per class.
 PUBLISHED_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
@@ -170,14 +171,15 @@ class GradientMatching:
         generator = self._generator(TRAINING)
         materialized = materialize_if_small(model, self.accelerator.device)
         for _ in range(self.inner_epochs):
-            for samples, labels in paired_batches(model, INNER_BATCH_SIZE, generator, materialized):
-                samples = self.training_augmentation(samples, generator)
-                self._update(F.cross_entropy(self.network(samples), labels))
-
-    def _update(self, loss: Tensor) -> None:
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
+            train_an_epoch(
+                self.network,
+                self.optimizer,
+                model,
+                INNER_BATCH_SIZE,
+                self.training_augmentation,
+                generator,
+                materialized,
+            )
 
     def _start_network(self, index: int) -> None:
         self.index, self.served = index, 0

@@ -25,6 +25,7 @@ from ...modeling_haba import HabaModel
 from ...networks import NetworkArguments
 from ..arguments import DistillationArguments, check_counts
 from .gradient_matching import TRAINING, GradientMatching, GradientMatchingArguments
+from .inner_loop import descend
 
 OUTER_STEPS = 100
 BATCH_SIZE = 64
@@ -131,4 +132,4 @@ class IdcMatching(GradientMatching):
             mixture = self.cutmix.draw(images.shape, generator)
             logits = self.network(CutMix.apply(images, mixture))
             labels = CutMix.mix_labels(train.labels[rows].to(device), self.data.num_labels, mixture)
-            self._update(F.cross_entropy(logits, labels))
+            descend(self.optimizer, F.cross_entropy(logits, labels))
