@@ -210,9 +210,10 @@ class HabaModel(PreTrainedModel):
         return None if self.raw_step_sizes is None else F.softplus(self.raw_step_sizes)
 
     def share(self, step: int) -> Tensor:
-        """The bases `[L]` of a step of the schedule: one of each class, taking turns."""
-        per_class = self.config.bases_per_class
-        return torch.arange(self.config.num_labels, device=self.bases.device) * per_class + step % per_class
+        """What a step of the schedule takes, `[L x M]`: a basis of each class, taking turns, in all its formations."""
+        per_class, formations = self.config.bases_per_class, self.config.num_formations
+        basis_ids = torch.arange(self.config.num_labels, device=self.bases.device) * per_class + step % per_class
+        return (basis_ids[:, None] * formations + torch.arange(formations, device=basis_ids.device)).flatten()
 
     def forward(
         self,
@@ -361,14 +362,29 @@ class HabaModel(PreTrainedModel):
         One epoch of online pairing, as places in `materialize()` `[N x M]`: every basis once, in all its formations,
         in random order, each with a hallucinator drawn for it. On the generator's device.
         """
+        count = self.config.num_bases * self.config.num_formations
+        return self.pair(torch.randperm(count, generator=generator, device=generator.device), generator)
+
+    def pair(self, formed_ids: Tensor, generator: torch.Generator, one_a_row: bool = False) -> Tensor:
+        """
+        Draws hallucinators for bases and says where in `materialize()` what they restore is.
+
+        Args:
+            formed_ids (`torch.LongTensor`): bases in one of their formations, from 0 to N x M - 1: formation i % M of
+                basis i // M.
+            generator (`torch.Generator`): what hallucinators are drawn from.
+            one_a_row (`bool`, *optional*, defaults to `False`): one hallucinator for all of the last dimension.
+
+        Returns:
+            `torch.LongTensor` of the shape of `formed_ids`, on the generator's device.
+        """
         num_hallucinators, formations = self.config.num_hallucinators, self.config.num_formations
-        count = self.config.num_bases * formations
-        order = torch.randperm(count, generator=generator, device=generator.device)
+        formed_ids = formed_ids.to(generator.device)
         if not num_hallucinators:
-            return order
-        hallucinator_ids = torch.randint(num_hallucinators, (count,), generator=generator, device=generator.device)
-        pairs = order // formations * num_hallucinators + hallucinator_ids
-        return pairs * formations + order % formations
+            return formed_ids
+        shape = (*formed_ids.shape[:-1], 1) if one_a_row else formed_ids.shape
+        hallucinator_ids = torch.randint(num_hallucinators, shape, generator=generator, device=generator.device)
+        return (formed_ids // formations * num_hallucinators + hallucinator_ids) * formations + formed_ids % formations
 
     def storage(self) -> StorageReport:
         """Floats and bytes of each part, and the plain images per class they equal; hard labels follow from order."""

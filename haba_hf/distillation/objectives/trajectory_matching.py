@@ -137,17 +137,12 @@ def draw_pairs(
     `pairing="step"` one hallucinator serves a whole step, as in the released code, with `"sample"` every sample of the
     step draws its own, as students do in evaluation.
     """
-    hallucinators, formations = model.config.num_hallucinators, model.config.num_formations
-    num_bases = model.config.num_bases * formations
+    num_bases = model.config.num_bases * model.config.num_formations
     batch_size = min(batch_size or num_bases, num_bases)
     rounds = -(-steps * batch_size // num_bases)
     dealt = torch.cat([torch.randperm(num_bases, generator=generator) for _ in range(rounds)])
     bases_SB = dealt[: steps * batch_size].view(steps, batch_size)
-    if not hallucinators:
-        return bases_SB
-    columns = 1 if pairing == "step" else batch_size
-    hallucinators_SB = torch.randint(hallucinators, (steps, columns), generator=generator)
-    return (bases_SB // formations * hallucinators + hallucinators_SB) * formations + bases_SB % formations
+    return model.pair(bases_SB, generator, one_a_row=pairing == "step")
 
 
 def match_by_graph(
