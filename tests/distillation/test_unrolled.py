@@ -18,16 +18,16 @@ from tiny import (
     assert_gradients_equal,
     gradients,
     tiny_accelerator,
-    tiny_arguments,
     tiny_data,
     tiny_model,
+    tiny_recipe,
 )
 
 pytestmark = pytest.mark.usefixtures("doubles")
 
 
 def prepared(data, model, **settings):
-    arguments = tiny_arguments(**{"real_batch_size": 9} | settings)
+    arguments = tiny_recipe(**{"real_batch_size": 9} | settings).distillation
     objective = UnrolledTraining(NETWORK, arguments)
     objective.prepare(data, model, tiny_accelerator())
     return objective, arguments

@@ -1,0 +1,35 @@
+"""What an artifact and its results are to be read with, and the artifact's files that every method writes alike."""
+
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from ..modeling_haba import HabaModel
+from ..processing_haba import HabaImageProcessor
+from ..recipe import Recipe
+
+CORESET = "coreset.json"  # what tells a chosen artifact from a distilled one
+
+
+def environment(accelerator: Accelerator) -> dict:
+    """Hardware and versions, as results are to be read with them."""
+    libraries = ("haba_hf", "torch", "transformers", "datasets", "accelerate")
+    device = accelerator.device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or device.type,
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "mixed_precision": accelerator.mixed_precision,
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in libraries},
+    }
+
+
+def write_model(folder: Path, model: HabaModel, processor: HabaImageProcessor, recipe: Recipe) -> None:
+    """The artifact itself, its processor and its recipe, into a folder."""
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    recipe.write(folder / "recipe.yaml")
