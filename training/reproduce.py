@@ -5,11 +5,11 @@ r"""Fill a table row by row: every system is distilled, its students are trained
     python training/reproduce.py fashion_mnist-1 --print            # the table from the records there are
     python training/reproduce.py cifar10-10 --launch="--config_file training/launch/gpu-8.yaml"
 
-The tables are in `training/tables/`. A row that has a record in `training/results/<table>.jsonl` with the same settings
-and seed is not run again, one that was interrupted goes on from its newest checkpoint, and one that fails leaves the
-others their turn. The table is in `training/results/<table>.md`. `--data_root` holds a folder for every named data set;
-without it they come from the Hub. Whatever else is given, such as `--max_minutes` or `--seed`, is a field of the recipes
-of all rows.
+The tables are in `training/tables/`. A row that has a record in `training/results/<table>.jsonl` with the same
+settings and seed is not run again, one that was interrupted goes on from its newest checkpoint, and one that fails
+leaves the others their turn. The table is in `training/results/<table>.md`. `--data_root` holds a folder for every
+named data set; without it they come from the Hub. Whatever else is given, such as `--max_minutes` or `--seed`, is a
+field of the recipes of all rows.
 """
 
 import argparse
@@ -43,7 +43,9 @@ def main():
         raise ValueError(f"{table.name} has no row {', '.join(sorted(unknown))}.")
     records = Path(arguments.results) / f"{table.name}.jsonl"
     chosen = [row for row in table.rows if not arguments.rows or row.name in arguments.rows]
-    failed = [] if arguments.print else [row.name for row in chosen if not fill(table, row, records, arguments, overrides)]
+    failed = (
+        [] if arguments.print else [row.name for row in chosen if not fill(table, row, records, arguments, overrides)]
+    )
     text = markdown(table, read_records(records))
     print(text)
     if failed:
@@ -93,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--data_root", help="folder with a folder of parquet files for every data set")
     parser.add_argument("--output_root", default="runs", help="artifacts, checkpoints and logs (runs)")
     parser.add_argument("--results", default=str(results), help="records and tables (training/results)")
-    parser.add_argument("--launch", default="", help="options of accelerate launch, in one word")
+    parser.add_argument("--launch", default="", help="options of accelerate launch in one word, for several devices")
     return parser
 
 

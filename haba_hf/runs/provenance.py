@@ -19,13 +19,21 @@ def environment(accelerator: Accelerator) -> dict:
     libraries = ("haba_hf", "torch", "transformers", "datasets", "accelerate")
     device = accelerator.device
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or device.type,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
         "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
         "mixed_precision": accelerator.mixed_precision,
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in libraries},
     }
+
+
+def _cpu_name() -> str:
+    """The processor's name; Linux keeps it where `platform` does not look."""
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text().splitlines() if listing.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "cpu"
 
 
 def write_model(folder: Path, model: HabaModel, processor: HabaImageProcessor, recipe: Recipe) -> None:
