@@ -109,9 +109,7 @@ def init_convolution(convolution: nn.Conv2d, config: HabaConfig) -> None:
         init.zeros_(convolution.bias)
 
 
-def init_offsets(
-    encoder: HallucinatorEncoder | None, decoder: HallucinatorDecoder | None, config: HabaConfig
-) -> None:
+def init_offsets(encoder: HallucinatorEncoder | None, decoder: HallucinatorDecoder | None, config: HabaConfig) -> None:
     """Raises pixels before the ReLU of an identity and lowers them after it."""
     # Called for the modules that hold scale and shift: transformers skips those without parameters of their own.
     if config.hallucinator_init == "identity" and config.hallucinator_depth and encoder and decoder:
