@@ -131,17 +131,19 @@ def _info(arguments: argparse.Namespace) -> Answer:
         "bytes": storage.bytes,
         "parts": storage.parts,
         "images_per_class": storage.images_per_class,
+        "whitening": config.whitening,
         "student_learning_rate": artifact.model.student_learning_rate.item(),
         "distillation": artifact.distillation,
         "accuracy": [{"system": row.system, **dataclasses.asdict(row.accuracy)} for row in artifact.rows],
     }
     shape = "x".join(map(str, config.sample_shape))
     record = artifact.distillation
+    apart = " without the whitening" if storage.whitening_floats else ""
     lines = [
         f"{config.num_labels} classes, {config.bases_per_class} bases per class, {config.num_hallucinators} "
         f"hallucinators: {config.num_samples:,} samples of {shape}, {config.label_kind} labels",
         f"{storage.floats:,} floats, {storage.bytes:,} bytes, as much as {storage.images_per_class:.2f} images per "
-        f"class ({', '.join(f'{part} {floats:,}' for part, floats in storage.parts.items())})",
+        f"class{apart} ({', '.join(f'{part} {floats:,}' for part, floats in storage.parts.items())})",
         f"student learning rate {artifact.model.student_learning_rate.item():.4g}",
         ", ".join(f"{name} {value}" for name, value in record.items() if name != "versions")
         or "no distillation.json: where it comes from is not on record",

@@ -1,6 +1,7 @@
 """Configuration of a distilled data set: how many bases and hallucinators, and the shape of what they restore."""
 
 import itertools
+import math
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -59,6 +60,9 @@ class HabaConfig(PreTrainedConfig):
             T step sizes stored, and learned, with the artifact: the schedule of gradient descent steps that its
             students are trained by (DD). A multiple of `bases_per_class`: step t takes basis t modulo
             `bases_per_class` of each class. They start at `student_learning_rate`.
+        whitening (`str`, *optional*):
+            Fingerprint of the ZCA whitening in whose space the samples live; its matrix is with the image processor,
+            and real images must go through it. By default samples are normalized pixels.
 
     Raises:
         `ValueError`: on construction, if sizes do not fit together or would take gigabytes.
@@ -82,6 +86,7 @@ class HabaConfig(PreTrainedConfig):
     hallucinator_init: str = "default"
     student_learning_rate: float | int = 0.01
     num_step_sizes: int = 0
+    whitening: str | None = None
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -202,8 +207,17 @@ class HabaConfig(PreTrainedConfig):
         return self.feature_channels[-1], height, width
 
     @property
+    def whitening_floats(self) -> int:
+        """Floats of the processor's whitening, a mean image and a square matrix; 0 without one."""
+        values = math.prod(self.sample_shape)
+        return 0 if self.whitening is None else values * (values + 1)
+
+    @property
     def num_floats(self) -> int:
-        """Floats stored: bases, hallucinators, soft labels, step sizes and the student learning rate."""
+        """
+        Floats of the model: bases, hallucinators, soft labels, step sizes and the student learning rate. A whitening
+        is not the model's, and plain images in its space would need it as well.
+        """
         c, h, w = self.basis_shape
         features, feature_h, feature_w = self.feature_shape
         encoder_channels = [c, *self.feature_channels]

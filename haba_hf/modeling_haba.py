@@ -333,6 +333,8 @@ class HabaModel(PreTrainedModel):
         }
         if self.raw_step_sizes is not None:
             parts["step_sizes"] = self.raw_step_sizes.numel()
+        if self.config.whitening is not None:
+            parts["whitening"] = self.config.whitening_floats
         channels, height, width = self.config.sample_shape
         return StorageReport(parts, self.config.num_labels * channels * height * width)
 

@@ -36,7 +36,7 @@ class StorageReport:
 
     Args:
         parts (`dict[str, int]`): floats of `bases`, `hallucinators`, `labels`, `student_learning_rate` and, if
-            there are any, `step_sizes`.
+            there are any, `step_sizes` and the processor's `whitening`.
         floats_per_image_per_class (`int`): L x C x H x W, what one plain image per class takes.
     """
 
@@ -53,5 +53,12 @@ class StorageReport:
 
     @property
     def images_per_class(self) -> float:
-        """Plain images per class (IPC) that take the storage of all parts."""
-        return self.floats / self.floats_per_image_per_class
+        """
+        Plain images per class (IPC) that take the storage of all parts but the whitening, which plain images in the
+        same space would need as well.
+        """
+        return (self.floats - self.whitening_floats) / self.floats_per_image_per_class
+
+    @property
+    def whitening_floats(self) -> int:
+        return self.parts.get("whitening", 0)

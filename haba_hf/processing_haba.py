@@ -2,6 +2,7 @@
 
 # Shape suffixes: B images, C channels, H height, W width.
 
+import os
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import is_pil_image
 from transformers.processing_utils import ImagesKwargs
+
+from .configuration_haba import HabaConfig
+from .whitening_haba import WHITENING, ZcaWhitening
 
 # ITU-R 601 luma in Pillow's 16-bit fixed point, so that a grey image is bit-equal to `image.convert("L")`.
 LUMA = (19595, 38470, 7471)
@@ -26,10 +30,13 @@ class HabaImageProcessorKwargs(ImagesKwargs, total=False):
 
 class HabaImageProcessor(BaseImageProcessor):
     r"""
-    Turns images into the space in which bases and samples live: `(image / 255 - image_mean) / image_std`.
+    Turns images into the space in which bases and samples live: `(image / 255 - image_mean) / image_std`, or, with a
+    whitening, `(image / 255 - mean) matrix`, which has a mean for every pixel.
 
     Images are converted to `num_channels`, resized to `size` (bilinear, antialiased) and rounded to uint8 before they
     are normalized, so `processor(images)` equals `processor.normalize(processor.to_uint8(images))` bit for bit.
+
+    A whitening is saved beside the settings, in `whitening.safetensors`, and comes back with them.
 
     Args:
         size (`dict`, *optional*, defaults to `{"height": 32, "width": 32}`):
@@ -45,6 +52,11 @@ class HabaImageProcessor(BaseImageProcessor):
             are refused.
         do_resize (`bool`, *optional*, defaults to `True`):
             Whether images of another size are resized; if not, they are refused.
+        do_center_crop (`bool`, *optional*, defaults to `False`):
+            Whether resized images keep their proportions: the side that is nearer to `size` is made to fit and the
+            other one cut at both ends. If not, images are stretched.
+        whitening ([`ZcaWhitening`], *optional*):
+            In place of `image_mean` and `image_std`.
 
     Raises:
         ValueError: if an argument has the wrong length or range.
@@ -62,6 +74,8 @@ class HabaImageProcessor(BaseImageProcessor):
         image_std: list[float] | None = None,
         rgba_background: list[int] | None = None,
         do_resize: bool = True,
+        do_center_crop: bool = False,
+        whitening: ZcaWhitening | None = None,
         **kwargs: Any,
     ) -> None:
         # What transformers itself writes into preprocessor_config.json.
@@ -87,12 +101,38 @@ class HabaImageProcessor(BaseImageProcessor):
             rgba_background = [int(value) for value in rgba_background]
             if len(rgba_background) != 3 or min(rgba_background) < 0 or max(rgba_background) > 255:
                 raise ValueError(f"rgba_background must be three numbers from 0 to 255, got {rgba_background}.")
+        if whitening is not None:
+            _check_whitening(whitening, (num_channels, size["height"], size["width"]), image_mean, image_std)
         self.size = size
         self.num_channels = num_channels
         self.image_mean = image_mean
         self.image_std = image_std
         self.rgba_background = rgba_background
         self.do_resize = do_resize
+        self.do_center_crop = do_center_crop
+        self.whitening = whitening
+
+    @property
+    def whitening_fingerprint(self) -> str | None:
+        """Which whitened space images are taken to; `None` without a whitening."""
+        return None if self.whitening is None else self.whitening.fingerprint
+
+    def check_fits(self, config: HabaConfig) -> None:
+        """
+        Refuses to bring images and the samples of an artifact together that live in different spaces: its students
+        would do no better than chance.
+
+        Raises:
+            ValueError: if only one of the two is whitened, or each in another way.
+        """
+        ours, theirs = self.whitening_fingerprint, config.whitening
+        if ours != theirs:
+            samples = "are not whitened" if theirs is None else f"live in ZCA-whitened space ({theirs})"
+            images = "does not whiten" if ours is None else f"whitens by {ours}"
+            raise ValueError(
+                f"The artifact's samples {samples}, but the processor {images}: test images must go through the "
+                f"processor saved with the artifact, {WHITENING} included (in a recipe: zca, as it was distilled)."
+            )
 
     def preprocess(self, images: Any, return_tensors: str = "pt") -> BatchFeature:
         """
@@ -133,7 +173,7 @@ class HabaImageProcessor(BaseImageProcessor):
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
         """
-        Pixels to model space, `(x - image_mean) / image_std`, on the device of `images`.
+        Pixels to model space, `(x - image_mean) / image_std` or whitened, on the device of `images`.
 
         Args:
             images (`torch.Tensor`): [B, C, H, W], uint8, or floating point in [0, 1] (not checked: it may carry
@@ -149,12 +189,14 @@ class HabaImageProcessor(BaseImageProcessor):
             images = images.to(torch.float32)
         else:
             raise TypeError(f"normalize takes uint8 or floating-point images, got {images.dtype}.")
+        if self.whitening is not None:
+            return self.whitening.whiten(images)
         mean_C11, std_C11 = self._statistics(images.device)
         return (images - mean_C11) / std_C11
 
     def denormalize(self, samples: torch.Tensor) -> torch.Tensor:
         """
-        Model space to pixels, `x * image_std + image_mean`, clamped.
+        Model space to pixels, `x * image_std + image_mean` or the whitening undone, clamped.
 
         Args:
             samples (`torch.Tensor`): floating point [B, C, H, W] in model space.
@@ -163,6 +205,8 @@ class HabaImageProcessor(BaseImageProcessor):
             `torch.Tensor`, float32 [B, C, H, W] in [0, 1].
         """
         self._check_batch(samples)
+        if self.whitening is not None:
+            return self.whitening.unwhiten(samples).clamp(0, 1)
         mean_C11, std_C11 = self._statistics(samples.device)
         return (samples.to(torch.float32) * std_C11 + mean_C11).clamp(0, 1)
 
@@ -182,6 +226,9 @@ class HabaImageProcessor(BaseImageProcessor):
     def _check_batch(self, images: torch.Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != self.num_channels:
             raise ValueError(f"Expected images [B, {self.num_channels}, H, W], got {list(images.shape)}.")
+        if self.whitening is not None and images.shape[1:] != self.whitening.mean_CHW.shape:
+            expected = list(self.whitening.mean_CHW.shape)
+            raise ValueError(f"The whitening is of images {expected} (C, H, W), got {list(images.shape[1:])}.")
 
     def _to_native(self, image: Any) -> torch.Tensor:
         """One image or batch to uint8 [B, C, H, W] with its own size and 1 or 3 channels."""
@@ -258,8 +305,65 @@ class HabaImageProcessor(BaseImageProcessor):
                 f"Expected images of {target[0]}x{target[1]}, got {images_BCHW.shape[2]}x{images_BCHW.shape[3]}; "
                 "set do_resize=True to resize them."
             )
-        resized_BCHW = F.interpolate(images_BCHW.to(torch.float32), size=target, mode="bilinear", antialias=True)
-        return resized_BCHW.round().clamp(0, 255).to(torch.uint8)
+        height, width = self._size_before_crop(*images_BCHW.shape[2:]) if self.do_center_crop else target
+        resized_BCHW = F.interpolate(
+            images_BCHW.to(torch.float32), size=(height, width), mode="bilinear", antialias=True
+        )
+        top, left = (height - target[0]) // 2, (width - target[1]) // 2
+        cropped_BCHW = resized_BCHW[:, :, top : top + target[0], left : left + target[1]]
+        return cropped_BCHW.round().clamp(0, 255).to(torch.uint8)
+
+    def _size_before_crop(self, height: int, width: int) -> tuple[int, int]:
+        """The least size of the same proportions that covers `size`."""
+        scale = max(self.size["height"] / height, self.size["width"] / width)
+        return round(height * scale), round(width * scale)
+
+    @classmethod
+    def get_image_processor_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """
+        As in transformers, with the whitening that the settings name.
+
+        Raises:
+            ValueError: if the settings name a whitening and its file is missing, damaged or another one's.
+        """
+        source = pretrained_model_name_or_path
+        settings, others = super().get_image_processor_dict(source, **kwargs)
+        if settings.get("whitening") is not None:
+            settings["whitening"] = ZcaWhitening.of_processor(source, settings["whitening"], kwargs)
+        return settings, others
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> list:
+        """As in transformers; a whitening goes to `whitening.safetensors` beside the settings."""
+        # First: a push uploads what is there after the settings are written.
+        if self.whitening is not None:
+            os.makedirs(save_directory, exist_ok=True)
+            self.whitening.save(os.path.join(save_directory, WHITENING))
+        return super().save_pretrained(save_directory, push_to_hub, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings; of a whitening its fingerprint."""
+        settings = super().to_dict()
+        if self.whitening is not None:
+            settings["whitening"] = self.whitening.fingerprint
+        return settings
+
+
+def _check_whitening(
+    whitening: Any, shape: tuple[int, int, int], image_mean: list[float], image_std: list[float]
+) -> None:
+    if not isinstance(whitening, ZcaWhitening):
+        raise ValueError(
+            f"whitening must be a ZcaWhitening, got {whitening!r}: load a saved processor by from_pretrained, which "
+            f"reads {WHITENING}."
+        )
+    if whitening.mean_CHW.shape != shape:
+        raise ValueError(
+            f"The whitening is of images {list(whitening.mean_CHW.shape)}, the size asked for {list(shape)}."
+        )
+    if any(image_mean) or any(value != 1 for value in image_std):
+        raise ValueError("A whitening takes the place of image_mean and image_std: leave them out.")
 
 
 def _to_uint8_range(image: torch.Tensor) -> torch.Tensor:

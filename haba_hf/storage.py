@@ -22,9 +22,10 @@ class StorageFigures:
     Args:
         floats (`int`): numbers stored (of the training set itself: its pixel values).
         bytes (`int`): 4 a float in an artifact, 1 a pixel value in the training set, which is kept as uint8.
-        images_per_class (`float`): the IPC that takes as many floats.
+        images_per_class (`float`): the IPC that takes as many floats, apart from the whitening's.
         ratio (`float`): floats over the training set's pixel values, the paper's "ratio" (images / |train|).
         bytes_ratio (`float`): bytes over the training set's bytes, four times `ratio` for an artifact.
+        whitening_bytes (`int`, *optional*, defaults to 0): those of `bytes` that a whitening takes.
     """
 
     floats: int
@@ -32,11 +33,13 @@ class StorageFigures:
     images_per_class: float
     ratio: float
     bytes_ratio: float
+    whitening_bytes: int = 0
 
     def __str__(self) -> str:
+        whitening = f" (a whitening takes {self.whitening_bytes:,})" if self.whitening_bytes else ""
         return (
-            f"{self.floats:,} floats, {self.bytes:,} bytes, as much as {self.images_per_class:.2f} images per class "
-            f"({self.ratio:.3%} of the training set in images, {self.bytes_ratio:.3%} in bytes)"
+            f"{self.floats:,} floats, {self.bytes:,} bytes{whitening}, as much as {self.images_per_class:.2f} images "
+            f"per class ({self.ratio:.3%} of the training set in images, {self.bytes_ratio:.3%} in bytes)"
         )
 
 
@@ -58,6 +61,7 @@ def describe_storage(
         images_per_class=report.images_per_class,
         ratio=report.floats / values,
         bytes_ratio=report.bytes / values,
+        whitening_bytes=4 * report.whitening_floats,
     )
 
 

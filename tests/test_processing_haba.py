@@ -11,6 +11,7 @@ from transformers import AutoImageProcessor
 
 import haba_hf  # noqa: F401 - registers the Auto classes
 from haba_hf.processing_haba import HabaImageProcessor
+from haba_hf.whitening_haba import ZcaWhitening
 
 
 def random_pixels(*shape, seed=0):
@@ -179,6 +180,30 @@ def test_another_size_is_refused_without_do_resize():
     assert processor.to_uint8(random_pixels(8, 8, 3)).shape == (1, 3, 8, 8)
     with pytest.raises(ValueError, match="Expected images of 8x8, got 9x8; set do_resize=True"):
         processor.to_uint8(random_pixels(9, 8, 3))
+
+
+@pytest.mark.parametrize("num_channels", [1, 3])
+@pytest.mark.parametrize(
+    ("shape", "target", "before"),
+    [
+        ((40, 60), (16, 16), (16, 24)),  # landscape: the shorter side fits, left and right are cut
+        ((61, 40), (16, 16), (24, 16)),  # 24.4 rows are rounded
+        ((10, 20), (32, 32), (32, 64)),  # enlarged
+        ((30, 30), (20, 10), (20, 20)),  # a target of other proportions
+        ((16, 16), (16, 16), (16, 16)),
+    ],
+)
+def test_center_crop_keeps_proportions(shape, target, before, num_channels):
+    image = Image.fromarray(smooth_pixels(*shape, 3)).convert("L" if num_channels == 1 else "RGB")
+    whole = np.asarray(image.resize(before[::-1], Image.Resampling.BILINEAR)).astype(int)
+    top, left = (before[0] - target[0]) // 2, (before[1] - target[1]) // 2
+    expected = whole[top : top + target[0], left : left + target[1]]
+    images = processor_for(*target, num_channels=num_channels, do_center_crop=True).to_uint8(image)
+    assert images.shape == (1, num_channels, *target)
+    assert abs(images[0].permute(1, 2, 0).squeeze(-1).numpy().astype(int) - expected).max() <= 1
+    if before != target:
+        stretched = processor_for(*target, num_channels=num_channels).to_uint8(image)
+        assert (images.int() - stretched.int()).abs().max() > 10
 
 
 # --- refused input ---------------------------------------------------------------------------------------------------
@@ -375,7 +400,7 @@ def test_the_saved_file_holds_settings_only_and_the_code_travels(saved):
     assert config["auto_map"] == {"AutoImageProcessor": "processing_haba.HabaImageProcessor"}
     assert config.keys() == {
         *("auto_map", "image_processor_type"),
-        *("do_resize", "image_mean", "image_std", "num_channels", "rgba_background", "size"),
+        *("do_center_crop", "do_resize", "image_mean", "image_std", "num_channels", "rgba_background", "size"),
     }
     assert (folder / "processing_haba.py").is_file()
 
@@ -398,8 +423,17 @@ def test_auto_image_processor_finds_the_class_of_the_package(saved):
     assert torch.equal(loaded(image)["pixel_values"], processor(image)["pixel_values"])
 
 
-def test_auto_image_processor_loads_the_code_without_the_package(saved, tmp_path):
-    processor, folder = saved
+@pytest.fixture
+def saved_whitened(tmp_path):
+    whitening = ZcaWhitening.fit(torch.from_numpy(random_pixels(50, 3, 7, 9)))
+    processor = processor_for(7, 9, whitening=whitening, do_center_crop=True)
+    processor.save_pretrained(tmp_path / "artifact")
+    return processor, tmp_path / "artifact"
+
+
+@pytest.mark.parametrize("fixture", ["saved", "saved_whitened"])
+def test_auto_image_processor_loads_the_code_without_the_package(fixture, request, tmp_path):
+    processor, folder = request.getfixturevalue(fixture)
     pixels = random_pixels(20, 20, 3)
     np.save(tmp_path / "image.npy", pixels)
     script = textwrap.dedent(

@@ -1,6 +1,7 @@
 """A recipe from real data to a table, in one process, on an image folder of one's own."""
 
 import json
+import shutil
 from importlib import metadata
 
 import datasets
@@ -12,9 +13,13 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel
 
 from haba_hf import HabaModel
+from haba_hf.analyses import embed
+from haba_hf.data import load_image_data
+from haba_hf.evaluation import evaluate_artifact, evaluate_full_data, markdown_table
+from haba_hf.hub import read_artifact, save_gallery
 from haba_hf.hub.artifact import weights_fingerprint
 from haba_hf.recipe import parse_recipe
-from haba_hf.runs import distill, evaluate, load_artifact, student_network, train_one_student
+from haba_hf.runs import distill, evaluate, load_artifact, select_coreset, student_network, train_one_student
 from haba_hf.runs.distilling import run_hash
 from tiny import tiny_accelerator
 
@@ -253,6 +258,71 @@ def test_a_finished_run_is_left_as_it_is_and_another_recipe_is_refused(recipe_of
     with pytest.raises(ValueError, match=r"step-00000005 was written by another recipe .* choose another output_dir"):
         distill(recipe_of(basis_learning_rate=0.5), accelerator)
     assert weights.read_bytes() == written
+
+
+def test_a_whitened_run_from_data_to_student(recipe_of, tmp_path):
+    recipe, accelerator = recipe_of(zca=True, basis_channels=1), tiny_accelerator()
+    artifact = distill(recipe, accelerator)
+    model, processor = load_artifact(str(artifact))
+    assert model.config.whitening == processor.whitening_fingerprint is not None
+    plain = recipe_of(output_dir=tmp_path / "plain")
+    records = [json.loads((distill(each, accelerator) / "distillation.json").read_text()) for each in (recipe, plain)]
+    assert records[0]["data_fingerprint"] != records[1]["data_fingerprint"], "experts of the other are not its own"
+
+    haba, random_real, full = evaluate(recipe, accelerator)
+    # A mean of 192 values and a matrix of 192 x 192, for the artifact and for random images alike.
+    assert haba.storage.whitening_bytes == random_real.storage.whitening_bytes == 4 * 192 * 193
+    assert haba.storage.bytes == 4 * model.config.num_floats + haba.storage.whitening_bytes
+    assert haba.storage.images_per_class < 3 and full.storage.whitening_bytes == 0
+    assert "ZCA whitening of 148,224 bytes" in markdown_table([haba, random_real, full])
+    assert read_artifact(artifact).row("full data").accuracy.mean == full.accuracy.mean
+
+    train_one_student(recipe, accelerator)
+    student = AutoImageProcessor.from_pretrained(tmp_path / "run" / "student")
+    assert student.whitening_fingerprint == processor.whitening_fingerprint
+    embed(recipe_of(zca=True, perplexity=3, embedded_images=4), accelerator)
+    chosen = recipe_of(zca=True, num_hallucinators=0, coreset="random", output_dir=tmp_path / "coreset")
+    model, processor = load_artifact(str(select_coreset(chosen, accelerator)))
+    assert model.config.whitening == processor.whitening_fingerprint == student.whitening_fingerprint
+
+
+def test_students_of_whitened_digits_learn(recipe_of):
+    data = load_image_data(recipe_of(dataset="digits", zca=True).data)
+    recipe = recipe_of(network_width=16, real_student_epochs=25, evaluation_seeds=1)
+    result = evaluate_full_data(data, data.test, recipe.network, recipe.evaluation, 0, tiny_accelerator())
+    assert result.mean > 0.85
+
+
+def test_a_student_is_never_tested_in_another_space_than_it_was_trained_in(recipe_of, tmp_path):
+    recipe, accelerator = recipe_of(zca=True), tiny_accelerator()
+    artifact = distill(recipe, accelerator)
+    for run in (evaluate, train_one_student):
+        with pytest.raises(ValueError, match="live in ZCA-whitened space, but the recipe says zca: false"):
+            run(recipe_of(), accelerator)
+    other = distill(recipe_of(output_dir=tmp_path / "plain"), accelerator)
+    with pytest.raises(ValueError, match="are not whitened, but the recipe says zca: true"):
+        evaluate(recipe_of(zca=True, artifact=other), accelerator)
+    # With a processor that does not whiten, whichever way the artifact is opened.
+    for name in ("whitening.safetensors", "preprocessor_config.json"):
+        (artifact / name).unlink()
+    shutil.copyfile(other / "preprocessor_config.json", artifact / "preprocessor_config.json")
+    for call in (lambda: evaluate(recipe, accelerator), lambda: read_artifact(artifact)):
+        with pytest.raises(ValueError, match=r"live in ZCA-whitened space .* the processor does not whiten"):
+            call()
+    model = HabaModel.from_pretrained(artifact)
+    processor = AutoImageProcessor.from_pretrained(artifact)
+    data, network = load_image_data(recipe.data), student_network(recipe)
+    with pytest.raises(ValueError, match="the processor does not whiten"):
+        evaluate_artifact(model, data.test, processor, network, recipe.evaluation, 0, accelerator)
+    with pytest.raises(ValueError, match="the processor does not whiten"):
+        save_gallery(model, processor, tmp_path / "gallery.png")
+
+
+def test_whitened_bases_have_no_range_to_be_clamped_to(recipe_of):
+    fields = {"objective": "idc", "idc_real_samples": 6, "outer_steps": 2, "zca": True}
+    with pytest.raises(ValueError, match="clamp_bases needs normalized pixels"):
+        distill(recipe_of(clamp_bases=True, **fields), tiny_accelerator())
+    distill(recipe_of(**fields), tiny_accelerator())
 
 
 def test_data_without_a_test_split_can_be_distilled_but_not_evaluated(recipe_of, tmp_path):

@@ -24,6 +24,7 @@ from haba_hf.distillation import Distiller, Objective
 from haba_hf.networks import NetworkArguments
 from haba_hf.processing_haba import HabaImageProcessor
 from haba_hf.recipe import Recipe
+from haba_hf.whitening_haba import ZcaWhitening
 
 NETWORK = NetworkArguments(network_depth=2, network_width=4)
 
@@ -33,9 +34,9 @@ def tiny_accelerator() -> Accelerator:
 
 
 def tiny_data(
-    channels: int = 3, images_per_class: int = 6, num_labels: int = 4, side: int = 8, seed: int = 0
+    channels: int = 3, images_per_class: int = 6, num_labels: int = 4, side: int = 8, seed: int = 0, zca: bool = False
 ) -> ImageData:
-    """Random images, each class of its own brightness, in shuffled order."""
+    """Random images, each class of its own brightness, in shuffled order; with `zca` whitened."""
     generator = torch.Generator().manual_seed(seed)
     processor_class = HabaImageProcessor if torch.get_default_dtype() == torch.float32 else DoubleProcessor
     processor = processor_class(
@@ -52,14 +53,19 @@ def tiny_data(
         brightness = labels.view(-1, 1, 1, 1) * (150 // max(num_labels - 1, 1))
         return Split((noise + brightness).to(torch.uint8), labels)
 
+    train = split(images_per_class)
+    if zca:
+        processor = processor_class(
+            size=processor.size, num_channels=channels, whitening=ZcaWhitening.fit(train.images)
+        )
     return ImageData(
         name="tiny",
-        train=split(images_per_class),
+        train=train,
         validation=split(2),
         test=split(2),
         class_names=[f"class {label}" for label in range(num_labels)],
         processor=processor,
-        fingerprint=f"tiny-{channels}-{images_per_class}-{num_labels}-{side}-{seed}",
+        fingerprint=f"tiny-{channels}-{images_per_class}-{num_labels}-{side}-{seed}{'-zca' if zca else ''}",
     )
 
 
@@ -74,6 +80,7 @@ def tiny_model(data: ImageData, seed: int = 0, **settings) -> HabaModel:
             "sample_channels": channels,
             "sample_height": height,
             "sample_width": width,
+            "whitening": data.processor.whitening_fingerprint,
         }
         | settings
     )

@@ -13,9 +13,9 @@ CLASS_NAMES = ["shirt", "boot", "a|b <i>[x](y)", "{{ 7 * 7 }}"]  # the last two 
 FINGERPRINT = "0123456789abcdef"
 
 
-def tiny_artifact(folder: Path, evaluated: bool = True, **settings) -> Path:
+def tiny_artifact(folder: Path, evaluated: bool = True, zca: bool = False, **settings) -> Path:
     """Writes `folder/artifact` and, of its evaluation, `folder/results.json`; returns the artifact's folder."""
-    data = tiny_data(channels=1)
+    data = tiny_data(channels=1, zca=zca)
     model = tiny_model(data, **settings)
     model.config.id2label = dict(enumerate(CLASS_NAMES))
     directory = folder / "artifact"

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from ..data import ImageData
 from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
+from ..data.splits import images_at_once
 from ..files import atomic_file, check_writable
 from ..networks import FeatureNetwork, NetworkArguments, build_feature_network
 from ..pairing import derived_seed, seeded_generator
@@ -28,7 +29,6 @@ from .rules import ForgettingEvents
 # The independent streams of the expert: its weights; its order of images and their augmentation.
 WEIGHTS, TRAINING = range(2)
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # as students are trained
-FEATURE_BATCH_SIZE = 256
 
 
 @dataclass
@@ -161,7 +161,8 @@ def _features(network: FeatureNetwork, data: ImageData, label: int, accelerator:
     """Features `[N, D]` of the images of one class, on the CPU."""
     network.eval()
     parts = []
-    for images_BCHW in data.train.images[data.train.of_class(label)].split(FEATURE_BATCH_SIZE):
+    images = data.train.images[data.train.of_class(label)]
+    for images_BCHW in images.split(images_at_once(images)):
         with accelerator.autocast():
             features_BD = network.features(data.processor.normalize(images_BCHW.to(accelerator.device)))
         parts.append(features_BD.float().cpu())

@@ -98,6 +98,7 @@ def real_images_config(data: ImageData, images_per_class: int, student_learning_
         sample_height=height,
         sample_width=width,
         student_learning_rate=student_learning_rate,
+        whitening=data.processor.whitening_fingerprint,
     )
 
 

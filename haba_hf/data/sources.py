@@ -7,11 +7,14 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset, load_dataset
 
 from ..processing_haba import HabaImageProcessor
+from ..whitening_haba import EPSILON, ZcaWhitening
+from .imagenet import HUB_ID, IMAGENET_SUBSETS, open_wnid_folder, stream_from_hub
 from .splits import Split, hold_out, subset
 from .tables import (
     VALIDATION_SPLIT_NAMES,
@@ -41,6 +44,7 @@ NAMED_DATASETS = {
     "mnist": NamedDataset("ylecun/mnist", [0.1307], [0.3081]),
     "fashion_mnist": NamedDataset("zalando-datasets/fashion_mnist", [0.2861], [0.3530]),
     "cifar10": NamedDataset("uoft-cs/cifar10", [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]),
+    **{name: NamedDataset(HUB_ID, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]) for name in IMAGENET_SUBSETS},
 }
 
 
@@ -52,7 +56,8 @@ class DataArguments:
         default="digits",
         metadata={
             "help": f"A named data set ({', '.join(NAMED_DATASETS)}), a Hub id (owner/name), or a folder of "
-            "train-*.parquet and test-*.parquet files or of images (train/<class>/*.png, test/<class>/*.png)."
+            "train-*.parquet and test-*.parquet files or of images (train/<class>/*.png, test/<class>/*.png; of an "
+            "ImageNet subset train/<wnid>/*.JPEG, val/<wnid>/*.JPEG)."
         },
     )
     data_dir: str | None = field(
@@ -61,6 +66,17 @@ class DataArguments:
     image_column: str | None = field(default=None, metadata={"help": "Image column; by default the only one."})
     label_column: str | None = field(default=None, metadata={"help": "Label column; by default the only one."})
     resize: int | None = field(default=None, metadata={"help": "Resize images to this height and width."})
+    center_crop: bool = field(
+        default=False,
+        metadata={"help": "With resize: keep the proportions and crop the centre, instead of stretching images."},
+    )
+    zca: bool = field(
+        default=False,
+        metadata={
+            "help": "Whiten images by ZCA, fitted on the training split, instead of normalizing their channels. The "
+            "matrix is saved, and counted, with the artifact."
+        },
+    )
     validation_fraction: float = field(
         default=0.1,
         metadata={"help": "Part of each class held out of the training split, if the data has no validation split."},
@@ -75,6 +91,8 @@ class DataArguments:
             raise ValueError(f"validation_fraction must be in [0, 1), got {self.validation_fraction}.")
         if self.resize is not None and self.resize < 1:
             raise ValueError(f"resize must be positive, got {self.resize}.")
+        if self.center_crop and self.resize is None:
+            raise ValueError("center_crop says how images are resized: set resize too.")
         if self.max_train_samples is not None and self.max_train_samples < 1:
             raise ValueError(f"max_train_samples must be positive, got {self.max_train_samples}.")
 
@@ -90,7 +108,8 @@ class ImageData:
         test (`Split`, *optional*): `None` only if it was allowed to be missing.
         class_names (`list[str]`): names in label order.
         processor (`HabaImageProcessor`): to and from model space.
-        fingerprint (`str`): first 16 hex digits of the SHA-256 of the training images and labels.
+        fingerprint (`str`): first 16 hex digits of the SHA-256 of the training images and labels, and of whether they
+            are whitened.
     """
 
     name: str
@@ -170,7 +189,9 @@ class ImageData:
         return self.processor.normalize(self.train.images[chosen].to(device)), self.train.labels[chosen].to(device)
 
 
-def load_image_data(args: DataArguments, allow_missing_test: bool = False) -> ImageData:
+def load_image_data(
+    args: DataArguments, allow_missing_test: bool = False, whitening: ZcaWhitening | None = None
+) -> ImageData:
     """
     Loads a data set and holds its validation split out of the training split (stratified, seeded).
 
@@ -180,6 +201,8 @@ def load_image_data(args: DataArguments, allow_missing_test: bool = False) -> Im
     Args:
         args ([`DataArguments`]): which data and which splits.
         allow_missing_test (`bool`, *optional*, defaults to `False`): accept data without a test split.
+        whitening ([`ZcaWhitening`], *optional*): with `args.zca`, that of an artifact; by default one is fitted, which
+            takes half a minute on CIFAR-10.
 
     Returns:
         [`ImageData`].
@@ -192,19 +215,10 @@ def load_image_data(args: DataArguments, allow_missing_test: bool = False) -> Im
     else:
         name, class_names, splits = _load_table_data(args, allow_missing_test)
     train, num_channels = splits["train"], splits["train"].images.shape[1]
-    known = _named(args.dataset)
-    if known is not None and known.image_mean is not None:
-        if len(known.image_mean) != num_channels:
-            raise ValueError(
-                f"{name} has {len(known.image_mean)} channels but the images loaded have {num_channels}; "
-                "give other data another name."
-            )
-        image_mean, image_std = known.image_mean, known.image_std
-    else:
-        image_mean, image_std = channel_statistics(train.images)
     height, width = train.images.shape[2:]
+    size = {"height": height, "width": width}
     processor = HabaImageProcessor(
-        size={"height": height, "width": width}, num_channels=num_channels, image_mean=image_mean, image_std=image_std
+        size=size, num_channels=num_channels, do_center_crop=args.center_crop, **_space(args, name, train, whitening)
     )
     empty = Split(train.images[:0], train.labels[:0])
     return ImageData(
@@ -214,8 +228,24 @@ def load_image_data(args: DataArguments, allow_missing_test: bool = False) -> Im
         test=splits.get("test"),
         class_names=class_names,
         processor=processor,
-        fingerprint=_fingerprint(train),
+        fingerprint=_fingerprint(train, args.zca),
     )
+
+
+def _space(args: DataArguments, name: str, train: Split, whitening: ZcaWhitening | None) -> dict[str, Any]:
+    """The processor's arguments that say which space images are taken to."""
+    if args.zca:
+        return {"whitening": whitening or ZcaWhitening.fit(train.images)}
+    known, num_channels = _named(args.dataset), train.images.shape[1]
+    if known is None or known.image_mean is None:
+        image_mean, image_std = channel_statistics(train.images)
+        return {"image_mean": image_mean, "image_std": image_std}
+    if len(known.image_mean) != num_channels:
+        raise ValueError(
+            f"{name} has {len(known.image_mean)} channels but the images loaded have {num_channels}; "
+            "give other data another name."
+        )
+    return {"image_mean": known.image_mean, "image_std": known.image_std}
 
 
 def channel_statistics(images: torch.Tensor) -> tuple[list[float], list[float]]:
@@ -243,7 +273,8 @@ def channel_statistics(images: torch.Tensor) -> tuple[list[float], list[float]]:
 
 def _named(dataset: str) -> NamedDataset | None:
     """The named data set behind a name or its Hub id."""
-    by_hub_id = {known.hub_id: known for known in NAMED_DATASETS.values()}
+    # A subset has a name alone: its Hub id is that of all thousand classes.
+    by_hub_id = {known.hub_id: known for name, known in NAMED_DATASETS.items() if name not in IMAGENET_SUBSETS}
     return NAMED_DATASETS.get(dataset, by_hub_id.get(dataset))
 
 
@@ -260,7 +291,8 @@ def _load_digits(args: DataArguments) -> tuple[list[str], dict[str, Split]]:
     labels = torch.from_numpy(digits.target).to(torch.int64)
     if args.resize is not None:
         size = {"height": args.resize, "width": args.resize}
-        images_nCHW = HabaImageProcessor(size=size, num_channels=1).to_uint8(images_nCHW)
+        processor = HabaImageProcessor(size=size, num_channels=1, do_center_crop=args.center_crop)
+        images_nCHW = processor.to_uint8(images_nCHW)
     training, test = hold_out(labels, DIGITS_TEST_FRACTION, DIGITS_TEST_SEED)
     held_in, validation = hold_out(labels[training], args.validation_fraction, args.data_seed)
     rows = {"train": training[held_in], "validation": training[validation], "test": test}
@@ -277,7 +309,8 @@ def _load_table_data(args: DataArguments, allow_missing_test: bool) -> tuple[str
         raise ValueError(f"{name} has no train split (splits: {', '.join(tables)}).")
     if "test" not in tables and not allow_missing_test:
         raise ValueError(
-            f"{name} has no test split (splits: {', '.join(tables)}); add test-*.parquet files or a test folder."
+            f"{name} has no test split (splits: {', '.join(tables)}); add test-*.parquet files or a test folder "
+            "(of an ImageNet subset: val/<wnid>)."
         )
     for own_name in VALIDATION_SPLIT_NAMES[1:]:
         if own_name in tables:
@@ -311,7 +344,15 @@ def _load_table_data(args: DataArguments, allow_missing_test: bool) -> tuple[str
     for split in rows:  # "train" comes first and sets the shape of the others
         if len(rows[split]) == 0:
             continue
-        images_nCHW = decode(tables[table_of[split]], image_column, rows[split], table_of[split], args.resize, shape)
+        images_nCHW = decode(
+            tables[table_of[split]],
+            image_column,
+            rows[split],
+            table_of[split],
+            args.resize,
+            shape,
+            center_crop=args.center_crop,
+        )
         shape = shape or tuple(images_nCHW.shape[1:])
         splits[split] = Split(images_nCHW, labels[split][rows[split]])
     return name, class_names, splits
@@ -323,7 +364,11 @@ def _open_tables(args: DataArguments) -> tuple[str, dict[str, Dataset]]:
         folder = Path(args.data_dir).expanduser()
         if not folder.is_dir():
             raise ValueError(f"data_dir {args.data_dir} is not a folder.")
+        if args.dataset in IMAGENET_SUBSETS:
+            return args.dataset, open_wnid_folder(folder, IMAGENET_SUBSETS[args.dataset])
         return args.dataset, open_folder(folder)
+    if args.dataset in IMAGENET_SUBSETS:
+        return args.dataset, stream_from_hub(IMAGENET_SUBSETS[args.dataset])
     if known is None and Path(args.dataset).expanduser().is_dir():
         folder = Path(args.dataset).expanduser()
         return folder.resolve().name, open_folder(folder)
@@ -342,8 +387,10 @@ def _open_tables(args: DataArguments) -> tuple[str, dict[str, Dataset]]:
         ) from error
 
 
-def _fingerprint(train: Split) -> str:
+def _fingerprint(train: Split, zca: bool) -> str:
     digest = hashlib.sha256(repr(tuple(train.images.shape)).encode())
     digest.update(train.images.contiguous().numpy().data)
     digest.update(train.labels.numpy().data)
+    if zca:  # not the matrix, whose last digits are the machine's
+        digest.update(f"zca {EPSILON}".encode())
     return digest.hexdigest()[:16]

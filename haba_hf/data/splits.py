@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
+# 256 images of 32x32: a ConvNet's widest activations of them take 134 MB.
+PIXELS_AT_ONCE = 256 * 32 * 32
+
 
 @dataclass
 class Split:
@@ -56,3 +59,8 @@ def subset(labels: torch.Tensor, size: int, seed: int) -> torch.Tensor:
         order = torch.randperm(len(members), generator=generator)
         place[members[order]] = torch.arange(len(members), dtype=torch.float64) / len(members)
     return place.argsort(stable=True)[:size].sort().values
+
+
+def images_at_once(images: torch.Tensor) -> int:
+    """How many images [n, C, H, W] go through a network at a time to be scored: 256, or fewer if they are large."""
+    return max(1, min(256, PIXELS_AT_ONCE // images.shape[2:].numel()))

@@ -17,7 +17,7 @@ from PIL import Image as PILImage
 
 from ..processing_haba import GREY_MODES, HabaImageProcessor
 
-DECODE_BATCH_SIZE = 1024
+DECODE_BATCH_SIZE = 256
 LABEL_COLUMN_NAMES = ("label", "labels", "fine_label")
 VALIDATION_SPLIT_NAMES = ("validation", "valid", "val")
 
@@ -118,14 +118,24 @@ def read_labels(table: Dataset, label_column: str, class_names: list[str], split
 
 
 def decode(
-    table: Dataset, column: str, rows: torch.Tensor, split: str, resize: int | None, shape: tuple[int, ...] | None
+    table: Dataset,
+    column: str,
+    rows: torch.Tensor,
+    split: str,
+    resize: int | None,
+    shape: tuple[int, ...] | None,
+    center_crop: bool = False,
 ) -> torch.Tensor:
-    """Decodes one row or more to uint8 [n, C, H, W]; without a `shape` the images themselves set it."""
+    """
+    Decodes one row or more to uint8 [n, C, H, W]; without a `shape` the images themselves set it. Memory for these
+    and a batch of images in their own size.
+    """
     num_channels = None if shape is None else shape[0]
     size: tuple[int, ...] | None = None if shape is None else shape[1:]
     if resize is not None:
         size = (resize, resize)
-    blocks_BCHW = []
+    images_nCHW = torch.empty(0)
+    done = 0
     for batch_rows, images in _decode_batches(table, column, rows, split):
         size = size or (images[0].height, images[0].width)
         for row, image in zip(batch_rows, images, strict=True):
@@ -135,15 +145,22 @@ def decode(
                     f"{size[0]}x{size[1]}; set resize."
                 )
         channels = num_channels or (1 if all(image.mode in GREY_MODES for image in images) else 3)
-        processor = HabaImageProcessor(size={"height": size[0], "width": size[1]}, num_channels=channels)
+        processor = HabaImageProcessor(
+            size={"height": size[0], "width": size[1]}, num_channels=channels, do_center_crop=center_crop
+        )
         try:
-            blocks_BCHW.append(processor.to_uint8(images))
+            block_BCHW = processor.to_uint8(images)
         except ValueError:
             _name_unfit_row(processor, batch_rows, images, split)
             raise
-    # One image in color makes all of them RGB; a grey image loses nothing by being repeated.
-    channels = max(block.shape[1] for block in blocks_BCHW)
-    return torch.cat([block.expand(-1, channels, -1, -1) for block in blocks_BCHW])
+        if not done:
+            images_nCHW = block_BCHW.new_empty(len(rows), *block_BCHW.shape[1:])
+        elif block_BCHW.shape[1] > images_nCHW.shape[1]:
+            # One image in color makes all of them RGB; a grey image loses nothing by being repeated.
+            images_nCHW = images_nCHW.repeat(1, block_BCHW.shape[1], 1, 1)
+        images_nCHW[done : done + len(images)] = block_BCHW
+        done += len(images)
+    return images_nCHW
 
 
 def _name_unfit_row(processor: HabaImageProcessor, rows: list[int], images: list, split: str) -> None:

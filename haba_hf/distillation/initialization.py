@@ -43,6 +43,7 @@ def initial_model(arguments: ModelArguments, data: ImageData, seed: int) -> Haba
         hallucinator_init=arguments.hallucinator_init,
         student_learning_rate=arguments.student_learning_rate,
         num_step_sizes=arguments.num_step_sizes,
+        whitening=data.processor.whitening_fingerprint,
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

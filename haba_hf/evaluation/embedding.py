@@ -11,10 +11,10 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from ..data import ImageData
+from ..data.splits import images_at_once
 from ..modeling_haba import HabaModel
 from ..networks import FeatureNetwork
 from ..pairing import seeded_generator
-from .training import TEST_BATCH_SIZE
 
 REAL = -1  # the source of a real image; a sample's is its hallucinator, or 0 where there is none
 
@@ -57,8 +57,10 @@ def embed_samples(
         seed (`int`): of the real images and of t-SNE.
 
     Raises:
-        `ValueError`: if there is no such class, or there are too few points for the perplexity.
+        `ValueError`: if there is no such class, there are too few points for the perplexity, or real images and
+            samples live in different spaces.
     """
+    data.processor.check_fits(model.config)
     for label in classes:
         if not 0 <= label < data.num_labels:
             raise ValueError(
@@ -97,6 +99,6 @@ def _features(teacher: FeatureNetwork, images_PCHW: Tensor) -> Tensor:
     device = next(teacher.parameters()).device
     was_training = teacher.training
     teacher.eval()
-    features = [teacher.features(batch.to(device)).cpu() for batch in images_PCHW.split(TEST_BATCH_SIZE)]
+    features = [teacher.features(batch.to(device)).cpu() for batch in images_PCHW.split(images_at_once(images_PCHW))]
     teacher.train(was_training)
     return torch.cat(features)

@@ -352,8 +352,8 @@ def evaluate_artifact(
         [`AccuracyResult`].
 
     Raises:
-        `ValueError`: if the images do not have the shape of the artifact's samples, or it lacks what the protocol
-            trains by.
+        `ValueError`: if the images do not have the shape of the artifact's samples or the processor takes them to
+            another space, or the artifact lacks what the protocol trains by.
         `FloatingPointError`: if a student diverges; names the learning rate and the epoch.
     """
     image_shape = tuple(split.images.shape[1:])
@@ -362,7 +362,7 @@ def evaluate_artifact(
             f"The artifact's samples are {list(model.config.sample_shape)} but the images {list(image_shape)} "
             "(C, H, W): load the data in the artifact's size and color, as processor.to_uint8 gives it."
         )
-
+    processor.check_fits(model.config)
     training = artifact_training(model, args, accelerator.device)
     return evaluate_students(
         training.batches_of_student,

@@ -14,12 +14,11 @@ from torch.nn import functional as F
 
 from ..data.augmentation import DsaAugmentation
 from ..data.cutmix import CutMix
+from ..data.splits import images_at_once
 from ..processing_haba import HabaImageProcessor
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Schedule = Literal["half", "two_steps"]
-
-TEST_BATCH_SIZE = 256
 
 
 def learning_rate_at(epoch: int, epochs: int, learning_rate: float, schedule: Schedule = "half") -> float:
@@ -117,7 +116,7 @@ def accuracy(
     images: Tensor,
     labels: Tensor,
     processor: HabaImageProcessor,
-    batch_size: int = TEST_BATCH_SIZE,
+    batch_size: int | None = None,
 ) -> float:
     """
     Fraction of images whose largest logit is their label, in one pass over all of them.
@@ -128,7 +127,8 @@ def accuracy(
             there.
         labels (`torch.Tensor`): int64 `[n]`.
         processor ([`HabaImageProcessor`]): the artifact's, which takes the images to its model space.
-        batch_size (`int`, *optional*, defaults to 256): bounds the memory; the result does not depend on it.
+        batch_size (`int`, *optional*): bounds the memory, by default to that of 256 images of 32x32; the result does
+            not depend on it.
 
     Raises:
         `ValueError`: if there are no images.
@@ -141,6 +141,7 @@ def accuracy(
     network.eval()
     correct = torch.zeros((), dtype=torch.long, device=device)
     finite = torch.ones((), dtype=torch.bool, device=device)
+    batch_size = batch_size or images_at_once(images)
     for images_BCHW, labels_B in zip(images.split(batch_size), labels.split(batch_size), strict=True):
         logits_BL = network(processor.normalize(images_BCHW.to(device)))
         correct += (logits_BL.argmax(dim=1) == labels_B.to(device)).sum()

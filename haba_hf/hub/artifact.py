@@ -13,6 +13,7 @@ from ..evaluation import AccuracyResult, ReportRow
 from ..modeling_haba import HabaModel
 from ..processing_haba import HabaImageProcessor
 from ..storage import StorageFigures
+from ..whitening_haba import WHITENING
 
 WEIGHTS, PROCESSOR = "model.safetensors", "preprocessor_config.json"
 REQUIRED = ("config.json", WEIGHTS, PROCESSOR)
@@ -60,7 +61,7 @@ def read_artifact(directory: str | Path) -> Artifact:
 
     Raises:
         `FileNotFoundError`: if the folder or one of its required files is missing.
-        `ValueError`: if it holds damaged weights, or records of another artifact.
+        `ValueError`: if it holds damaged weights, a processor of another space, or records of another artifact.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -73,6 +74,7 @@ def read_artifact(directory: str | Path) -> Artifact:
         )
     model = HabaModel.from_pretrained(directory, local_files_only=True)
     processor = HabaImageProcessor.from_pretrained(directory, local_files_only=True)
+    processor.check_fits(model.config)
     distillation = _read_record(directory / "distillation.json")
     results, rows = _read_results(directory, model, distillation)
     return Artifact(
@@ -110,6 +112,12 @@ def published_records(artifact: Artifact) -> Files:
     return files
 
 
+def processor_files(artifact: Artifact) -> Files:
+    """The processor as it was saved: its settings and, if it whitens, its whitening."""
+    names = [PROCESSOR] if artifact.processor.whitening is None else [PROCESSOR, WHITENING]
+    return {name: artifact.directory / name for name in names}
+
+
 def as_json(content: dict[str, Any]) -> bytes:
     """The bytes of a JSON file."""
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
@@ -140,7 +148,7 @@ def refuse_unsafe_files(directory: str | Path) -> None:
                 f"{path} is a pickle, which can run code when it is read: an artifact holds safetensors alone, so "
                 "move the file elsewhere."
             )
-    for name in (*REQUIRED, *RECORDS, *FIGURES):
+    for name in (*REQUIRED, WHITENING, *RECORDS, *FIGURES):
         if not (directory / name).resolve().is_relative_to(directory.resolve()):
             raise ValueError(f"{directory / name} is a link out of its folder: put a copy of the file in its place.")
 

@@ -52,10 +52,12 @@ def save_gallery(
         bases_per_class (`int`, *optional*): show only the first ones of each class, by default up to 10.
 
     Raises:
-        `ValueError`: if `bases_per_class` is out of range, or the picture would be too large.
+        `ValueError`: if `bases_per_class` is out of range, the picture would be too large, or the processor is of
+            another space.
         `OSError`: if the file cannot be written.
     """
     config = model.config
+    processor.check_fits(config)
     shown = min(config.bases_per_class, 10) if bases_per_class is None else bases_per_class
     if not 1 <= shown <= config.bases_per_class:
         raise ValueError(f"bases_per_class must be 1 to {config.bases_per_class}, the artifact's, got {shown}.")

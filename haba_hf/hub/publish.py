@@ -22,6 +22,8 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from .. import modeling_haba, processing_haba
 from ..files import atomic_directory
 from ..modeling_haba import HabaModel
+from ..processing_haba import HabaImageProcessor
+from ..whitening_haba import WHITENING
 from .artifact import (
     CARD,
     FIGURES,
@@ -31,6 +33,7 @@ from .artifact import (
     Artifact,
     Files,
     as_json,
+    processor_files,
     published_records,
     read_artifact,
     refuse_unsafe_files,
@@ -41,7 +44,7 @@ from .tables import materialize_artifact
 EVAL_RESULTS = ".eval_results/haba.yaml"
 CODE = "*_haba.py"
 TABLES = ("exact/*.parquet", "images/*.parquet")
-KNOWN = (*REQUIRED, *RECORDS, *FIGURES, CARD, EVAL_RESULTS, CODE)  # all that is read of a repository
+KNOWN = (*REQUIRED, WHITENING, *RECORDS, *FIGURES, CARD, EVAL_RESULTS, CODE)  # all that is read of a repository
 LOCAL = (*KNOWN, ".eval_results")  # names in a folder that was pulled
 
 AUTO_MAP = {
@@ -145,7 +148,8 @@ def pull_artifact(repo_id: str, local_dir: str | Path, revision: str | None = No
             if _is_of(name, KNOWN) and path.is_file():
                 (aside / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, aside / name)  # the cache holds links
-        HabaModel.from_pretrained(aside, local_files_only=True)
+        model = HabaModel.from_pretrained(aside, local_files_only=True)
+        HabaImageProcessor.from_pretrained(aside, local_files_only=True).check_fits(model.config)
     return local_dir
 
 
@@ -199,7 +203,7 @@ def clear_hub_errors(repo_id: str, revision: str | None = None) -> Iterator[None
 
 
 def _model_files(artifact: Artifact, repo_id: str, include_code: bool) -> Files:
-    files = {**published_records(artifact), WEIGHTS: artifact.directory / WEIGHTS}
+    files = {**published_records(artifact), **processor_files(artifact), WEIGHTS: artifact.directory / WEIGHTS}
     for name, auto_map in AUTO_MAP.items():
         config = json.loads((artifact.directory / name).read_text(encoding="utf-8"))
         config.pop("auto_map", None)

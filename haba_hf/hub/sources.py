@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ..data import NAMED_DATASETS
+from ..data import IMAGENET_SUBSETS, NAMED_DATASETS
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,26 @@ class Source:
     license_text: str = "The licence of the source data is not on record here: find it out before you share them."
     citation: str = ""
 
+
+# Without a Hub id: the one of ImageNet is that of all its classes, whose figures these are not.
+IMAGENET = {
+    name: Source(
+        f"{name.replace('image', 'Image')}, ten classes of ImageNet-1k",
+        license_text="ImageNet is given for non-commercial research and education; its images belong to their owners.",
+        citation="""@article{russakovsky2015imagenet,
+  title   = {ImageNet Large Scale Visual Recognition Challenge},
+  author  = {Russakovsky, Olga and Deng, Jia and Su, Hao and Krause, Jonathan and Satheesh, Sanjeev and Ma, Sean and
+             Huang, Zhiheng and Karpathy, Andrej and Khosla, Aditya and Bernstein, Michael and Berg, Alexander C. and
+             Fei-Fei, Li},
+  journal = {International Journal of Computer Vision},
+  volume  = {115},
+  number  = {3},
+  pages   = {211--252},
+  year    = {2015}
+}""",
+    )
+    for name in IMAGENET_SUBSETS
+}
 
 SOURCES = {
     "digits": Source(
@@ -90,6 +110,7 @@ SOURCES = {
   year    = {2018}
 }""",
     ),
+    **IMAGENET,
 }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from datasets import Dataset, Features, Image
 
 from ..files import atomic_directory
-from .artifact import CARD, PROCESSOR, Artifact, published_records
+from .artifact import CARD, Artifact, processor_files, published_records
 from .cards import EXACT, IMAGES, render_dataset_card
 
 PARQUET = "train-00000-of-00001.parquet"
@@ -35,7 +35,7 @@ def materialize_artifact(artifact: Artifact, directory: str | Path, repo_id: str
             table.to_parquet(aside / config / PARQUET)
         files = {
             **published_records(artifact),
-            PROCESSOR: artifact.directory / PROCESSOR,
+            **processor_files(artifact),
             CARD: render_dataset_card(artifact, repo_id or str(directory)).encode(),
         }
         for name, content in files.items():

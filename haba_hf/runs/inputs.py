@@ -28,8 +28,13 @@ def open_evaluation(
             "training/select_coreset.py), or set artifact."
         )
     model, processor = load_artifact(artifact)
+    if recipe.data.zca != (processor.whitening is not None):
+        space = "are not whitened" if processor.whitening is None else "live in ZCA-whitened space"
+        raise ValueError(
+            f"The samples of {artifact} {space}, but the recipe says zca: {str(recipe.data.zca).lower()}."
+        )
     on_test = recipe.evaluation.evaluation_split == "test"
-    data = load_image_data(recipe.data, allow_missing_test=not on_test)
+    data = load_image_data(recipe.data, allow_missing_test=not on_test, whitening=processor.whitening)
     split = data.test if on_test else data.validation
     if not split:
         advice = "add one" if on_test else "set validation_fraction above 0"
@@ -51,13 +56,15 @@ def load_artifact(artifact: str) -> tuple[HabaModel, HabaImageProcessor]:
     Model and processor from a folder or a Hub id.
 
     Raises:
-        `ValueError`: if it is damaged or not a haba artifact.
+        `ValueError`: if it is damaged, not a haba artifact, or its processor lacks the whitening of its samples.
         `OSError`: if it does not exist or lacks a file.
     """
     if artifact.count("/") != 1 and not Path(artifact).is_dir():
         raise FileNotFoundError(f"There is no artifact {artifact}: it is neither a folder nor a Hub id (owner/name).")
     model = HabaModel.from_pretrained(artifact)
-    return model, AutoImageProcessor.from_pretrained(artifact)
+    processor = AutoImageProcessor.from_pretrained(artifact)
+    processor.check_fits(model.config)
+    return model, processor
 
 
 def student_network(recipe: Recipe) -> NetworkArguments:

@@ -10,12 +10,13 @@ import torch
 from datasets import load_dataset
 from huggingface_hub import constants
 from safetensors.torch import load_file
-from transformers import AutoModel
+from transformers import AutoImageProcessor, AutoModel
 
 from fake_hub import READER, WRITER, environment_of, serving
 from haba_hf import HabaModel
 from haba_hf.hub import fetch_artifact, pull_artifact, push_artifact, read_artifact
 from haba_hf.hub.publish import code_files
+from haba_hf.whitening_haba import WHITENING
 from tiny_artifact import tiny_artifact
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +27,7 @@ CODE = {
     "modeling_haba.py",
     "output_haba.py",
     "processing_haba.py",
+    "whitening_haba.py",
 }
 FILES = {
     ".eval_results/haba.yaml",
@@ -86,6 +88,37 @@ def test_without_code_the_configs_name_none(hub, artifact):
     assert "auto_map" not in json.loads(files["preprocessor_config.json"])
     assert b"trust_remote_code" not in files["README.md"]
     assert AutoModel.from_pretrained("me/tiny").config.num_labels == 4
+
+
+def test_a_whitening_goes_along_and_is_missed(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # made once a process, of the first endpoint
+    artifact = tiny_artifact(tmp_path / "run", zca=True)
+    push_artifact(artifact, "me/white")
+    assert hub.files("me/white").keys() == FILES | CODE | {WHITENING}
+    card = hub.files("me/white")["README.md"].decode()
+    assert "| whitening | 4,160 |" in card and "Samples live in ZCA-whitened space" in card
+    assert "plain images per class without the whitening, which plain images in its space would need" in card
+    found = read_artifact(pull_artifact("me/white", tmp_path / "copy"))
+    assert found.processor.whitening_fingerprint == found.model.config.whitening
+    assert AutoImageProcessor.from_pretrained("me/white").whitening_fingerprint == found.model.config.whitening
+
+    push_artifact(artifact, "me/white", as_dataset=True)
+    files = hub.files("me/white", "dataset")
+    assert files[WHITENING] == (artifact / WHITENING).read_bytes()
+    assert json.loads(files["preprocessor_config.json"])["whitening"] == found.model.config.whitening
+
+    files = hub.files("me/white")
+    del files[WHITENING]
+    hub.put("me/lost", files)
+    for load in (
+        lambda: pull_artifact("me/lost", tmp_path / "lost"),
+        lambda: AutoImageProcessor.from_pretrained("me/lost"),
+    ):
+        with pytest.raises(ValueError, match=r"whitens images, but its whitening\.safetensors cannot be had"):
+            load()
+    assert not (tmp_path / "lost").exists()
+    push_artifact(tiny_artifact(tmp_path / "plain"), "me/white")
+    assert hub.files("me/white").keys() == FILES | CODE, "a whitening that is no longer the artifact's is deleted"
 
 
 @pytest.mark.parametrize("as_dataset", [False, True])
@@ -325,7 +358,8 @@ def test_push_to_hub_of_transformers(hub, artifact, monkeypatch):
     model = HabaModel.from_pretrained(artifact)
     model.push_to_hub("me/plain")
     assert CODE | {"config.json", "model.safetensors", "README.md"} == hub.files("me/plain").keys() | {
-        "processing_haba.py"  # the processor's own push brings it
+        "processing_haba.py",  # the processor's own push brings these
+        "whitening_haba.py",
     }
     assert torch.equal(HabaModel.from_pretrained("me/plain").bases, model.bases)
 

@@ -1,0 +1,79 @@
+"""The ablation tables: every row is a recipe whose artifact can be made, and says what its name says."""
+
+import re
+
+import pytest
+
+from haba_hf import HabaConfig
+from haba_hf.recipe import Recipe
+from haba_hf.reproduction import read_table, tables_folder
+from haba_hf.storage import plan_storage
+
+SHAPES = {"fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32), "mnist": (1, 28, 28), "digits": (1, 8, 8)}
+MODEL_FIELDS = (
+    *("bases_per_class", "num_hallucinators", "hallucinator_depth", "hallucinator_channels", "share_encoder_decoder"),
+    *("basis_channels", "label_kind", "hallucinator_init", "formation_factor", "formation_axes", "num_step_sizes"),
+)
+
+
+def config_of(recipe: Recipe) -> HabaConfig:
+    """The artifact's, as distillation would make it for ten classes."""
+    channels, height, width = SHAPES[recipe.data.dataset]
+    sizes = {"sample_channels": channels, "sample_height": height, "sample_width": width}
+    return HabaConfig(num_labels=10, **{name: vars(recipe.model)[name] for name in MODEL_FIELDS}, **sizes)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in tables_folder().glob("*.yaml")))
+def test_every_row_of_every_table_parses_and_has_an_artifact(name):
+    table = read_table(name)
+    assert table.title and table.rows
+    for row in table.rows:
+        assert isinstance(row.paper, str) and isinstance(row.name, str)
+        assert config_of(row.parse({})).num_samples > 0
+
+
+@pytest.mark.parametrize("name", ["hallucinators", "losses", "number", "budget"])
+def test_rows_of_an_ablation_differ(name):
+    rows = read_table(f"ablation_{name}").rows
+    assert len({str(row.parse({"output_dir": "x"}).to_dict()) for row in rows}) == len(rows)
+    for row in rows:  # and in nothing but what is ablated: data, networks and students are the same
+        assert row.parse({}).data == rows[0].parse({}).data
+        assert row.parse({}).network == rows[0].parse({}).network
+
+
+def test_hallucinators_are_of_the_sizes_that_the_paper_prints():
+    sizes = {"depth 0": 6144, "depth 1, 3 channels": 6312, "depth 1, 8 channels": 16_827}
+    sizes |= {"depth 1, 16 channels": 33_651, "depth 2": 10_963, "depth 3": 16_131}
+    rows = {row.name: row for row in read_table("ablation_hallucinators").rows}
+    for name, size in sizes.items():
+        config = config_of(rows[name].parse({}))
+        assert config.num_floats == 10 * 3072 + 5 * size + 1, name
+        assert re.fullmatch(r"\d\d\.\d\d ± 0\.\d\d", rows[name].paper)
+    shared = config_of(rows["shared encoder and decoder"].parse({}))
+    assert shared.num_floats == 10 * 3072 + 5 * 6144 + 168 + 1
+
+
+def test_numbers_of_hallucinators():
+    rows = read_table("ablation_number").rows
+    assert [row.parse({}).model.num_hallucinators for row in rows] == [0, 1, 2, 3, 5, 8]
+    assert {row.parse({}).model.bases_per_class for row in rows} == {1}
+
+
+def test_budgets_are_kept_by_the_rule_in_the_header():
+    rows = read_table("ablation_budget").rows
+    assert len(rows) == 23, "eight ways at three budgets, and one has no room"
+    for row in rows:
+        budget, depth, hallucinators, bases, channels = map(int, re.findall(r"\d+", row.name))
+        config = config_of(row.parse({}))
+        assert (config.hallucinator_depth, config.num_hallucinators) == (depth, hallucinators)
+        assert (config.bases_per_class, config.basis_shape[0]) == (bases, channels)
+        of_row = {"depths": (depth,), "num_hallucinators": (hallucinators,), "basis_channels": (channels,)}
+        nearest, most = (
+            plan_storage(
+                10, (3, 32, 32), images_per_class=budget, share_encoder_decoder=(False,), strict=strict, **of_row
+            )
+            for strict in (False, True)
+        )
+        chosen = nearest if nearest[0].budget_share <= 1.05 else most
+        assert config.bases_per_class == chosen[0].config.bases_per_class
+        assert config.num_floats <= 1.05 * (budget * 30_720 + 1)
