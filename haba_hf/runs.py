@@ -15,7 +15,6 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import save_model
 from tqdm.auto import tqdm
-from transformers import AutoImageProcessor
 
 from .coresets import choose_coreset, real_images_artifact, real_images_config
 from .data import ImageData, Split, load_image_data
@@ -53,7 +52,7 @@ from .hub.figures import plot_training_curves, save_gallery
 from .modeling_haba import HabaModel
 from .networks import NetworkArguments
 from .pairing import seeded_generator
-from .processing_haba import HabaImageProcessor
+from .processors import HabaProcessor, check_same_space, load_processor
 from .recipe import Recipe
 from .storage import (
     StorageFigures,
@@ -146,7 +145,7 @@ def build_objective(recipe: Recipe, data: ImageData) -> Objective:
 def write_artifact(
     path: Path,
     model: HabaModel,
-    processor: HabaImageProcessor,
+    processor: HabaProcessor,
     recipe: Recipe,
     data: ImageData,
     accelerator: Accelerator,
@@ -239,7 +238,7 @@ def evaluate(recipe: Recipe, accelerator: Accelerator) -> list[ReportRow]:
     network = student_network(recipe)
     arguments, seed = recipe.evaluation, recipe.distillation.seed
     results = {"test": "results.json", "validation": "validation.json"}[arguments.evaluation_split]
-    train_images, shape = len(data.train), data.image_shape
+    train_images, shape, value_bytes = len(data.train), data.image_shape, data.bytes_per_value
 
     rows: list[ReportRow] = []
 
@@ -251,15 +250,15 @@ def evaluate(recipe: Recipe, accelerator: Accelerator) -> list[ReportRow]:
             write_results(path, rows, weights_fingerprint=weights_fingerprint(model), **facts)
 
     result = evaluate_artifact(model, split, processor, network, arguments, seed, accelerator)
-    add(system_name(artifact, model), result, describe_storage(model.storage(), train_images, shape))
+    add(system_name(artifact, model), result, describe_storage(model.storage(), train_images, shape, value_bytes))
     if arguments.references in ("random", "all"):
         images_per_class = equal_storage_images_per_class(model.config)
         result = evaluate_random_real(data, split, images_per_class, network, arguments, seed, accelerator)
         plain = random_real_artifact(data, images_per_class, seed).storage()
-        add(RANDOM_REAL, result, describe_storage(plain, train_images, shape))
+        add(RANDOM_REAL, result, describe_storage(plain, train_images, shape, value_bytes))
     if arguments.references == "all":
         result = evaluate_full_data(data, split, network, arguments, seed, accelerator)
-        add(FULL_DATA, result, describe_training_set(train_images, shape, data.num_labels))
+        add(FULL_DATA, result, describe_training_set(train_images, shape, data.num_labels, value_bytes))
     return rows
 
 
@@ -324,7 +323,7 @@ def train_one_student(recipe: Recipe, accelerator: Accelerator) -> float:
     return score
 
 
-def load_artifact(artifact: str) -> tuple[HabaModel, HabaImageProcessor]:
+def load_artifact(artifact: str) -> tuple[HabaModel, HabaProcessor]:
     """
     Model and processor from a folder or a Hub id.
 
@@ -335,7 +334,7 @@ def load_artifact(artifact: str) -> tuple[HabaModel, HabaImageProcessor]:
     if artifact.count("/") != 1 and not Path(artifact).is_dir():
         raise FileNotFoundError(f"There is no artifact {artifact}: it is neither a folder nor a Hub id (owner/name).")
     model = HabaModel.from_pretrained(artifact)
-    return model, AutoImageProcessor.from_pretrained(artifact)
+    return model, load_processor(artifact)
 
 
 def environment(accelerator: Accelerator) -> dict:
@@ -386,7 +385,7 @@ def student_network(recipe: Recipe) -> NetworkArguments:
     return dataclasses.replace(recipe.network, network_width=width)
 
 
-def _write_model(folder: Path, model: HabaModel, processor: HabaImageProcessor, recipe: Recipe) -> None:
+def _write_model(folder: Path, model: HabaModel, processor: HabaProcessor, recipe: Recipe) -> None:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     recipe.write(folder / "recipe.yaml")
@@ -394,7 +393,7 @@ def _write_model(folder: Path, model: HabaModel, processor: HabaImageProcessor, 
 
 def open_evaluation(
     recipe: Recipe, accelerator: Accelerator
-) -> tuple[str, HabaModel, HabaImageProcessor, ImageData, Split]:
+) -> tuple[str, HabaModel, HabaProcessor, ImageData, Split]:
     """The artifact's name, model and processor, the data and the split to score on, once they are known to fit."""
     output_dir = recipe.distillation.output_dir
     artifact = recipe.evaluation.artifact or str(Path(output_dir) / "artifact")
@@ -417,6 +416,7 @@ def open_evaluation(
             f"{data.name} has {found[0]} classes and images {list(found[1:])}: choose the data it was distilled from, "
             "with the same resize."
         )
+    check_same_space(processor, data.processor)
     if accelerator.is_main_process:
         check_writable(output_dir)
     return artifact, model, processor, data, split

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ..data.augmentation import DsaAugmentation
 from ..data.cutmix import CutMix
-from ..processing_haba import HabaImageProcessor
+from ..processors import HabaProcessor
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Schedule = Literal["half", "two_steps"]
@@ -116,7 +116,7 @@ def accuracy(
     network: nn.Module,
     images: Tensor,
     labels: Tensor,
-    processor: HabaImageProcessor,
+    processor: HabaProcessor,
     batch_size: int = TEST_BATCH_SIZE,
 ) -> float:
     """
@@ -124,8 +124,8 @@ def accuracy(
 
     Args:
         network (`nn.Module`): scored in evaluation mode, left in the mode it was in.
-        images (`torch.Tensor`): uint8 `[n, C, H, W]`; each batch is moved to the network's device and normalized
-            there.
+        images (`torch.Tensor`): of a split, `[n, C, H, W]`, not normalized; each batch is moved to the network's device
+            and normalized there.
         labels (`torch.Tensor`): int64 `[n]`.
         processor ([`HabaImageProcessor`]): the artifact's, which takes the images to its model space.
         batch_size (`int`, *optional*, defaults to 256): bounds the memory; the result does not depend on it.
