@@ -53,7 +53,8 @@ def find_image_column(features: Features, wanted: str | None, name: str) -> str:
     found = [column for column, feature in features.items() if isinstance(feature, Image)]
     if len(found) != 1:
         raise ValueError(
-            f"{name} has {len(found)} image columns; set image_column to one of its columns {columns_in_words(features)}."
+            f"{name} has {len(found)} image columns; set image_column to one of its columns "
+            f"{columns_in_words(features)}."
         )
     return found[0]
 
@@ -68,7 +69,8 @@ def find_label_column(features: Features, wanted: str | None, name: str) -> str:
         found = [column for column in LABEL_COLUMN_NAMES if column in features and _is_label(features[column])]
     if len(found) != 1:
         raise ValueError(
-            f"{name} has {len(found)} label columns; set label_column to one of its columns {columns_in_words(features)}."
+            f"{name} has {len(found)} label columns; set label_column to one of its columns "
+            f"{columns_in_words(features)}."
         )
     return found[0]
 

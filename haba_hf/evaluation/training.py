@@ -124,8 +124,8 @@ def accuracy(
 
     Args:
         network (`nn.Module`): scored in evaluation mode, left in the mode it was in.
-        images (`torch.Tensor`): of a split, `[n, C, H, W]`, not normalized; each batch is moved to the network's device
-            and normalized there.
+        images (`torch.Tensor`): of a split, `[n, C, H, W]`, not normalized; each batch is moved to the network's
+            device and normalized there.
         labels (`torch.Tensor`): int64 `[n]`.
         processor ([`HabaImageProcessor`]): the artifact's, which takes the images to its model space.
         batch_size (`int`, *optional*, defaults to 256): bounds the memory; the result does not depend on it.

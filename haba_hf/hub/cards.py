@@ -82,7 +82,7 @@ def render_dataset_card(artifact: Artifact, repo_id: str) -> str:
 
 
 def eval_results_yaml(artifact: Artifact) -> str | None:
-    """The accuracy in the format of `.eval_results/*.yaml`; `None` without one on a whole Hub data set's test split."""
+    """The accuracy in the format of `.eval_results/*.yaml`; `None` without one on the test split of a Hub data set."""
     source = source_of(artifact.recipe, artifact.distillation)
     if not artifact.rows or source is None or source.hub_id is None or source.is_part or _split(artifact) != "test":
         return None

@@ -44,7 +44,8 @@ def save_gallery(
     basis and the samples each hallucinator makes of it. Plain pixels (K = 0) get one row for each class with its
     samples.
 
-    Pixels are enlarged to squares, not smoothed. Spectrograms have time to the right and frequency upwards. A basis of one channel of colour samples is shown grey.
+    Pixels are enlarged to squares, not smoothed. A basis of one channel of colour samples is shown grey. Spectrograms
+    have time to the right and frequency upwards.
 
     Args:
         model ([`HabaModel`]): the artifact.
