@@ -34,6 +34,7 @@ from .hub import (
     push_artifact,
     read_artifact,
     save_gallery,
+    save_sounds,
 )
 from .recipe import Recipe, parse_recipe, recipes_folder, run_script
 from .runs import distill, evaluate, select_coreset, start_accelerator
@@ -166,6 +167,12 @@ def _gallery(arguments: argparse.Namespace) -> Answer:
     return {"picture": arguments.picture}, arguments.picture
 
 
+def _listen(arguments: argparse.Namespace) -> Answer:
+    artifact = _open(arguments.artifact, arguments.revision)
+    sounds = save_sounds(artifact.model, artifact.processor, arguments.folder)
+    return {"folder": arguments.folder, "num_samples": len(sounds)}, f"{arguments.folder}: {len(sounds):,} WAV files"
+
+
 def _push(arguments: argparse.Namespace) -> Answer:
     url = push_artifact(
         arguments.folder,
@@ -231,10 +238,12 @@ def _parser() -> argparse.ArgumentParser:
         commands, "materialize", _materialize, "All samples as parquet: haba materialize me/haba-digits out"
     )
     gallery = _add(commands, "gallery", _gallery, "Bases and samples as a PNG: haba gallery me/haba-digits out.png")
-    for command in (info, samples, gallery):
+    sounds = _add(commands, "listen", _listen, "All samples of speech as WAV files: haba listen me/haba-speech sounds")
+    for command in (info, samples, gallery, sounds):
         command.add_argument("artifact", help="folder, or owner/name on the Hub")
         command.add_argument("--revision", help="branch, tag or commit on the Hub")
-    samples.add_argument("folder", help="a new folder")
+    for command in (samples, sounds):
+        command.add_argument("folder", help="a new folder")
     gallery.add_argument("picture", help="the PNG to write")
     gallery.add_argument("--bases_per_class", type=int, help="show only the first ones (by default up to 10)")
 

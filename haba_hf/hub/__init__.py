@@ -3,6 +3,7 @@
 from .artifact import Artifact, read_artifact
 from .cards import render_dataset_card, render_model_card
 from .figures import plot_embedding, plot_robustness, plot_training_curves, save_contact_sheet, save_gallery
+from .listen import save_sounds
 from .publish import fetch_artifact, pull_artifact, push_artifact
 from .tables import materialize_artifact
 
@@ -20,4 +21,5 @@ __all__ = [
     "render_model_card",
     "save_contact_sheet",
     "save_gallery",
+    "save_sounds",
 ]

@@ -11,7 +11,7 @@ import yaml
 
 from ..evaluation import AccuracyResult, ReportRow
 from ..modeling_haba import HabaModel
-from ..processing_haba import HabaImageProcessor
+from ..processors import HabaProcessor, load_processor
 from ..storage import StorageFigures
 from ..whitening_haba import WHITENING
 
@@ -33,7 +33,7 @@ class Artifact:
     Args:
         directory (`Path`): its folder.
         model ([`HabaModel`]): on the CPU.
-        processor ([`HabaImageProcessor`]): to and from model space.
+        processor ([`HabaImageProcessor`] or [`HabaAudioProcessor`]): to and from model space.
         recipe (`dict`): `recipe.yaml`, empty if there is none.
         distillation (`dict`): `distillation.json`, empty if there is none.
         results (`dict`): `results.json` of the folder, or of the run whose artifact it is; empty if there is none.
@@ -43,7 +43,7 @@ class Artifact:
 
     directory: Path
     model: HabaModel
-    processor: HabaImageProcessor
+    processor: HabaProcessor
     recipe: dict[str, Any] = field(default_factory=dict)
     distillation: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
@@ -73,7 +73,7 @@ def read_artifact(directory: str | Path) -> Artifact:
             "wrote (output_dir/artifact), or save model and processor there with save_pretrained."
         )
     model = HabaModel.from_pretrained(directory, local_files_only=True)
-    processor = HabaImageProcessor.from_pretrained(directory, local_files_only=True)
+    processor = load_processor(directory, local_files_only=True)
     processor.check_fits(model.config)
     distillation = _read_record(directory / "distillation.json")
     results, rows = _read_results(directory, model, distillation)

@@ -17,6 +17,7 @@ from jinja2 import FileSystemLoader, StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 
 from ..evaluation import FULL_DATA, RANDOM_REAL, markdown_table
+from ..processing_haba_audio import HabaAudioProcessor
 from ..storage import describe_storage
 from .artifact import Artifact, without_machine_paths
 from .sources import source_of
@@ -66,7 +67,7 @@ def render_dataset_card(artifact: Artifact, repo_id: str) -> str:
         source_datasets=[source.hub_id] if source and source.hub_id else None,
         pretty_name=name,
         tags=TAGS,
-        task_categories=["image-classification"],
+        task_categories=[_task(artifact)],
         size_categories=[next((size for bound, size in bounds.items() if num_samples < bound), "n>1M")],
         configs=[
             {
@@ -81,9 +82,9 @@ def render_dataset_card(artifact: Artifact, repo_id: str) -> str:
 
 
 def eval_results_yaml(artifact: Artifact) -> str | None:
-    """The accuracy in the format of `.eval_results/*.yaml`; `None` without one on a Hub data set's test split."""
+    """The accuracy in the format of `.eval_results/*.yaml`; `None` without one on the test split of a Hub data set."""
     source = source_of(artifact.recipe, artifact.distillation)
-    if not artifact.rows or source is None or source.hub_id is None or _split(artifact) != "test":
+    if not artifact.rows or source is None or source.hub_id is None or source.is_part or _split(artifact) != "test":
         return None
     accuracy = artifact.rows[0].accuracy
     entry = EvalResultEntry(
@@ -120,6 +121,7 @@ def _render(template: str, artifact: Artifact, repo_id: str, metadata: str, **va
         config=model.config,
         class_names=[model.config.id2label[label] for label in range(model.config.num_labels)],
         processor=artifact.processor,
+        is_speech=_is_speech(artifact),
         student_learning_rate=model.student_learning_rate.item(),
         source=source_of(artifact.recipe, artifact.distillation),
         storage=model.storage(),
@@ -140,8 +142,16 @@ def _render(template: str, artifact: Artifact, repo_id: str, metadata: str, **va
     return text
 
 
+def _is_speech(artifact: Artifact) -> bool:
+    return isinstance(artifact.processor, HabaAudioProcessor)
+
+
+def _task(artifact: Artifact) -> str:
+    return "audio-classification" if _is_speech(artifact) else "image-classification"
+
+
 def _ratio(artifact: Artifact) -> float | None:
-    """Floats over the pixel values of the training set, from what distillation or evaluation recorded."""
+    """Floats over the values of the training set, from what distillation or evaluation recorded."""
     train_images = artifact.distillation.get("train_images")
     if train_images is not None:
         config = artifact.model.config
@@ -197,7 +207,9 @@ def _facts(artifact: Artifact) -> dict[str, str]:
     ]
     memory = record.get("peak_memory_bytes")
     facts = {
-        "data": f"{record['train_images']:,} training images" if "train_images" in record else None,
+        "data": f"{record['train_images']:,} training {'clips' if _is_speech(artifact) else 'images'}"
+        if "train_images" in record
+        else None,
         "hash of the data": record.get("data_fingerprint"),
         "objective": recipe.get("objective"),
         "steps": record.get("steps"),
@@ -219,7 +231,7 @@ def _eval_results(artifact: Artifact) -> list[EvalResult] | None:
     title = source.title if source else "source data"
     return [
         EvalResult(
-            task_type="image-classification",
+            task_type=_task(artifact),
             dataset_type=source.hub_id if source and source.hub_id else title,
             dataset_name=title,
             dataset_split=_split(artifact),

@@ -17,6 +17,8 @@ class Source:
         license_id (`str`, *optional*, defaults to `"unknown"`): the Hub's identifier of its licence.
         license_text (`str`, *optional*): a sentence about it.
         citation (`str`, *optional*): BibTeX, empty if there is none.
+        is_part (`bool`, *optional*, defaults to `False`):
+            Only some classes of what is on the Hub: an accuracy on it is none on the whole.
     """
 
     title: str
@@ -24,6 +26,7 @@ class Source:
     license_id: str = "unknown"
     license_text: str = "The licence of the source data is not on record here: find it out before you share them."
     citation: str = ""
+    is_part: bool = False
 
 
 # Without a Hub id: the one of ImageNet is that of all its classes, whose figures these are not.
@@ -98,17 +101,18 @@ SOURCES = {
   year        = {2009}
 }""",
     ),
-    "speech_commands": Source(
-        "Speech Commands",
-        "google/speech_commands",
+    "mini_speech_commands": Source(
+        "Mini Speech Commands",
+        NAMED_DATASETS["mini_speech_commands"].hub_id,
         "cc-by-4.0",
-        "Speech Commands is licensed under CC BY 4.0.",
+        "Mini Speech Commands, eight words of Speech Commands, is licensed under CC BY 4.0.",
         """@article{warden2018speech,
   title   = {Speech Commands: A Dataset for Limited-Vocabulary Speech Recognition},
   author  = {Warden, Pete},
   journal = {arXiv preprint arXiv:1804.03209},
   year    = {2018}
 }""",
+        is_part=True,
     ),
     **IMAGENET,
 }

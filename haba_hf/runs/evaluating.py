@@ -38,7 +38,7 @@ def evaluate(recipe: Recipe, accelerator: Accelerator) -> list[ReportRow]:
     network = student_network(recipe)
     arguments, seed = recipe.evaluation, recipe.distillation.seed
     results = {"test": "results.json", "validation": "validation.json"}[arguments.evaluation_split]
-    train_images, shape = len(data.train), data.image_shape
+    train_images, shape, value_bytes = len(data.train), data.image_shape, data.bytes_per_value
 
     rows: list[ReportRow] = []
 
@@ -50,13 +50,13 @@ def evaluate(recipe: Recipe, accelerator: Accelerator) -> list[ReportRow]:
             write_results(path, rows, weights_fingerprint=weights_fingerprint(model), **facts)
 
     result = evaluate_artifact(model, split, processor, network, arguments, seed, accelerator)
-    add(system_name(artifact, model), result, describe_storage(model.storage(), train_images, shape))
+    add(system_name(artifact, model), result, describe_storage(model.storage(), train_images, shape, value_bytes))
     if arguments.references in ("random", "all"):
         images_per_class = equal_storage_images_per_class(model.config)
         result = evaluate_random_real(data, split, images_per_class, network, arguments, seed, accelerator)
         plain = random_real_artifact(data, images_per_class, seed).storage()
-        add(RANDOM_REAL, result, describe_storage(plain, train_images, shape))
+        add(RANDOM_REAL, result, describe_storage(plain, train_images, shape, value_bytes))
     if arguments.references == "all":
         result = evaluate_full_data(data, split, network, arguments, seed, accelerator)
-        add(FULL_DATA, result, describe_training_set(train_images, shape, data.num_labels))
+        add(FULL_DATA, result, describe_training_set(train_images, shape, data.num_labels, value_bytes))
     return rows

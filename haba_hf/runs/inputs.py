@@ -5,20 +5,19 @@ import json
 from pathlib import Path
 
 from accelerate import Accelerator
-from transformers import AutoImageProcessor
 
 from ..data import ImageData, Split, load_image_data
 from ..files import check_writable
 from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments
-from ..processing_haba import HabaImageProcessor
+from ..processors import HabaProcessor, check_same_space, load_processor
 from ..recipe import Recipe
 from .provenance import CORESET, environment
 
 
 def open_evaluation(
     recipe: Recipe, accelerator: Accelerator
-) -> tuple[str, HabaModel, HabaImageProcessor, ImageData, Split]:
+) -> tuple[str, HabaModel, HabaProcessor, ImageData, Split]:
     """The artifact's name, model and processor, the data and the split to score on, once they are known to fit."""
     output_dir = recipe.distillation.output_dir
     artifact = recipe.evaluation.artifact or str(Path(output_dir) / "artifact")
@@ -46,12 +45,13 @@ def open_evaluation(
             f"{data.name} has {found[0]} classes and images {list(found[1:])}: choose the data it was distilled from, "
             "with the same resize."
         )
+    check_same_space(processor, data.processor)
     if accelerator.is_main_process:
         check_writable(output_dir)
     return artifact, model, processor, data, split
 
 
-def load_artifact(artifact: str) -> tuple[HabaModel, HabaImageProcessor]:
+def load_artifact(artifact: str) -> tuple[HabaModel, HabaProcessor]:
     """
     Model and processor from a folder or a Hub id.
 
@@ -62,7 +62,7 @@ def load_artifact(artifact: str) -> tuple[HabaModel, HabaImageProcessor]:
     if artifact.count("/") != 1 and not Path(artifact).is_dir():
         raise FileNotFoundError(f"There is no artifact {artifact}: it is neither a folder nor a Hub id (owner/name).")
     model = HabaModel.from_pretrained(artifact)
-    processor = AutoImageProcessor.from_pretrained(artifact)
+    processor = load_processor(artifact)
     processor.check_fits(model.config)
     return model, processor
 

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from ..modeling_haba import HabaModel
-from ..processing_haba import HabaImageProcessor
+from ..processors import HabaProcessor
 from ..recipe import Recipe
 
 CORESET = "coreset.json"  # what tells a chosen artifact from a distilled one
@@ -36,7 +36,7 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or "cpu"
 
 
-def write_model(folder: Path, model: HabaModel, processor: HabaImageProcessor, recipe: Recipe) -> None:
+def write_model(folder: Path, model: HabaModel, processor: HabaProcessor, recipe: Recipe) -> None:
     """The artifact itself, its processor and its recipe, into a folder."""
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

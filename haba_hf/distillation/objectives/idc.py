@@ -97,11 +97,10 @@ class IdcMatching(GradientMatching):
         channels, expected = model.config.basis_shape[0], real_data.image_shape[0]
         if self.idc.clamp_bases and channels != expected:
             raise ValueError(f"clamp_bases needs bases of as many channels as images, {expected}, not {channels}.")
-        if self.arguments.clamp_bases and model.config.whitening is not None:
+        if self.idc.clamp_bases and model.config.whitening is not None:
             raise ValueError("clamp_bases needs normalized pixels, each with a range: leave it out with zca.")
         super().prepare(real_data, model, accelerator)
-        extremes = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(-1, *real_data.image_shape)
-        self.darkest, self.brightest = real_data.processor.normalize(extremes).to(accelerator.device)
+        self.darkest, self.brightest = real_data.processor.normalize(real_data.extremes()).to(accelerator.device)
 
     def backward(self, model: HabaModel, generator: torch.Generator) -> dict[str, float]:
         """Adds the gradient of lambda_DD * L_DD to the parameters of `model` and returns what to log."""
