@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..data import ImageData
 from ..modeling_haba import HabaModel
+from ..processing_haba import HabaImageProcessor
 from .artifact import Artifact
 from .figures import draw_tiles, figure_pixels, in_sample_channels
 
@@ -82,16 +83,22 @@ def mixture_picture(
     shown = min(config.bases_per_class, MAX_BASES_PER_CLASS)
     basis_ids = torch.cat([(model.class_ids == shown_label).nonzero().flatten()[:shown] for shown_label in labels])
     samples_PMCHW = mix_hallucinators(model, basis_ids, weights).float()
-    tiles = [processor.denormalize(samples_PMCHW.flatten(0, 1)).view_as(samples_PMCHW)]
+    tiles = [_pictures(processor, samples_PMCHW.flatten(0, 1)).unflatten(0, samples_PMCHW.shape[:2])]
     columns = [f"sample {m + 1}" if config.num_formations > 1 else "sample" for m in range(config.num_formations)]
     if config.num_hallucinators:
         bases = in_sample_channels(model.bases.detach()[basis_ids].float(), config.sample_channels)
-        tiles.insert(0, processor.denormalize(bases)[:, None])
+        tiles.insert(0, _pictures(processor, bases)[:, None])
         columns.insert(0, "basis")
     if real is not None:
         rows_of_classes = real.rows_of_classes(at_least=shown)
         rows = torch.cat([rows_of_classes[shown_label][:shown] for shown_label in labels])
-        tiles.append(real.train.images[rows][:, None] / 255)
+        tiles.append(_pictures(real.processor, real.processor.normalize(real.train.images[rows]))[:, None])
         columns.append("real")
     names = [str(config.id2label[shown_label]) if i == 0 else "" for shown_label in labels for i in range(shown)]
     return figure_pixels(draw_tiles(torch.cat(tiles, dim=1), names, columns))
+
+
+def _pictures(processor: HabaImageProcessor, samples_BCHW: Tensor) -> Tensor:
+    """Samples as they are looked at: `[B, 1 or 3, H, W]` in [0, 1]."""
+    pixels = np.stack([np.asarray(picture) for picture in processor.to_pil(samples_BCHW)])
+    return torch.from_numpy(pixels).view(*pixels.shape[:3], -1).permute(0, 3, 1, 2) / 255
