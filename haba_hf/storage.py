@@ -154,6 +154,7 @@ def plan_storage(
     num_hallucinators: Sequence[int] = (2, 5),
     basis_channels: Sequence[int] | None = None,
     share_encoder_decoder: Sequence[bool] = (False, True),
+    label_kind: str = "hard",
     strict: bool = True,
 ) -> list[StoragePlan]:
     """
@@ -170,6 +171,7 @@ def plan_storage(
         basis_channels (`Sequence[int]`, *optional*): values of C', by default 1 and C. Depth 0 has no convolutions
             that change channels or could be shared, and appears with C and unshared only.
         share_encoder_decoder (`Sequence[bool]`, *optional*, defaults to `(False, True)`): unshared, shared or both.
+        label_kind (`str`, *optional*, defaults to `"hard"`): `"soft"` labels take room too.
         strict (`bool`, *optional*, defaults to `True`): the most bases per class that fit, and no row where not even
             one does. `False`: the number nearest to the budget, at least 1, which is how the paper sets 9 bases and 5
             hallucinators against 10 images per class; `budget_share` says by how much a row exceeds.
@@ -204,6 +206,7 @@ def plan_storage(
             "hallucinator_depth": depth,
             "basis_channels": basis,
             "share_encoder_decoder": shared,
+            "label_kind": label_kind,
             "sample_channels": channels,
             "sample_height": height,
             "sample_width": width,

@@ -4,13 +4,20 @@ from .artifact import Artifact, read_artifact
 from .cards import render_dataset_card, render_model_card
 from .figures import plot_embedding, plot_robustness, plot_training_curves, save_contact_sheet, save_gallery
 from .listen import save_sounds
-from .publish import fetch_artifact, pull_artifact, push_artifact
+from .mixtures import mix_hallucinators, mixture_picture
+from .publish import export_artifact, fetch_artifact, pull_artifact, push_artifact
+from .summary import artifact_facts, artifact_summary
 from .tables import materialize_artifact
 
 __all__ = [
     "Artifact",
+    "artifact_facts",
+    "artifact_summary",
+    "export_artifact",
     "fetch_artifact",
     "materialize_artifact",
+    "mix_hallucinators",
+    "mixture_picture",
     "plot_embedding",
     "plot_robustness",
     "plot_training_curves",

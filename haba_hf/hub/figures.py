@@ -68,12 +68,12 @@ def save_gallery(
         [(model.class_ids == label).nonzero().flatten()[:shown] for label in range(config.num_labels)]
     )
     with torch.no_grad():
-        samples = _pictures(processor, model(basis_ids).samples.float())
+        samples = pictures(processor, model(basis_ids).samples.float())
         if config.num_hallucinators == 0:
             tiles_RTCHW = samples.unflatten(0, (config.num_labels, -1))
             rows, columns = class_names, [str(i + 1) for i in range(shown)]
         else:
-            bases = _pictures(processor, _in_sample_channels(model.bases[basis_ids].float(), config.sample_channels))
+            bases = pictures(processor, in_sample_channels(model.bases[basis_ids].float(), config.sample_channels))
             samples = samples.unflatten(0, (len(basis_ids), -1))
             tiles_RTCHW = torch.cat([bases[:, None], samples], dim=1)
             rows = [name if i == 0 else "" for name in class_names for i in range(shown)]
@@ -89,7 +89,7 @@ def save_gallery(
             f"time: 0 to {processor.clip_seconds:g} s to the right; "
             f"frequency: 0 to {processor.sampling_rate / 2000:g} kHz upwards{scale}"
         )
-    _draw_tiles(tiles_RTCHW, rows, columns, path, caption)
+    _save(draw_tiles(tiles_RTCHW.cpu(), rows, columns, caption), path)
 
 
 def save_contact_sheet(image: Tensor, path: str | Path, seed: int = 0) -> None:
@@ -112,7 +112,7 @@ def save_contact_sheet(image: Tensor, path: str | Path, seed: int = 0) -> None:
         for name in CORRUPTIONS
     ]
     columns = ["clean", *map(str, SEVERITIES)]
-    _draw_tiles(torch.stack(rows) / 255, [name.replace("_", " ") for name in CORRUPTIONS], columns, path)
+    _save(draw_tiles(torch.stack(rows) / 255, [name.replace("_", " ") for name in CORRUPTIONS], columns), path)
 
 
 def plot_training_curves(metrics_path: str | Path, path: str | Path) -> None:
@@ -228,21 +228,31 @@ def _read_curves(metrics_path: str | Path) -> dict[str, dict[int, float]]:
     return curves
 
 
-def _pictures(processor: HabaProcessor, samples_BCHW: Tensor) -> Tensor:
+def pictures(processor: HabaProcessor, samples_BCHW: Tensor) -> Tensor:
     """Samples as they are looked at, in [0, 1]: [B, 1 or 3, H, W]."""
     pixels = np.stack([np.asarray(picture) for picture in processor.to_pil(samples_BCHW)])
     pixels_BHWC = torch.from_numpy(pixels).view(*pixels.shape[:3], -1)
     return pixels_BHWC.permute(0, 3, 1, 2) / 255
 
 
-def _in_sample_channels(bases_NCHW: Tensor, channels: int) -> Tensor:
+def in_sample_channels(bases_NCHW: Tensor, channels: int) -> Tensor:
     """Bases of other channels than the samples' have no colours of their own: their mean is shown."""
     if bases_NCHW.shape[1] == channels:
         return bases_NCHW
     return bases_NCHW.mean(dim=1, keepdim=True).expand(-1, channels, -1, -1)
 
 
-def _draw_tiles(tiles_RTCHW: Tensor, rows: list[str], columns: list[str], path: str | Path, caption: str = "") -> None:
+def draw_tiles(tiles_RTCHW: Tensor, rows: list[str], columns: list[str], caption: str = "") -> Figure:
+    """
+    Images as a figure: a row of tiles for each name of `rows`, `columns` above them. Pixels are enlarged to squares.
+
+    Args:
+        tiles_RTCHW (`torch.Tensor`): `[R, T, C, H, W]` in [0, 1], C 1 (grey) or 3.
+        caption (`str`, *optional*): below the tiles.
+
+    Raises:
+        `ValueError`: if the picture would be too large.
+    """
     height, width = tiles_RTCHW.shape[-2:]
     factor = math.ceil(TILE_PIXELS / min(height, width))
     # Grey as RGB, and as bytes: matplotlib then passes every pixel on as it is.
@@ -282,7 +292,14 @@ def _draw_tiles(tiles_RTCHW: Tensor, rows: list[str], columns: list[str], path: 
     axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    _save(figure, path)
+    return figure
+
+
+def figure_pixels(figure: Figure) -> np.ndarray:
+    """A figure as uint8 `[height, width, 3]`."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def _save(figure: Figure, path: str | Path) -> None:

@@ -1,4 +1,5 @@
-"""To the Hub and back: what of an artifact's folder is uploaded, in one commit, and what of a repository is taken."""
+"""To the Hub and back: what of an artifact's folder is uploaded, in one commit, and what of a repository is taken.
+And the same without a Hub, into a folder."""
 
 import inspect
 import json
@@ -41,6 +42,7 @@ from .artifact import (
     published_records,
     read_artifact,
     refuse_unsafe_files,
+    write_files,
 )
 from .cards import eval_results_yaml, render_model_card
 from .tables import materialize_artifact
@@ -124,6 +126,36 @@ def push_artifact(
     return str(url)
 
 
+def export_artifact(
+    directory: str | Path, folder: str | Path, *, repo_id: str | None = None, include_code: bool = True
+) -> Path:
+    """
+    Writes what [`push_artifact`] uploads of an artifact into a folder, which then has all there is to know of it:
+    card, figures, and what was measured in the run. It can be loaded, looked at and pushed as it is, and exported
+    again to itself to have its card anew.
+
+    Args:
+        directory (`str`): the artifact's folder.
+        folder (`str`): a new or empty folder, or one that holds an artifact alone, which is replaced.
+        repo_id (`str`, *optional*): the name that the card's code loads, by default `folder` as it is given.
+        include_code (`bool`, *optional*, defaults to `True`): as of a push.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        `ValueError`: if `directory` is unfit, as of a push, or `folder` holds something else than an artifact.
+        `OSError`: if a file cannot be read or written; `folder` then is as it was.
+    """
+    refuse_unsafe_files(directory)
+    artifact = read_artifact(directory)
+    _refuse_other_folders(Path(folder))
+    files = _model_files(artifact, repo_id or str(folder), include_code)
+    with atomic_directory(folder) as aside:
+        write_files(aside, files)
+    return Path(folder)
+
+
 def pull_artifact(repo_id: str, local_dir: str | Path, revision: str | None = None) -> Path:
     """
     Fetches an artifact from the Hub into a folder of its own, whole or not at all. No code of the repository is run.
@@ -142,10 +174,7 @@ def pull_artifact(repo_id: str, local_dir: str | Path, revision: str | None = No
         `OSError`: if the Hub cannot be reached or refuses; `local_dir` then is as it was.
     """
     local_dir = Path(local_dir)
-    if local_dir.is_dir():
-        names = {path.name for path in local_dir.iterdir()}
-        if names and (not names.issuperset(REQUIRED) or not all(_is_of(name, LOCAL) for name in names)):
-            raise ValueError(f"{local_dir} holds other files than an artifact's: name a new folder.")
+    _refuse_other_folders(local_dir)
     snapshot = fetch_artifact(repo_id, revision)
     with atomic_directory(local_dir) as aside:
         for path in snapshot.rglob("*"):
@@ -235,6 +264,12 @@ def code_files(processor: type[HabaProcessor] = HabaImageProcessor) -> list[Path
     roots = [str(modeling_haba.__file__), inspect.getfile(processor)]
     files = {Path(path) for root in roots for path in (root, *get_relative_import_files(root))}
     return sorted(files)
+
+
+def _refuse_other_folders(folder: Path) -> None:
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if names and (not names.issuperset(REQUIRED) or not all(_is_of(name, LOCAL) for name in names)):
+        raise ValueError(f"{folder} holds other files than an artifact's: name a new folder.")
 
 
 def _make_branch(api: HfApi, repo_id: str, repo_type: str, revision: str) -> None:

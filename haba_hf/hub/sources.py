@@ -1,4 +1,4 @@
-"""What a card must say about the data an artifact was distilled from: its title, licence and citation."""
+"""What a card must say about the data an artifact comes from: its title, licence and citation."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -118,7 +118,7 @@ SOURCES = {
 }
 
 
-def source_of(recipe: dict[str, Any], distillation: dict[str, Any]) -> Source | None:
+def source_of(recipe: dict[str, Any], origin: dict[str, Any]) -> Source | None:
     """
     The data that an artifact's records name; `None` if none does.
 
@@ -128,5 +128,5 @@ def source_of(recipe: dict[str, Any], distillation: dict[str, Any]) -> Source | 
     for name, source in SOURCES.items():
         if dataset is not None and dataset in (name, source.hub_id):
             return source
-    title = distillation.get("dataset")
+    title = origin.get("dataset")
     return None if title is None else Source(str(title))

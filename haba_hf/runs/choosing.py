@@ -54,6 +54,7 @@ def select_coreset(recipe: Recipe, accelerator: Accelerator) -> Path:
                 "recipe_hash": recipe.hash,
                 "dataset": data.name,
                 "data_fingerprint": data.fingerprint,
+                "train_images": len(data.train),
                 "training_rows": dict(zip(data.class_names, rows_of_class, strict=True)),
                 "seconds": round(coreset.seconds, 1),
                 **environment(accelerator),
