@@ -1,10 +1,13 @@
 """Dataset distillation by factorization (HaBa) for the Hugging Face ecosystem."""
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoModel
 
 from .configuration_haba import HabaConfig
-from .modeling_haba import HabaModel, HabaOutput, Hallucinator, StorageReport
+from .hallucinator_haba import Hallucinator
+from .modeling_haba import HabaModel
+from .output_haba import HabaOutput, StorageReport
 from .processing_haba import HabaImageProcessor
+from .processing_haba_audio import HabaAudioProcessor
 
 __version__ = "0.1.0"
 
@@ -14,10 +17,20 @@ AutoModel.register(HabaConfig, HabaModel)
 AutoImageProcessor.register(
     HabaConfig, image_processor_classes={"pil": HabaImageProcessor, "torchvision": HabaImageProcessor}
 )
+AutoFeatureExtractor.register(HabaConfig, HabaAudioProcessor)
 
 # ... and everything saved carries its code, so that trust_remote_code=True loads it where haba_hf is not installed.
 HabaConfig.register_for_auto_class()
 HabaModel.register_for_auto_class("AutoModel")
 HabaImageProcessor.register_for_auto_class("AutoImageProcessor")
+HabaAudioProcessor.register_for_auto_class("AutoFeatureExtractor")
 
-__all__ = ["HabaConfig", "HabaImageProcessor", "HabaModel", "HabaOutput", "Hallucinator", "StorageReport"]
+__all__ = [
+    "HabaAudioProcessor",
+    "HabaConfig",
+    "HabaImageProcessor",
+    "HabaModel",
+    "HabaOutput",
+    "Hallucinator",
+    "StorageReport",
+]

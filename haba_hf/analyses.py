@@ -27,7 +27,9 @@ from .evaluation import (
     score_under_corruption,
     write_json,
 )
+from .hub.artifact import weights_fingerprint
 from .hub.figures import plot_embedding, plot_robustness, save_contact_sheet
+from .modeling_haba import HabaModel
 from .networks import FeatureNetwork, build_feature_network
 from .recipe import Recipe
 from .runs import evaluation_facts, open_evaluation, student_network, system_name
@@ -56,7 +58,10 @@ def evaluate_architectures(recipe: Recipe, accelerator: Accelerator) -> list[Arc
     for row in evaluate_across(model, split, processor, networks, arguments, seed, accelerator):
         rows.append(row)
         if accelerator.is_main_process:  # row by row: an interruption loses no more than one
-            facts = {"rows": [dataclasses.asdict(row) for row in rows], **_facts(recipe, artifact, data, accelerator)}
+            facts = {
+                "rows": [dataclasses.asdict(row) for row in rows],
+                **_facts(recipe, artifact, model, data, accelerator),
+            }
             write_json(Path(recipe.distillation.output_dir) / "cross_architecture.json", facts)
     return rows
 
@@ -108,7 +113,9 @@ def evaluate_robustness(recipe: Recipe, accelerator: Accelerator) -> list[Robust
             }
             for result in results
         ]
-        write_json(output_dir / "robustness.json", {"systems": curves, **_facts(recipe, artifact, data, accelerator)})
+        write_json(
+            output_dir / "robustness.json", {"systems": curves, **_facts(recipe, artifact, model, data, accelerator)}
+        )
         plot_robustness(results, output_dir / "robustness.png")
         save_contact_sheet(split.images[0], output_dir / "corruptions.png", seed)
     accelerator.wait_for_everyone()
@@ -142,7 +149,7 @@ def embed(recipe: Recipe, accelerator: Accelerator) -> Path:
         classes, images = analysis.embedded_classes, analysis.embedded_images
         embedding = embed_samples(model, data, teacher, classes, images, analysis.perplexity, seed)
         points = {name: tensor.tolist() for name, tensor in vars(embedding).items()}
-        facts = _facts(recipe, artifact, data, accelerator)
+        facts = _facts(recipe, artifact, model, data, accelerator)
         write_json(path.with_suffix(".json"), {"teacher_accuracy": scored.mean, **points, **facts})
         plot_embedding(embedding, data.class_names, path)
     accelerator.wait_for_everyone()
@@ -177,7 +184,7 @@ def _corrupted_split(recipe: Recipe, data: ImageData, split: Split) -> Callable[
     return lambda corruption, severity: _at_most(load_official(directory, corruption, severity), recipe, data)
 
 
-def _facts(recipe: Recipe, artifact: str, data: ImageData, accelerator: Accelerator) -> dict:
+def _facts(recipe: Recipe, artifact: str, model: HabaModel, data: ImageData, accelerator: Accelerator) -> dict:
     facts = evaluation_facts(recipe, artifact, data, accelerator)
     facts["settings"] |= dataclasses.asdict(recipe.analysis)
-    return facts
+    return {"weights_fingerprint": weights_fingerprint(model), **facts}

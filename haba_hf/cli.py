@@ -4,6 +4,7 @@
     haba evaluate digits/dm-1pc                     # fresh students, and what they are set against
     haba info runs/digits-dm-1pc/artifact           # sizes, budget, provenance, accuracy
     haba push runs/digits-dm-1pc/artifact me/haba-digits
+    haba export runs/digits-dm-1pc/artifact my-folder   # what a push uploads, in a folder
     haba pull me/haba-digits my-copy
     haba plan --images_per_class 10 --num_labels 10 --sample_shape 3 32 32
 
@@ -22,22 +23,25 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from .configuration_haba import HabaConfig
 from .data import load_image_data
 from .distillation import record_experts
 from .evaluation import markdown_table
 from .hub import (
     Artifact,
+    artifact_facts,
+    artifact_summary,
+    export_artifact,
     fetch_artifact,
     materialize_artifact,
     pull_artifact,
     push_artifact,
     read_artifact,
     save_gallery,
+    save_sounds,
 )
 from .recipe import Recipe, parse_recipe, recipes_folder, run_script
 from .runs import distill, evaluate, select_coreset, start_accelerator
-from .storage import affordable_bases_per_class
+from .storage import plan_storage
 
 # What a command gives back: an object for --json, and the text it prints without.
 Answer = tuple[dict[str, Any], str]
@@ -92,7 +96,7 @@ def _evaluate(recipe: Recipe, accelerator: Accelerator) -> Answer:
 
 def _experts(recipe: Recipe, accelerator: Accelerator) -> Answer:
     data = load_image_data(recipe.data, allow_missing_test=True)
-    record_experts(data, recipe.network, recipe.experts, recipe.distillation.num_snapshots, accelerator)
+    record_experts(data, recipe.network, recipe.experts, recipe.trajectory_matching.num_snapshots, accelerator)
     return {"experts_dir": recipe.experts.experts_dir}, f"Experts: {recipe.experts.experts_dir}"
 
 
@@ -118,38 +122,7 @@ RECIPE_COMMANDS: dict[str, tuple[Callable[[Recipe, Accelerator], Answer], str]] 
 
 def _info(arguments: argparse.Namespace) -> Answer:
     artifact = _open(arguments.artifact, arguments.revision)
-    config, storage = artifact.model.config, artifact.model.storage()
-    answer = {
-        "artifact": arguments.artifact,
-        "num_labels": config.num_labels,
-        "bases_per_class": config.bases_per_class,
-        "num_hallucinators": config.num_hallucinators,
-        "num_samples": config.num_samples,
-        "sample_shape": list(config.sample_shape),
-        "label_kind": config.label_kind,
-        "floats": storage.floats,
-        "bytes": storage.bytes,
-        "parts": storage.parts,
-        "images_per_class": storage.images_per_class,
-        "whitening": config.whitening,
-        "student_learning_rate": artifact.model.student_learning_rate.item(),
-        "distillation": artifact.distillation,
-        "accuracy": [{"system": row.system, **dataclasses.asdict(row.accuracy)} for row in artifact.rows],
-    }
-    shape = "x".join(map(str, config.sample_shape))
-    record = artifact.distillation
-    apart = " without the whitening" if storage.whitening_floats else ""
-    lines = [
-        f"{config.num_labels} classes, {config.bases_per_class} bases per class, {config.num_hallucinators} "
-        f"hallucinators: {config.num_samples:,} samples of {shape}, {config.label_kind} labels",
-        f"{storage.floats:,} floats, {storage.bytes:,} bytes, as much as {storage.images_per_class:.2f} images per "
-        f"class{apart} ({', '.join(f'{part} {floats:,}' for part, floats in storage.parts.items())})",
-        f"student learning rate {artifact.model.student_learning_rate.item():.4g}",
-        ", ".join(f"{name} {value}" for name, value in record.items() if name != "versions")
-        or "no distillation.json: where it comes from is not on record",
-        markdown_table(artifact.rows) if artifact.rows else "no results.json: its accuracy is not on record",
-    ]
-    return answer, "\n".join(lines)
+    return {"artifact": arguments.artifact, **artifact_facts(artifact)}, "\n".join(artifact_summary(artifact))
 
 
 def _materialize(arguments: argparse.Namespace) -> Answer:
@@ -166,6 +139,12 @@ def _gallery(arguments: argparse.Namespace) -> Answer:
     return {"picture": arguments.picture}, arguments.picture
 
 
+def _listen(arguments: argparse.Namespace) -> Answer:
+    artifact = _open(arguments.artifact, arguments.revision)
+    sounds = save_sounds(artifact.model, artifact.processor, arguments.folder)
+    return {"folder": arguments.folder, "num_samples": len(sounds)}, f"{arguments.folder}: {len(sounds):,} WAV files"
+
+
 def _push(arguments: argparse.Namespace) -> Answer:
     url = push_artifact(
         arguments.folder,
@@ -179,37 +158,60 @@ def _push(arguments: argparse.Namespace) -> Answer:
     return {"url": url}, url
 
 
+def _export(arguments: argparse.Namespace) -> Answer:
+    path = export_artifact(
+        arguments.artifact, arguments.folder, repo_id=arguments.repo_id, include_code=not arguments.no_code
+    )
+    return {"folder": str(path)}, f"{path}: look at it by haba info {path}"
+
+
 def _pull(arguments: argparse.Namespace) -> Answer:
     path = pull_artifact(arguments.repo_id, arguments.folder, arguments.revision)
     return {"folder": str(path)}, f"{path}: look at it by haba info {path}"
 
 
 def _plan(arguments: argparse.Namespace) -> Answer:
-    channels, height, width = arguments.sample_shape
-    config = HabaConfig(
-        num_labels=arguments.num_labels,
+    plans = plan_storage(
+        arguments.num_labels,
+        tuple(arguments.sample_shape),
+        images_per_class=arguments.images_per_class,
+        max_bytes=arguments.max_bytes,
+        depths=arguments.hallucinator_depth,
         num_hallucinators=arguments.num_hallucinators,
-        hallucinator_depth=arguments.hallucinator_depth,
         basis_channels=arguments.basis_channels,
         label_kind=arguments.label_kind,
-        sample_channels=channels,
-        sample_height=height,
-        sample_width=width,
+        strict=not arguments.nearest,
     )
-    config.bases_per_class = affordable_bases_per_class(config, arguments.images_per_class)
-    answer = {
-        "bases_per_class": config.bases_per_class,
-        "num_hallucinators": config.num_hallucinators,
-        "num_samples": config.num_samples,
-        "floats": config.num_floats,
-        "bytes": 4 * config.num_floats,
-    }
-    text = (
-        f"{arguments.images_per_class} images per class pay for bases_per_class: {config.bases_per_class} with "
-        f"num_hallucinators: {config.num_hallucinators}, which make {config.num_samples:,} samples of "
-        f"{config.num_floats:,} floats ({4 * config.num_floats:,} bytes)"
-    )
-    return answer, text
+    if not plans:
+        raise ValueError(
+            "The budget has room for none of these hallucinators and one basis per class: lower num_hallucinators or "
+            "hallucinator_depth, raise the budget, or ask for what comes nearest by --nearest."
+        )
+    table = [
+        {
+            **{name: getattr(plan.config, name) for name in PLANNED},
+            "basis_channels": plan.config.basis_shape[0],
+            "num_samples": plan.config.num_samples,
+            "floats": plan.floats,
+            "bytes": plan.bytes,
+            "images_per_class": plan.images_per_class,
+            "budget_share": plan.budget_share,
+        }
+        for plan in plans
+    ]
+    header = list(table[0])
+    cells = [header, ["---"] * len(header), *([_cell(value) for value in row.values()] for row in table)]
+    return {"plans": table}, "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
+# What a plan sets in a recipe, beside basis_channels.
+PLANNED = ("bases_per_class", "num_hallucinators", "hallucinator_depth", "share_encoder_decoder")
+
+
+def _cell(value: bool | int | float) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
 
 
 def _open(name: str, revision: str | None) -> Artifact:
@@ -231,10 +233,12 @@ def _parser() -> argparse.ArgumentParser:
         commands, "materialize", _materialize, "All samples as parquet: haba materialize me/haba-digits out"
     )
     gallery = _add(commands, "gallery", _gallery, "Bases and samples as a PNG: haba gallery me/haba-digits out.png")
-    for command in (info, samples, gallery):
+    sounds = _add(commands, "listen", _listen, "All samples of speech as WAV files: haba listen me/haba-speech sounds")
+    for command in (info, samples, gallery, sounds):
         command.add_argument("artifact", help="folder, or owner/name on the Hub")
         command.add_argument("--revision", help="branch, tag or commit on the Hub")
-    samples.add_argument("folder", help="a new folder")
+    for command in (samples, sounds):
+        command.add_argument("folder", help="a new folder")
     gallery.add_argument("picture", help="the PNG to write")
     gallery.add_argument("--bases_per_class", type=int, help="show only the first ones (by default up to 10)")
 
@@ -247,6 +251,17 @@ def _parser() -> argparse.ArgumentParser:
     push.add_argument("--revision", help="branch to commit to")
     push.add_argument("--message", help="what the commit says")
 
+    export = _add(
+        commands,
+        "export",
+        _export,
+        "Write what a push uploads into a folder: haba export runs/digits-dm-1pc/artifact published/digits-dm-1pc",
+    )
+    export.add_argument("artifact", help="the artifact's folder, as distillation wrote it")
+    export.add_argument("folder", help="a new folder, or that of an artifact to replace")
+    export.add_argument("--repo-id", help="owner/name that the card's code loads (by default the folder)")
+    export.add_argument("--no-code", action="store_true", help="leave out the code that trust_remote_code=True runs")
+
     pull = _add(commands, "pull", _pull, "Fetch an artifact: haba pull me/haba-digits my-copy --revision v1")
     pull.add_argument("repo_id", help="owner/name on the Hub")
     pull.add_argument("folder", help="a new folder, or that of an artifact to replace")
@@ -256,16 +271,17 @@ def _parser() -> argparse.ArgumentParser:
         commands,
         "plan",
         _plan,
-        "Bases that a storage budget pays for: haba plan --images_per_class 10 --num_labels 10 --sample_shape 3 32 32",
+        "What a storage budget pays for: haba plan --images_per_class 10 --num_labels 10 --sample_shape 3 32 32",
     )
-    plan.add_argument(
-        "--images_per_class", type=int, required=True, help="the budget, in plain images per class (IPC)"
-    )
+    budget = plan.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--images_per_class", type=float, help="the budget, in plain images per class (IPC)")
+    budget.add_argument("--max_bytes", type=int, help="the budget, in bytes of weights")
     plan.add_argument("--num_labels", type=int, required=True, help="classes")
     plan.add_argument("--sample_shape", type=int, nargs=3, required=True, metavar=("C", "H", "W"), help="of an image")
-    plan.add_argument("--num_hallucinators", type=int, default=5, help="hallucinators (5)")
-    plan.add_argument("--hallucinator_depth", type=int, default=1, help="Conv-ReLU blocks, 0 to 3 (1)")
-    plan.add_argument("--basis_channels", type=int, help="channels of a basis (those of an image)")
+    plan.add_argument("--num_hallucinators", type=int, nargs="+", default=[2, 5], help="numbers to try (2 5)")
+    plan.add_argument("--hallucinator_depth", type=int, nargs="+", default=[1, 2], help="depths to try, 0 to 3 (1 2)")
+    plan.add_argument("--basis_channels", type=int, nargs="+", help="channels to try (1 and those of an image)")
+    plan.add_argument("--nearest", action="store_true", help="the bases nearest to the budget, if above it too")
     plan.add_argument("--label_kind", choices=("hard", "soft"), default="hard", help="(hard)")
     return parser
 

@@ -8,6 +8,8 @@ from transformers import PreTrainedConfig
 
 # More floats than this in one artifact is a typing error in a config, not a distilled data set (4 GB of float32).
 MAX_FLOATS = 2**30
+# Every class gets a name, which takes memory before any size can be checked.
+MAX_LABELS = 2**17
 
 
 @strict
@@ -89,6 +91,9 @@ class HabaConfig(PreTrainedConfig):
     whitening: str | None = None
 
     def __post_init__(self, **kwargs):
+        num_labels = kwargs.get("num_labels") or 0
+        if num_labels > MAX_LABELS:
+            raise ValueError(f"num_labels must be at most {MAX_LABELS:,}, got {num_labels:,}.")
         super().__post_init__(**kwargs)
         self.check()
 

@@ -11,7 +11,7 @@ from itertools import product
 from math import prod
 
 from .configuration_haba import HabaConfig
-from .modeling_haba import StorageReport
+from .output_haba import StorageReport
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,11 @@ class StorageFigures:
 
     Args:
         floats (`int`): numbers stored (of the training set itself: its pixel values).
-        bytes (`int`): 4 a float in an artifact, 1 a pixel value in the training set, which is kept as uint8.
+        bytes (`int`): 4 a float in an artifact; in the training set 1 a pixel value, which is kept as uint8, or 4 a
+            value of a spectrogram.
         images_per_class (`float`): the IPC that takes as many floats, apart from the whitening's.
         ratio (`float`): floats over the training set's pixel values, the paper's "ratio" (images / |train|).
-        bytes_ratio (`float`): bytes over the training set's bytes, four times `ratio` for an artifact.
+        bytes_ratio (`float`): bytes over the training set's bytes, of images four times `ratio` for an artifact.
         whitening_bytes (`int`, *optional*, defaults to 0): those of `bytes` that a whitening takes.
     """
 
@@ -44,7 +45,7 @@ class StorageFigures:
 
 
 def describe_storage(
-    report: StorageReport, num_train_images: int, image_shape: tuple[int, int, int]
+    report: StorageReport, num_train_images: int, image_shape: tuple[int, int, int], bytes_per_value: int = 1
 ) -> StorageFigures:
     """
     Sets an artifact's storage against the real training set it stands for.
@@ -53,6 +54,7 @@ def describe_storage(
         report ([`StorageReport`]): `model.storage()`.
         num_train_images (`int`): real images.
         image_shape (`tuple[int, int, int]`): C, H, W of a real image.
+        bytes_per_value (`int`, *optional*, defaults to 1): what a value of a real image takes.
     """
     values = _checked_values(num_train_images, image_shape)
     return StorageFigures(
@@ -60,15 +62,17 @@ def describe_storage(
         bytes=report.bytes,
         images_per_class=report.images_per_class,
         ratio=report.floats / values,
-        bytes_ratio=report.bytes / values,
+        bytes_ratio=report.bytes / (values * bytes_per_value),
         whitening_bytes=4 * report.whitening_floats,
     )
 
 
-def describe_training_set(num_train_images: int, image_shape: tuple[int, int, int], num_labels: int) -> StorageFigures:
-    """The real training set itself as a row of the same table: ratio 1, one byte a pixel value."""
+def describe_training_set(
+    num_train_images: int, image_shape: tuple[int, int, int], num_labels: int, bytes_per_value: int = 1
+) -> StorageFigures:
+    """The real training set itself as a row of the same table: ratio 1, by default one byte a pixel value."""
     values = _checked_values(num_train_images, image_shape)
-    return StorageFigures(values, values, num_train_images / num_labels, ratio=1.0, bytes_ratio=1.0)
+    return StorageFigures(values, values * bytes_per_value, num_train_images / num_labels, ratio=1.0, bytes_ratio=1.0)
 
 
 def equal_storage_images_per_class(config: HabaConfig) -> int:
@@ -150,6 +154,7 @@ def plan_storage(
     num_hallucinators: Sequence[int] = (2, 5),
     basis_channels: Sequence[int] | None = None,
     share_encoder_decoder: Sequence[bool] = (False, True),
+    label_kind: str = "hard",
     strict: bool = True,
 ) -> list[StoragePlan]:
     """
@@ -166,6 +171,7 @@ def plan_storage(
         basis_channels (`Sequence[int]`, *optional*): values of C', by default 1 and C. Depth 0 has no convolutions
             that change channels or could be shared, and appears with C and unshared only.
         share_encoder_decoder (`Sequence[bool]`, *optional*, defaults to `(False, True)`): unshared, shared or both.
+        label_kind (`str`, *optional*, defaults to `"hard"`): `"soft"` labels take room too.
         strict (`bool`, *optional*, defaults to `True`): the most bases per class that fit, and no row where not even
             one does. `False`: the number nearest to the budget, at least 1, which is how the paper sets 9 bases and 5
             hallucinators against 10 images per class; `budget_share` says by how much a row exceeds.
@@ -200,6 +206,7 @@ def plan_storage(
             "hallucinator_depth": depth,
             "basis_channels": basis,
             "share_encoder_decoder": shared,
+            "label_kind": label_kind,
             "sample_channels": channels,
             "sample_height": height,
             "sample_width": width,

@@ -15,6 +15,8 @@ from haba_hf.data import load_image_data
 from haba_hf.data.corruptions import CORRUPTIONS, corrupt
 from haba_hf.distillation import initial_model
 from haba_hf.evaluation import evaluate_artifact
+from haba_hf.hub.artifact import weights_fingerprint
+from haba_hf.modeling_haba import HabaModel
 from haba_hf.recipe import parse_recipe
 from haba_hf.runs import student_network
 from tiny import tiny_accelerator
@@ -70,6 +72,8 @@ def test_architectures(recipe_of, tmp_path):
     assert [row["parameters"] for row in found["rows"]] == [row.parameters for row in rows]
     assert found["settings"]["architectures"] == ["convnet", "alexcifarnet", "transformers/vit"]
     assert found["recipe_hash"] == recipe.hash == recipe_of(student_epochs=3).hash, "no setting of the artifact"
+    model = HabaModel.from_pretrained(tmp_path / "run" / "artifact")
+    assert found["weights_fingerprint"] == weights_fingerprint(model), "a card needs to know what they are of"
 
 
 def test_rows_are_written_as_they_come(recipe_of, tmp_path):

@@ -13,6 +13,7 @@ from haba_hf import HabaConfig, HabaModel
 from haba_hf.cli import RECIPE_COMMANDS, main
 from haba_hf.data import DataArguments, load_image_data
 from haba_hf.sections import recipes_folder
+from haba_hf.storage import plan_storage
 from tiny_artifact import tiny_artifact
 
 TINY = ["--network_depth", "2", "--network_width", "4", "--real_batch_size", "8", "--report_to", "none"]
@@ -140,19 +141,55 @@ def test_push_info_and_pull(haba, error_of, tmp_path, monkeypatch):
         assert "the token has no right to do this" in error_of("push", artifact, "me/tiny")
 
 
-def test_plan_spends_no_more_than_the_budget(haba, error_of):
+def test_plan_lists_what_a_budget_pays_for(haba, error_of):
     shape = ["--num_labels", "10", "--sample_shape", "3", "32", "32"]
-    plan = json.loads(haba("plan", "--images_per_class", "10", *shape, "--json"))
-    sizes = {"num_labels": 10, "num_hallucinators": 5}
-    assert plan["floats"] == HabaConfig(bases_per_class=plan["bases_per_class"], **sizes).num_floats
-    budget = 10 * 10 * 3 * 32 * 32
-    assert (
-        plan["floats"] - 1 <= budget < HabaConfig(bases_per_class=plan["bases_per_class"] + 1, **sizes).num_floats - 1
-    )
+    plans = json.loads(haba("plan", "--images_per_class", "10", *shape, "--json"))["plans"]
+    expected = plan_storage(10, (3, 32, 32), images_per_class=10)
+    names = ["bases_per_class", "num_hallucinators", "hallucinator_depth", "share_encoder_decoder"]
+    assert [[plan[name] for name in names] for plan in plans] == [
+        [getattr(plan.config, name) for name in names] for plan in expected
+    ]
+    for plan in plans:
+        config = HabaConfig(
+            num_labels=10, basis_channels=plan["basis_channels"], **{name: plan[name] for name in names}
+        )
+        assert plan["floats"] == config.num_floats == plan["bytes"] // 4
+        assert plan["num_samples"] == config.num_samples
+        assert plan["floats"] - 1 <= 10 * 10 * 3 * 32 * 32
     # 307,200 floats, less 6,258 of a hallucinator from one channel to three, pay for 29 x 10 bases of 1,024.
-    one = ["--basis_channels", "1", "--num_hallucinators", "1"]
-    assert "pay for bases_per_class: 29 with" in haba("plan", "--images_per_class", "10", *shape, *one)
-    assert "need more: lower num_hallucinators" in error_of("plan", "--images_per_class", "1", *shape)
+    one = ["--basis_channels", "1", "--num_hallucinators", "1", "--hallucinator_depth", "1"]
+    lines = haba("plan", "--images_per_class", "10", *shape, *one).splitlines()
+    assert len(lines) == 4
+    assert lines[2].startswith("| 29 | 1 | 1 | false | 1 | 290 | 303,")
+    soft = json.loads(haba("plan", "--max_bytes", 4 * 307_201, *shape, *one, "--label_kind", "soft", "--json"))
+    assert soft["plans"][0]["floats"] == 29 * 10 * (1_024 + 10) + 6_258 + 1
+    one_image = ["plan", "--images_per_class", "1", *shape, "--num_hallucinators", "5", "--hallucinator_depth", "1"]
+    assert "has room for none of these" in error_of(*one_image)
+    assert all(plan["budget_share"] > 1 for plan in json.loads(haba(*one_image, "--nearest", "--json"))["plans"][:1])
+    assert "not allowed with argument" in error_of("plan", "--images_per_class", "1", "--max_bytes", "9", *shape)
+
+
+def test_export_and_info_of_a_coreset_and_of_what_was_analysed(haba, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_artifact(tmp_path / "run", analysed=True)
+    assert json.loads(haba("export", "run/artifact", "published/tiny", "--no-code", "--json")) == {
+        "folder": "published/tiny"
+    }
+    assert 'from_pretrained("published/tiny")' in (tmp_path / "published" / "tiny" / "README.md").read_text()
+    text = haba("info", "published/tiny")
+    assert "| HaBa, 3 hallucinators | 81.2 ± 1.2 |" in text
+    assert "| vgg11 | 65.4 ± 3.2 |" in text
+    assert "| HaBa, 3 hallucinators | 19 | 81.2 ± 1.2 | 51.0 ± 1.0 |" in text
+    facts = json.loads(haba("info", "published/tiny", "--json"))
+    assert facts["architectures"][1]["mean"] == 0.6543
+    assert facts["robustness"][0]["curve"][1] == [pytest.approx(0.51), pytest.approx(0.01)]
+    tiny_artifact(tmp_path / "coreset", rule="herding")
+    text = haba("info", "coreset/artifact")
+    assert "4 classes, coreset (herding), chosen and not distilled: 2 real images per class: 8 samples" in text
+    assert "training_rows" not in text
+    facts = json.loads(haba("info", "coreset/artifact", "--json"))
+    assert (facts["chosen"], facts["distillation"]) == (True, {})
+    assert facts["coreset"]["training_rows"]["boot"] == [4, 5]
 
 
 def test_mistakes_are_one_line(error_of, tmp_path):
@@ -163,10 +200,14 @@ def test_mistakes_are_one_line(error_of, tmp_path):
     assert "There is no artifact" in error_of("info", tmp_path / "nowhere")
     assert "is no name on the Hub" in error_of("info", "../tiny")
     assert "invalid choice: 'destill'" in error_of("destill")
-    assert "required: --images_per_class" in error_of("plan", "--num_labels", "10", "--sample_shape", "3", "32", "32")
+    assert "one of the arguments --images_per_class --max_bytes is required" in error_of(
+        "plan", "--num_labels", "10", "--sample_shape", "3", "32", "32"
+    )
 
 
-@pytest.mark.parametrize("command", [*RECIPE_COMMANDS, "info", "materialize", "gallery", "push", "pull", "plan"])
+@pytest.mark.parametrize(
+    "command", [*RECIPE_COMMANDS, "info", "materialize", "gallery", "push", "export", "pull", "plan"]
+)
 def test_help_teaches(command, capsys):
     for words in (["--help"], [command, "--help"]):
         with pytest.raises(SystemExit) as stop:

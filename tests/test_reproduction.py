@@ -168,7 +168,7 @@ def test_reproduce_fills_a_table_and_does_not_run_a_row_twice(tmp_path):
 
     def reproduce(*words):
         command = [sys.executable, str(SCRIPT), str(tmp_path / "tiny.yaml"), *places, *words]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
 
     first = reproduce("--rows", "Random", "DM")
     assert first.returncode == 0, first.stderr
@@ -184,10 +184,13 @@ def test_reproduce_fills_a_table_and_does_not_run_a_row_twice(tmp_path):
     assert again.stdout.rstrip().endswith((tmp_path / "results" / "tiny.md").read_text().rstrip())
     assert "not run" not in again.stdout.split("# Digits, tiny")[1]
 
-    failing = reproduce("--rows", "DM", "--steps", "0")
+    failing = reproduce("--rows", "DM", "--bases_per_class", "1000")
     assert failing.returncode == 1
-    assert "these rows failed: DM" in failing.stderr and "steps must be at least 1" in failing.stderr
+    assert "these rows failed: DM" in failing.stderr
     assert len(read_records(tmp_path / "results" / "tiny.jsonl")) == 3
+
+    wrong = reproduce("--steps", "0")
+    assert wrong.returncode == 2 and "steps must be at least 1" in wrong.stderr
 
 
 def test_fields_behind_the_options_are_read_as_the_recipes_are():

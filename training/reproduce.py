@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--data_root", help="folder with a folder of parquet files for every data set")
     parser.add_argument("--output_root", default="runs", help="artifacts, checkpoints and logs (runs)")
     parser.add_argument("--results", default=str(results), help="records and tables (training/results)")
-    parser.add_argument("--launch", default="", help="options of accelerate launch, in one word")
+    parser.add_argument("--launch", default="", help="options of accelerate launch in one word, for several devices")
     return parser
 
 

@@ -1,4 +1,6 @@
-"""Real image data in: named data sets, Hub ids and own folders, as uint8 tensors that stay resident."""
+"""Real data in: named data sets, Hub ids and own folders, as tensors that stay resident: images in uint8, speech as
+log spectrograms in float32.
+"""
 
 # Shape suffixes: n images, C channels, H height, W width.
 
@@ -13,8 +15,10 @@ import torch
 from datasets import Dataset, load_dataset
 
 from ..processing_haba import HabaImageProcessor
+from ..processors import HabaProcessor
 from ..whitening_haba import EPSILON, ZcaWhitening
 from .imagenet import HUB_ID, IMAGENET_SUBSETS, open_wnid_folder, stream_from_hub
+from .speech import MINI_WORDS, SpeechArguments, find_audio_column, load_speech, open_word_folder
 from .splits import Split, hold_out, subset
 from .tables import (
     VALIDATION_SPLIT_NAMES,
@@ -32,11 +36,16 @@ DIGITS_TEST_FRACTION, DIGITS_TEST_SEED = 0.2, 0
 
 @dataclass
 class NamedDataset:
-    """A data set known by name: its Hub id and the channel statistics that papers publish for it."""
+    """
+    A data set known by name: its Hub id and what `load_dataset` needs beside it, the channel statistics that papers
+    publish for it, and the words of a speech set.
+    """
 
     hub_id: str | None
     image_mean: list[float] | None = None
     image_std: list[float] | None = None
+    hub_options: dict[str, str] = field(default_factory=dict)
+    words: list[str] | None = None
 
 
 NAMED_DATASETS = {
@@ -45,27 +54,38 @@ NAMED_DATASETS = {
     "fashion_mnist": NamedDataset("zalando-datasets/fashion_mnist", [0.2861], [0.3530]),
     "cifar10": NamedDataset("uoft-cs/cifar10", [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]),
     **{name: NamedDataset(HUB_ID, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]) for name in IMAGENET_SUBSETS},
+    # The Hub's own conversion: `datasets` no longer runs the script that the repository itself holds.
+    "mini_speech_commands": NamedDataset(
+        "google/speech_commands",
+        hub_options={"name": "v0.02", "revision": "refs/convert/parquet"},
+        words=MINI_WORDS,
+    ),
 }
 
 
 @dataclass
-class DataArguments:
+class DataArguments(SpeechArguments):
     """Which real data to load, and how it is split."""
 
     dataset: str = field(
         default="digits",
         metadata={
             "help": f"A named data set ({', '.join(NAMED_DATASETS)}), a Hub id (owner/name), or a folder of "
-            "train-*.parquet and test-*.parquet files or of images (train/<class>/*.png, test/<class>/*.png; of an "
-            "ImageNet subset train/<wnid>/*.JPEG, val/<wnid>/*.JPEG)."
+            "train-*.parquet and test-*.parquet files, of images (train/<class>/*.png, test/<class>/*.png; of an "
+            "ImageNet subset train/<wnid>/*.JPEG, val/<wnid>/*.JPEG) or of clips of speech (<word>/*.wav, or "
+            "train/<word>/*.wav and test/<word>/*.wav)."
         },
     )
     data_dir: str | None = field(
         default=None, metadata={"help": "Folder to load instead of the Hub; `dataset` then only names the data."}
     )
-    image_column: str | None = field(default=None, metadata={"help": "Image column; by default the only one."})
+    image_column: str | None = field(
+        default=None, metadata={"help": "Image or audio column; by default the only one."}
+    )
     label_column: str | None = field(default=None, metadata={"help": "Label column; by default the only one."})
-    resize: int | None = field(default=None, metadata={"help": "Resize images to this height and width."})
+    resize: int | None = field(
+        default=None, metadata={"help": "Resize images to this height and width; spectrograms by default to 64."}
+    )
     center_crop: bool = field(
         default=False,
         metadata={"help": "With resize: keep the proportions and crop the centre, instead of stretching images."},
@@ -87,6 +107,7 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(f"validation_fraction must be in [0, 1), got {self.validation_fraction}.")
         if self.resize is not None and self.resize < 1:
@@ -100,16 +121,16 @@ class DataArguments:
 @dataclass
 class ImageData:
     """
-    A data set ready for distillation.
+    A data set ready for distillation: images, or the spectrograms of speech, which are images of one channel.
 
     Args:
         name (`str`): the name given as `dataset` (of a folder, its last part).
         train, validation (`Split`): validation may be empty.
         test (`Split`, *optional*): `None` only if it was allowed to be missing.
         class_names (`list[str]`): names in label order.
-        processor (`HabaImageProcessor`): to and from model space.
-        fingerprint (`str`): first 16 hex digits of the SHA-256 of the training images and labels, and of whether they
-            are whitened.
+        processor (`HabaImageProcessor` or `HabaAudioProcessor`): to and from model space.
+        fingerprint (`str`): first 16 hex digits of the SHA-256 of the training images (sounds) and labels, and of
+            whether they are whitened.
     """
 
     name: str
@@ -117,7 +138,7 @@ class ImageData:
     validation: Split
     test: Split | None
     class_names: list[str]
-    processor: HabaImageProcessor
+    processor: HabaProcessor
     fingerprint: str
 
     @property
@@ -128,6 +149,21 @@ class ImageData:
     def image_shape(self) -> tuple[int, int, int]:
         _, channels, height, width = self.train.images.shape
         return channels, height, width
+
+    @property
+    def bytes_per_value(self) -> int:
+        """Bytes that a value of a training image takes: 1 a pixel, 4 a value of a spectrogram."""
+        return self.train.images.element_size()
+
+    def extremes(self) -> torch.Tensor:
+        """
+        An image of the least value and one of the greatest, `[2, C, H, W]`, not normalized: of pixels 0 and 255, of
+        spectrograms those of the training set.
+        """
+        values = torch.tensor([0, 255], dtype=torch.uint8)
+        if self.train.images.is_floating_point():
+            values = torch.stack(self.train.images.aminmax())
+        return values.view(2, 1, 1, 1).expand(-1, *self.image_shape)
 
     def draw_per_class(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """
@@ -193,7 +229,8 @@ def load_image_data(
     args: DataArguments, allow_missing_test: bool = False, whitening: ZcaWhitening | None = None
 ) -> ImageData:
     """
-    Loads a data set and holds its validation split out of the training split (stratified, seeded).
+    Loads a data set and holds its validation split out of the training split (stratified, seeded; of speech, by
+    speaker: see [`load_speech`]).
 
     The first training image sets the size unless `args.resize` does; images are grey only if every training image is.
     The other splits follow: they are converted to these channels and must have this size.
@@ -213,7 +250,13 @@ def load_image_data(
     if args.dataset == "digits":
         name, class_names, splits = "digits", *_load_digits(args)
     else:
-        name, class_names, splits = _load_table_data(args, allow_missing_test)
+        name, tables = _open_splits(args, allow_missing_test)
+        audio_column = find_audio_column(tables["train"].features, args.image_column, name)
+        if audio_column is not None:
+            return _load_speech_data(name, tables, audio_column, args)
+        if args.words is not None:
+            raise ValueError(f"words chooses words of speech, but {name} has no clips: leave it out.")
+        class_names, splits = _load_table_data(name, tables, args)
     train, num_channels = splits["train"], splits["train"].images.shape[1]
     height, width = train.images.shape[2:]
     size = {"height": height, "width": width}
@@ -303,7 +346,7 @@ def _load_digits(args: DataArguments) -> tuple[list[str], dict[str, Split]]:
     }
 
 
-def _load_table_data(args: DataArguments, allow_missing_test: bool) -> tuple[str, list[str], dict[str, Split]]:
+def _open_splits(args: DataArguments, allow_missing_test: bool) -> tuple[str, dict[str, Dataset]]:
     name, tables = _open_tables(args)
     if "train" not in tables:
         raise ValueError(f"{name} has no train split (splits: {', '.join(tables)}).")
@@ -315,14 +358,42 @@ def _load_table_data(args: DataArguments, allow_missing_test: bool) -> tuple[str
     for own_name in VALIDATION_SPLIT_NAMES[1:]:
         if own_name in tables:
             tables["validation"] = tables.pop(own_name)
+    return name, {split: tables[split] for split in ("train", "validation", "test") if split in tables}
+
+
+def _load_speech_data(name: str, tables: dict[str, Dataset], audio_column: str, args: DataArguments) -> ImageData:
+    known = NAMED_DATASETS.get(args.dataset)
+    speech = load_speech(
+        name,
+        tables,
+        audio_column,
+        args.label_column,
+        args,
+        args.words or (known.words if known else None),
+        size=args.resize,
+        validation_fraction=args.validation_fraction,
+        data_seed=args.data_seed,
+        max_train_samples=args.max_train_samples,
+    )
+    train = speech.splits["train"]
+    return ImageData(
+        name=name,
+        train=train,
+        validation=speech.splits.get("validation", Split(train.images[:0], train.labels[:0])),
+        test=speech.splits.get("test"),
+        class_names=speech.class_names,
+        processor=speech.processor,
+        fingerprint=speech.fingerprint,
+    )
+
+
+def _load_table_data(name: str, tables: dict[str, Dataset], args: DataArguments) -> tuple[list[str], dict[str, Split]]:
     features = tables["train"].features
     image_column = find_image_column(features, args.image_column, name)
     label_column = find_label_column(features, args.label_column, name)
     class_names = class_names_of(tables["train"], label_column)
     labels: dict[str, torch.Tensor] = {
-        split: read_labels(tables[split], label_column, class_names, split)
-        for split in ("train", "validation", "test")
-        if split in tables
+        split: read_labels(tables[split], label_column, class_names, split) for split in tables
     }
     for split, of_split in labels.items():
         if len(of_split) == 0:
@@ -355,7 +426,7 @@ def _load_table_data(args: DataArguments, allow_missing_test: bool) -> tuple[str
         )
         shape = shape or tuple(images_nCHW.shape[1:])
         splits[split] = Split(images_nCHW, labels[split][rows[split]])
-    return name, class_names, splits
+    return class_names, splits
 
 
 def _open_tables(args: DataArguments) -> tuple[str, dict[str, Dataset]]:
@@ -366,13 +437,14 @@ def _open_tables(args: DataArguments) -> tuple[str, dict[str, Dataset]]:
             raise ValueError(f"data_dir {args.data_dir} is not a folder.")
         if args.dataset in IMAGENET_SUBSETS:
             return args.dataset, open_wnid_folder(folder, IMAGENET_SUBSETS[args.dataset])
-        return args.dataset, open_folder(folder)
+        return args.dataset, open_word_folder(folder) or open_folder(folder)
     if args.dataset in IMAGENET_SUBSETS:
         return args.dataset, stream_from_hub(IMAGENET_SUBSETS[args.dataset])
     if known is None and Path(args.dataset).expanduser().is_dir():
         folder = Path(args.dataset).expanduser()
-        return folder.resolve().name, open_folder(folder)
+        return folder.resolve().name, open_word_folder(folder) or open_folder(folder)
     hub_id = args.dataset if known is None or known.hub_id is None else known.hub_id
+    hub_options: dict[str, Any] = known.hub_options if known else {}
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", hub_id):
         nearest = difflib.get_close_matches(args.dataset, NAMED_DATASETS, n=1, cutoff=0)[0]
         raise ValueError(
@@ -380,7 +452,7 @@ def _open_tables(args: DataArguments) -> tuple[str, dict[str, Dataset]]:
             "id (owner/name)."
         )
     try:
-        return args.dataset, dict(load_dataset(hub_id))
+        return args.dataset, dict(load_dataset(hub_id, **hub_options))
     except OSError as error:
         raise ValueError(
             f"Could not load {hub_id} from the Hub; give a folder with a copy as data_dir. ({error})"

@@ -14,7 +14,8 @@ class Split:
     Images and their labels.
 
     Args:
-        images (`torch.Tensor`): uint8 [n, C, H, W].
+        images (`torch.Tensor`): uint8 [n, C, H, W], or of speech log spectrograms, float32 [n, 1, H, W]: what the
+            processor normalizes.
         labels (`torch.Tensor`): int64 [n].
     """
 
@@ -64,3 +65,35 @@ def subset(labels: torch.Tensor, size: int, seed: int) -> torch.Tensor:
 def images_at_once(images: torch.Tensor) -> int:
     """How many images [n, C, H, W] go through a network at a time to be scored: 256, or fewer if they are large."""
     return max(1, min(256, PIXELS_AT_ONCE // images.shape[2:].numel()))
+
+
+def hold_out_speakers(
+    labels: torch.Tensor, speakers: list[str], fraction: float, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Indices kept and held out, both in order, so that no speaker is in both: about `fraction` of every class, but never
+    all of it.
+
+    Speakers come in random order, and each is held out if that brings the classes nearer to their fractions.
+
+    Args:
+        labels (`torch.Tensor`): int64 [n].
+        speakers (`list[str]`): who speaks each of the n clips.
+        fraction (`float`): of each class to hold out.
+        seed (`int`): of the order.
+    """
+    names = sorted(set(speakers))
+    number_of = {name: number for number, name in enumerate(names)}
+    numbers = torch.tensor([number_of[name] for name in speakers], dtype=torch.int64)
+    counts_SL = torch.zeros(len(names), int(labels.max()) + 1, dtype=torch.float64)
+    counts_SL.index_put_((numbers, labels), torch.ones(len(labels), dtype=torch.float64), accumulate=True)
+    total_L = counts_SL.sum(dim=0)
+    missing_L = fraction * total_L
+    chosen = torch.zeros(len(names), dtype=torch.bool)
+    for number in torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist():
+        left_L = missing_L - counts_SL[number]
+        leaves_some = bool((left_L[total_L > 0] > ((fraction - 1) * total_L)[total_L > 0]).all())
+        if leaves_some and left_L.square().sum() < missing_L.square().sum():
+            missing_L, chosen[number] = left_L, True
+    held_out = chosen[numbers]
+    return (~held_out).nonzero().flatten(), held_out.nonzero().flatten()

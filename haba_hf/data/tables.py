@@ -36,23 +36,25 @@ def open_folder(folder: Path) -> dict[str, Dataset]:
         return dict(load_dataset("imagefolder", data_dir=str(folder)))
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{folder} holds neither train-*.parquet files nor an image folder train/<class>/*.png. ({error})"
+            f"{folder} holds neither train-*.parquet files nor a folder of images train/<class>/*.png or of clips "
+            f"<word>/*.wav. ({error})"
         ) from error
 
 
-def _columns(features: Features) -> str:
+def columns_in_words(features: Features) -> str:
     return ", ".join(f"{column} ({type(feature).__name__})" for column, feature in features.items())
 
 
 def find_image_column(features: Features, wanted: str | None, name: str) -> str:
     if wanted is not None:
         if wanted not in features:
-            raise ValueError(f"{name} has no column {wanted!r}; its columns are {_columns(features)}.")
+            raise ValueError(f"{name} has no column {wanted!r}; its columns are {columns_in_words(features)}.")
         return wanted
     found = [column for column, feature in features.items() if isinstance(feature, Image)]
     if len(found) != 1:
         raise ValueError(
-            f"{name} has {len(found)} image columns; set image_column to one of its columns {_columns(features)}."
+            f"{name} has {len(found)} image columns; set image_column to one of its columns "
+            f"{columns_in_words(features)}."
         )
     return found[0]
 
@@ -60,14 +62,15 @@ def find_image_column(features: Features, wanted: str | None, name: str) -> str:
 def find_label_column(features: Features, wanted: str | None, name: str) -> str:
     if wanted is not None:
         if wanted not in features:
-            raise ValueError(f"{name} has no column {wanted!r}; its columns are {_columns(features)}.")
+            raise ValueError(f"{name} has no column {wanted!r}; its columns are {columns_in_words(features)}.")
         return wanted
     found = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
     if not found:
         found = [column for column in LABEL_COLUMN_NAMES if column in features and _is_label(features[column])]
     if len(found) != 1:
         raise ValueError(
-            f"{name} has {len(found)} label columns; set label_column to one of its columns {_columns(features)}."
+            f"{name} has {len(found)} label columns; set label_column to one of its columns "
+            f"{columns_in_words(features)}."
         )
     return found[0]
 
@@ -94,7 +97,7 @@ def read_labels(table: Dataset, label_column: str, class_names: list[str], split
     """Labels of a split, int64 [n], checked."""
     if label_column not in table.features:
         raise ValueError(
-            f"The {split} split has no column {label_column!r}; its columns are {_columns(table.features)}."
+            f"The {split} split has no column {label_column!r}; its columns are {columns_in_words(table.features)}."
         )
     feature = table.features[label_column]
     if isinstance(feature, ClassLabel) and list(feature.names) != class_names:
@@ -175,7 +178,9 @@ def _decode_batches(
     table: Dataset, column: str, rows: torch.Tensor, split: str
 ) -> Iterator[tuple[list[int], list[PILImage.Image]]]:
     if column not in table.features:
-        raise ValueError(f"The {split} split has no column {column!r}; its columns are {_columns(table.features)}.")
+        raise ValueError(
+            f"The {split} split has no column {column!r}; its columns are {columns_in_words(table.features)}."
+        )
     try:
         encoded = table.select_columns([column]).cast_column(column, Image(decode=False)).with_format("arrow")
     except (TypeError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from ..data import Split
 from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments, build_network
-from ..processing_haba import HabaImageProcessor
+from ..processors import HabaProcessor
 from .students import AccuracyResult, EvaluationArguments, artifact_learning_rate, evaluate_artifact
 
 
@@ -33,7 +33,7 @@ class ArchitectureRow:
 def evaluate_across(
     model: HabaModel,
     split: Split,
-    processor: HabaImageProcessor,
+    processor: HabaProcessor,
     networks: Sequence[NetworkArguments],
     args: EvaluationArguments,
     seed: int,

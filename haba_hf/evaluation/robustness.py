@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from ..data import Split
 from ..data.corruptions import CORRUPTIONS, SEVERITIES, STANDARD_CORRUPTIONS
-from ..processing_haba import HabaImageProcessor
+from ..processors import HabaProcessor
 from .students import AccuracyResult
 from .training import accuracy
 
@@ -31,7 +31,7 @@ class TrainedStudents:
     """
 
     system: str
-    processor: HabaImageProcessor
+    processor: HabaProcessor
     networks: dict[int, nn.Module] = field(default_factory=dict)
     clean: AccuracyResult | None = None
 

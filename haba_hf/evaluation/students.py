@@ -24,7 +24,7 @@ from ..data.cutmix import CutMix
 from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments, build_network
 from ..pairing import derived_seed, materialize_if_small, paired_batches, seeded_generator
-from ..processing_haba import HabaImageProcessor
+from ..processors import HabaProcessor
 from .schedule import scheduled_batch, stored_step_sizes, train_by_schedule
 from .training import Batches, Schedule, accuracy, train_student
 
@@ -184,7 +184,7 @@ def train_fresh_student(
 def evaluate_students(
     batches_of_student: Callable[[int, torch.Generator], Callable[[int], Batches]],
     split: Split,
-    processor: HabaImageProcessor,
+    processor: HabaProcessor,
     network_args: NetworkArguments,
     args: EvaluationArguments,
     seed: int,
@@ -325,7 +325,7 @@ def artifact_training(model: HabaModel, args: EvaluationArguments, device: torch
 def evaluate_artifact(
     model: HabaModel,
     split: Split,
-    processor: HabaImageProcessor,
+    processor: HabaProcessor,
     network_args: NetworkArguments,
     args: EvaluationArguments,
     seed: int,

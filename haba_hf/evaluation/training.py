@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ..data.augmentation import DsaAugmentation
 from ..data.cutmix import CutMix
 from ..data.splits import images_at_once
-from ..processing_haba import HabaImageProcessor
+from ..processors import HabaProcessor
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Schedule = Literal["half", "two_steps"]
@@ -115,7 +115,7 @@ def accuracy(
     network: nn.Module,
     images: Tensor,
     labels: Tensor,
-    processor: HabaImageProcessor,
+    processor: HabaProcessor,
     batch_size: int | None = None,
 ) -> float:
     """
@@ -123,8 +123,8 @@ def accuracy(
 
     Args:
         network (`nn.Module`): scored in evaluation mode, left in the mode it was in.
-        images (`torch.Tensor`): uint8 `[n, C, H, W]`; each batch is moved to the network's device and normalized
-            there.
+        images (`torch.Tensor`): of a split, `[n, C, H, W]`, not normalized; each batch is moved to the network's
+            device and normalized there.
         labels (`torch.Tensor`): int64 `[n]`.
         processor ([`HabaImageProcessor`]): the artifact's, which takes the images to its model space.
         batch_size (`int`, *optional*): bounds the memory, by default to that of 256 images of 32x32; the result does

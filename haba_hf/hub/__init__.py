@@ -3,13 +3,21 @@
 from .artifact import Artifact, read_artifact
 from .cards import render_dataset_card, render_model_card
 from .figures import plot_embedding, plot_robustness, plot_training_curves, save_contact_sheet, save_gallery
-from .publish import fetch_artifact, pull_artifact, push_artifact
+from .listen import save_sounds
+from .mixtures import mix_hallucinators, mixture_picture
+from .publish import export_artifact, fetch_artifact, pull_artifact, push_artifact
+from .summary import artifact_facts, artifact_summary
 from .tables import materialize_artifact
 
 __all__ = [
     "Artifact",
+    "artifact_facts",
+    "artifact_summary",
+    "export_artifact",
     "fetch_artifact",
     "materialize_artifact",
+    "mix_hallucinators",
+    "mixture_picture",
     "plot_embedding",
     "plot_robustness",
     "plot_training_curves",
@@ -20,4 +28,5 @@ __all__ = [
     "render_model_card",
     "save_contact_sheet",
     "save_gallery",
+    "save_sounds",
 ]

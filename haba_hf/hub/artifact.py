@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,16 +11,19 @@ from typing import Any
 import torch
 import yaml
 
-from ..evaluation import AccuracyResult, ReportRow
+from ..evaluation import AccuracyResult, ArchitectureRow, ReportRow, RobustnessResult
 from ..modeling_haba import HabaModel
-from ..processing_haba import HabaImageProcessor
+from ..processors import HabaProcessor, load_processor
 from ..storage import StorageFigures
 from ..whitening_haba import WHITENING
 
 WEIGHTS, PROCESSOR = "model.safetensors", "preprocessor_config.json"
 REQUIRED = ("config.json", WEIGHTS, PROCESSOR)
-RECORDS = ("recipe.yaml", "distillation.json", "results.json")
-FIGURES = ("gallery.png", "training_curves.png")
+# Where an artifact comes from, in its own folder; and what was measured of it, there or in the folder of the run.
+ORIGINS = ("recipe.yaml", "distillation.json", "coreset.json")
+MEASUREMENTS = ("results.json", "cross_architecture.json", "robustness.json")
+RECORDS = (*ORIGINS, *MEASUREMENTS)
+FIGURES = ("gallery.png", "training_curves.png", "robustness.png")
 CARD = "README.md"
 Files = dict[str, Path | bytes]  # what a repository gets: names in it, and the content or the file that has it
 
@@ -33,22 +38,39 @@ class Artifact:
     Args:
         directory (`Path`): its folder.
         model ([`HabaModel`]): on the CPU.
-        processor ([`HabaImageProcessor`]): to and from model space.
+        processor ([`HabaImageProcessor`] or [`HabaAudioProcessor`]): to and from model space.
         recipe (`dict`): `recipe.yaml`, empty if there is none.
         distillation (`dict`): `distillation.json`, empty if there is none.
-        results (`dict`): `results.json` of the folder, or of the run whose artifact it is; empty if there is none.
+        coreset (`dict`): `coreset.json`, empty if the artifact was not chosen.
+        measurements (`dict[str, dict]`): `results.json`, `cross_architecture.json` and `robustness.json` of the
+            folder, or of the run whose artifact it is; those that are there, by name.
         rows (`list[ReportRow]`): of the results, the artifact's own first.
-        figures (`list[str]`): names of the pictures that are there.
+        architectures (`list[ArchitectureRow]`): students of other architectures.
+        robustness (`list[RobustnessResult]`): students under corruption, the artifact's own first.
+        figures (`dict[str, Path]`): the pictures that are there, by name.
     """
 
     directory: Path
     model: HabaModel
-    processor: HabaImageProcessor
+    processor: HabaProcessor
     recipe: dict[str, Any] = field(default_factory=dict)
     distillation: dict[str, Any] = field(default_factory=dict)
-    results: dict[str, Any] = field(default_factory=dict)
+    coreset: dict[str, Any] = field(default_factory=dict)
+    measurements: dict[str, dict[str, Any]] = field(default_factory=dict)
     rows: list[ReportRow] = field(default_factory=list)
-    figures: list[str] = field(default_factory=list)
+    architectures: list[ArchitectureRow] = field(default_factory=list)
+    robustness: list[RobustnessResult] = field(default_factory=list)
+    figures: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What was run, on which data, where and how long: of the distillation or of the choice."""
+        return self.coreset or self.distillation
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """`results.json`, empty if there is none."""
+        return self.measurements.get("results.json", {})
 
     def row(self, system: str) -> ReportRow | None:
         """The row of one system, such as `"full data"`."""
@@ -73,20 +95,29 @@ def read_artifact(directory: str | Path) -> Artifact:
             "wrote (output_dir/artifact), or save model and processor there with save_pretrained."
         )
     model = HabaModel.from_pretrained(directory, local_files_only=True)
-    processor = HabaImageProcessor.from_pretrained(directory, local_files_only=True)
+    processor = load_processor(directory, local_files_only=True)
     processor.check_fits(model.config)
-    distillation = _read_record(directory / "distillation.json")
-    results, rows = _read_results(directory, model, distillation)
-    return Artifact(
+    recipe, distillation, coreset = (_read_record(directory / name) for name in ORIGINS)
+    if distillation and coreset:
+        raise ValueError(
+            f"{directory} holds distillation.json and coreset.json, but an artifact is either distilled or chosen: "
+            "remove the one that is not of it."
+        )
+    measurements = _read_measurements(directory, model, distillation or coreset)
+    artifact = Artifact(
         directory=directory,
         model=model,
         processor=processor,
-        recipe=_read_record(directory / "recipe.yaml"),
+        recipe=recipe,
         distillation=distillation,
-        results=results,
-        rows=rows,
-        figures=[name for name in FIGURES if (directory / name).is_file()],
+        coreset=coreset,
+        measurements={path.name: record for path, (record, _) in measurements.items()},
+        figures=_figures(directory, list(measurements)),
+        **{ROWS[path.name][0]: rows for path, (_, rows) in measurements.items()},
     )
+    if artifact.rows and artifact.rows[0].storage.floats != model.storage().floats:
+        raise ValueError(f"{directory} is not the artifact that its results.json is of: evaluate it again.")
+    return artifact
 
 
 def weights_fingerprint(model: HabaModel) -> str:
@@ -102,9 +133,10 @@ def weights_fingerprint(model: HabaModel) -> str:
 
 
 def published_records(artifact: Artifact) -> Files:
-    """Figures and records as they are published; `results.json` comes along from the run's folder."""
-    files: Files = {name: artifact.directory / name for name in artifact.figures}
-    records = {"distillation.json": artifact.distillation, "results.json": artifact.results}
+    """Figures and records as they are published; what was measured comes along from the run's folder."""
+    files: Files = {**artifact.figures}
+    origins = {"distillation.json": artifact.distillation, "coreset.json": artifact.coreset}
+    records = origins | artifact.measurements
     files |= {name: as_json(without_machine_paths(record)) for name, record in records.items() if record}
     if artifact.recipe:
         recipe = without_machine_paths(artifact.recipe)
@@ -116,6 +148,13 @@ def processor_files(artifact: Artifact) -> Files:
     """The processor as it was saved: its settings and, if it whitens, its whitening."""
     names = [PROCESSOR] if artifact.processor.whitening is None else [PROCESSOR, WHITENING]
     return {name: artifact.directory / name for name in names}
+
+
+def write_files(folder: Path, files: Files) -> None:
+    """Writes files into a folder, copies of those that lie elsewhere."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
 
 
 def as_json(content: dict[str, Any]) -> bytes:
@@ -148,9 +187,12 @@ def refuse_unsafe_files(directory: str | Path) -> None:
                 f"{path} is a pickle, which can run code when it is read: an artifact holds safetensors alone, so "
                 "move the file elsewhere."
             )
-    for name in (*REQUIRED, WHITENING, *RECORDS, *FIGURES):
-        if not (directory / name).resolve().is_relative_to(directory.resolve()):
-            raise ValueError(f"{directory / name} is a link out of its folder: put a copy of the file in its place.")
+    folders = [directory]
+    if directory.resolve().name == "artifact":
+        folders.append(directory.resolve().parent)  # the run's, of which measurements are taken
+    for path in (folder / name for folder in folders for name in (*REQUIRED, WHITENING, *RECORDS, *FIGURES)):
+        if not path.resolve().is_relative_to(path.parent.resolve()):
+            raise ValueError(f"{path} is a link out of its folder: put a copy of the file in its place.")
 
 
 def _read_record(path: Path) -> dict[str, Any]:
@@ -159,34 +201,86 @@ def _read_record(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         record = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"{path} cannot be read ({' '.join(str(error).split())}): mend or remove it.") from error
     if not isinstance(record, dict):
         raise ValueError(f"{path} is not a record of names and values: mend or remove it.")
+    # A recipe is flat; a YAML file of nested aliases would fill the memory when it is written again.
+    if path.suffix == ".yaml" and any(_is_nested(value) for value in record.values()):
+        raise ValueError(f"{path} is no recipe, whose values are numbers, words or lists of them: mend or remove it.")
     return record
 
 
-def _read_results(
-    directory: Path, model: HabaModel, distillation: dict[str, Any]
-) -> tuple[dict[str, Any], list[ReportRow]]:
-    """The folder's own results, else those of the run (`output_dir/results.json`), if they are of these weights."""
-    path = directory / "results.json"
-    if not path.is_file() and directory.resolve().name == "artifact":
-        path = directory.resolve().parent / "results.json"
-    results = _read_record(path)
-    if not results:
-        return {}, []
+def _is_nested(value: Any) -> bool:
+    parts = value if isinstance(value, list) else [value]
+    return any(isinstance(part, (dict, list)) for part in parts)
+
+
+def _accuracy(record: dict[str, Any]) -> AccuracyResult:
+    result = AccuracyResult(**record)
+    math.fsum([result.mean, result.std, result.seconds, *result.accuracies])  # numbers all of them
+    return result
+
+
+def _report_row(row: dict[str, Any]) -> ReportRow:
+    return ReportRow(row["system"], _accuracy(row["accuracy"]), StorageFigures(**row["storage"]))
+
+
+def _architecture_row(row: dict[str, Any]) -> ArchitectureRow:
+    return ArchitectureRow(**row | {"accuracy": _accuracy(row["accuracy"])})
+
+
+def _robustness_result(row: dict[str, Any]) -> RobustnessResult:
+    result = RobustnessResult(row["system"], row["clean"], row["accuracies"])
+    result.curve()  # all corruptions and severities are there
+    return result
+
+
+# Of each measurement: the artifact's field, where the file has its rows, and how one is read.
+ROWS: dict[str, tuple[str, str, Callable[[dict[str, Any]], Any]]] = {
+    "results.json": ("rows", "rows", _report_row),
+    "cross_architecture.json": ("architectures", "rows", _architecture_row),
+    "robustness.json": ("robustness", "systems", _robustness_result),
+}
+
+
+def _rows_of(path: Path, record: dict[str, Any]) -> list[Any]:
+    _, key, read = ROWS[path.name]
     try:
-        rows = [
-            ReportRow(row["system"], AccuracyResult(**row["accuracy"]), StorageFigures(**row["storage"]))
-            for row in results["rows"]
-        ]
-        floats = rows[0].storage.floats
-    except (KeyError, IndexError, TypeError) as error:
+        rows = [read(row) for row in record[key]]
+        rows[0]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not what an evaluation writes: evaluate the artifact again.") from error
-    same_data = results.get("data_fingerprint") == distillation.get("data_fingerprint")
-    # Results of before weights were fingerprinted are held against the data and the size alone.
-    same_weights = results.get("weights_fingerprint", weights_fingerprint(model)) == weights_fingerprint(model)
-    if not (same_data and same_weights and floats == model.storage().floats):
-        raise ValueError(f"{path} is of another artifact than {directory}: evaluate this one again.")
-    return results, rows
+    return rows
+
+
+def _read_measurements(
+    directory: Path, model: HabaModel, origin: dict[str, Any]
+) -> dict[Path, tuple[dict[str, Any], list[Any]]]:
+    """
+    Records and their rows: the folder's own, else those of the run (`output_dir/results.json`); all are of these
+    weights.
+    """
+    fingerprint = weights_fingerprint(model)
+    measurements = {}
+    for name in MEASUREMENTS:
+        path = directory / name
+        if not path.is_file() and directory.resolve().name == "artifact":
+            path = directory.resolve().parent / name
+        record = _read_record(path)
+        if not record:
+            continue
+        rows = _rows_of(path, record)
+        same_data = record.get("data_fingerprint") == origin.get("data_fingerprint")
+        # Measurements of before weights were fingerprinted are held against the data alone.
+        if not same_data or record.get("weights_fingerprint", fingerprint) != fingerprint:
+            raise ValueError(f"{path} is of another artifact than {directory}: evaluate this one again.")
+        measurements[path] = record, rows
+    return measurements
+
+
+def _figures(directory: Path, measurements: list[Path]) -> dict[str, Path]:
+    """The folder's pictures; that of a measurement lies beside it."""
+    paths = [directory / "gallery.png", directory / "training_curves.png"]
+    paths += [path.with_suffix(".png") for path in measurements if path.name == "robustness.json"]
+    return {path.name: path for path in paths if path.is_file()}

@@ -1,6 +1,7 @@
 """Model and dataset cards: templates of hub_cards/ filled from an artifact's own files, and nothing else."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from huggingface_hub import (
 from jinja2 import FileSystemLoader, StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 
-from ..evaluation import FULL_DATA, RANDOM_REAL, markdown_table
+from ..evaluation import FULL_DATA, RANDOM_REAL, architecture_table, markdown_table, robustness_table
+from ..processing_haba_audio import HabaAudioProcessor
 from ..storage import describe_storage
 from .artifact import Artifact, without_machine_paths
 from .sources import source_of
 
-TAGS = ["dataset-distillation", "haba"]
+DISTILLED_TAGS, CORESET_TAGS = ["dataset-distillation", "haba"], ["coreset", "haba"]
 EXACT, IMAGES = "exact", "images"  # configs of a dataset repository
 PAPER = """@inproceedings{liu2022dataset,
   title     = {Dataset Distillation via Factorization},
@@ -42,12 +44,12 @@ def render_model_card(artifact: Artifact, repo_id: str, has_code: bool = True) -
             `trust_remote_code=True` runs.
     """
     name = repo_id.rstrip("/").split("/")[-1]
-    source = source_of(artifact.recipe, artifact.distillation)
+    source = source_of(artifact.recipe, artifact.origin)
     metadata = ModelCardData(
         library_name="haba_hf",
         license=source.license_id if source else "unknown",
         datasets=[source.hub_id] if source and source.hub_id else None,
-        tags=TAGS,
+        tags=CORESET_TAGS if artifact.coreset else DISTILLED_TAGS,
         metrics=["accuracy"] if artifact.rows else None,
         model_name=name,
         eval_results=_eval_results(artifact),
@@ -58,15 +60,15 @@ def render_model_card(artifact: Artifact, repo_id: str, has_code: bool = True) -
 def render_dataset_card(artifact: Artifact, repo_id: str) -> str:
     """The card of a dataset repository with the configs `exact` and `images`; arguments as of a model card."""
     name = repo_id.rstrip("/").split("/")[-1]
-    source = source_of(artifact.recipe, artifact.distillation)
+    source = source_of(artifact.recipe, artifact.origin)
     num_samples = artifact.model.config.num_samples
     bounds = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
     metadata = DatasetCardData(
         license=source.license_id if source else "unknown",
         source_datasets=[source.hub_id] if source and source.hub_id else None,
         pretty_name=name,
-        tags=TAGS,
-        task_categories=["image-classification"],
+        tags=CORESET_TAGS if artifact.coreset else DISTILLED_TAGS,
+        task_categories=[_task(artifact)],
         size_categories=[next((size for bound, size in bounds.items() if num_samples < bound), "n>1M")],
         configs=[
             {
@@ -82,15 +84,16 @@ def render_dataset_card(artifact: Artifact, repo_id: str) -> str:
 
 def eval_results_yaml(artifact: Artifact) -> str | None:
     """The accuracy in the format of `.eval_results/*.yaml`; `None` without one on a Hub data set's test split."""
-    source = source_of(artifact.recipe, artifact.distillation)
-    if not artifact.rows or source is None or source.hub_id is None or _split(artifact) != "test":
+    source = source_of(artifact.recipe, artifact.origin)
+    rows, of_test = artifact.rows, _split(artifact.results) == "test"
+    if not rows or source is None or source.hub_id is None or source.is_part or not of_test:
         return None
     accuracy = artifact.rows[0].accuracy
     entry = EvalResultEntry(
         dataset_id=source.hub_id,
         task_id="default",
         value=round(accuracy.mean, 4),
-        notes=f"accuracy of {len(accuracy.accuracies)} students trained on the distilled data, mean",
+        notes=f"accuracy of {len(accuracy.accuracies)} students trained on the artifact, mean",
     )
     return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
 
@@ -113,22 +116,25 @@ def _render(template: str, artifact: Artifact, repo_id: str, metadata: str, **va
         loader=FileSystemLoader(hub_cards_folder()), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["inline"] = escape_markdown
-    model, rows = artifact.model, artifact.rows
+    model, measurements = artifact.model, artifact.measurements
+    step_sizes = model.step_sizes
     text = environment.get_template(template).render(
         metadata=metadata.strip(),
         repo_id=repo_id,
         config=model.config,
         class_names=[model.config.id2label[label] for label in range(model.config.num_labels)],
         processor=artifact.processor,
+        is_speech=_is_speech(artifact),
+        coreset=artifact.coreset,
         student_learning_rate=model.student_learning_rate.item(),
-        source=source_of(artifact.recipe, artifact.distillation),
+        step_sizes=None if step_sizes is None else step_sizes.tolist(),
+        source=source_of(artifact.recipe, artifact.origin),
         storage=model.storage(),
         ratio=_ratio(artifact),
-        rows=rows,
-        table=_table(artifact) if rows else None,
-        measures=_measures(artifact) if rows else {},
-        split=_split(artifact),
-        settings=_settings(artifact),
+        tables=_tables(artifact),
+        measures=_measures(artifact),
+        splits={name: _split(record) for name, record in measurements.items()},
+        settings={name: _settings(record) for name, record in measurements.items()},
         facts=_facts(artifact),
         has_recipe=bool(artifact.recipe),
         figures=artifact.figures,
@@ -140,52 +146,74 @@ def _render(template: str, artifact: Artifact, repo_id: str, metadata: str, **va
     return text
 
 
+def _is_speech(artifact: Artifact) -> bool:
+    return isinstance(artifact.processor, HabaAudioProcessor)
+
+
+def _task(artifact: Artifact) -> str:
+    return "audio-classification" if _is_speech(artifact) else "image-classification"
+
+
 def _ratio(artifact: Artifact) -> float | None:
-    """Floats over the pixel values of the training set, from what distillation or evaluation recorded."""
-    train_images = artifact.distillation.get("train_images")
+    """Floats over the values of the training set, from what distillation or evaluation recorded."""
+    train_images = artifact.origin.get("train_images")
     if train_images is not None:
         config = artifact.model.config
         return describe_storage(artifact.model.storage(), int(train_images), config.sample_shape).ratio
     return artifact.rows[0].storage.ratio if artifact.rows else None
 
 
-def _table(artifact: Artifact) -> str:
-    table = markdown_table(artifact.rows)
-    for row in artifact.rows:
-        table = table.replace(f"| {row.system} |", f"| {escape_markdown(row.system)} |")
-    return table
+def _tables(artifact: Artifact) -> dict[str, str]:
+    """What was measured, a Markdown table for each file."""
+    tables = {}
+    if artifact.rows:
+        tables["results.json"] = markdown_table([_escaped(row, "system") for row in artifact.rows])
+    if artifact.architectures:
+        rows = [_escaped(row, "architecture") for row in artifact.architectures]
+        tables["cross_architecture.json"] = architecture_table(rows)
+    if artifact.robustness:
+        tables["robustness.json"] = robustness_table([_escaped(row, "system") for row in artifact.robustness])
+    return tables
+
+
+def _escaped(row: Any, name: str) -> Any:
+    """A row whose name, text of a file, is fit for a table."""
+    return replace(row, **{name: escape_markdown(vars(row)[name])})
 
 
 def _measures(artifact: Artifact) -> dict[str, float]:
     """Improvement over random and hard-label recovery, as DD-Ranking defines them, in points."""
+    if not artifact.rows:
+        return {}
     own, random_real, full = artifact.rows[0], artifact.row(RANDOM_REAL), artifact.row(FULL_DATA)
-    measures = {}
+    hard, measures = artifact.model.config.label_kind == "hard", {}
     if random_real is not None:
         gain = own.accuracy.mean - random_real.accuracy.mean
-        measures["improvement over random images at equal storage (higher is better)"] = 100 * gain
-    if full is not None and artifact.model.config.label_kind == "hard":
+        images = "random images" if hard else "random images with hard labels"
+        measures[f"improvement over {images} at equal storage (higher is better)"] = 100 * gain
+    if full is not None and hard:
         gap = full.accuracy.mean - own.accuracy.mean
         measures["hard-label recovery: full data minus this (lower is better)"] = 100 * gap
     return measures
 
 
-def _split(artifact: Artifact) -> str:
-    return str(artifact.results.get("settings", {}).get("evaluation_split", "test"))
+def _split(record: dict[str, Any]) -> str:
+    return str(record.get("settings", {}).get("evaluation_split", "test"))
 
 
-def _settings(artifact: Artifact) -> str:
+def _settings(record: dict[str, Any]) -> str:
     """How students were trained, as `name value` pairs."""
-    settings = without_machine_paths(artifact.results.get("settings", {}))
-    left_out = ("artifact", "references", "evaluation_split")
+    settings = without_machine_paths(record.get("settings", {}))
+    left_out = ("artifact", "references", "evaluation_split", "architectures")
     pairs = {name: value for name, value in settings.items() if value is not None and name not in left_out}
-    if "seed" in artifact.results:
-        pairs["seed"] = artifact.results["seed"]
+    if "seed" in record:
+        pairs["seed"] = record["seed"]
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in pairs.items())
 
 
 def _facts(artifact: Artifact) -> dict[str, str]:
     """Where the artifact comes from, line by line."""
-    record, recipe = without_machine_paths(artifact.distillation), artifact.recipe
+    record, recipe = without_machine_paths(artifact.origin), artifact.recipe
     if not record:
         return {}
     versions = ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())
@@ -197,11 +225,11 @@ def _facts(artifact: Artifact) -> dict[str, str]:
     ]
     memory = record.get("peak_memory_bytes")
     facts = {
-        "data": f"{record['train_images']:,} training images" if "train_images" in record else None,
+        "data": f"{record['train_images']:,} training {'clips' if _is_speech(artifact) else 'images'}"
+        if "train_images" in record
+        else None,
         "hash of the data": record.get("data_fingerprint"),
-        "objective": recipe.get("objective"),
-        "steps": record.get("steps"),
-        "chosen": "the best of the validations" if recipe.get("keep_best") else "the last step",
+        **_method(artifact),
         "seed": recipe.get("seed"),
         "time": f"{record['seconds']:,.0f} s" if "seconds" in record else None,
         "peak memory": None if memory is None else f"{memory / 1e6:,.0f} MB",
@@ -212,17 +240,28 @@ def _facts(artifact: Artifact) -> dict[str, str]:
     return {label: str(value) for label, value in facts.items() if value not in (None, "")}
 
 
+def _method(artifact: Artifact) -> dict[str, Any]:
+    if artifact.coreset:  # its recipe names an objective too, which had no part in it
+        return {"rule": artifact.coreset.get("coreset")}
+    recipe = artifact.recipe
+    return {
+        "objective": recipe.get("objective"),
+        "steps": artifact.distillation.get("steps"),
+        "kept": "the best of the validations" if recipe.get("keep_best") else "the last step",
+    }
+
+
 def _eval_results(artifact: Artifact) -> list[EvalResult] | None:
     if not artifact.rows:
         return None
-    source, accuracy = source_of(artifact.recipe, artifact.distillation), artifact.rows[0].accuracy
+    source, accuracy = source_of(artifact.recipe, artifact.origin), artifact.rows[0].accuracy
     title = source.title if source else "source data"
     return [
         EvalResult(
-            task_type="image-classification",
+            task_type=_task(artifact),
             dataset_type=source.hub_id if source and source.hub_id else title,
             dataset_name=title,
-            dataset_split=_split(artifact),
+            dataset_split=_split(artifact.results),
             metric_type="accuracy",
             metric_name=f"Accuracy of students trained on it (mean of {len(accuracy.accuracies)})",
             metric_value=round(accuracy.mean, 4),

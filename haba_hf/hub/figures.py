@@ -19,7 +19,8 @@ from ..data.corruptions import CORRUPTIONS, SEVERITIES, STANDARD_CORRUPTIONS, co
 from ..evaluation import REAL, Embedding, RobustnessResult
 from ..files import atomic_file
 from ..modeling_haba import HabaModel
-from ..processing_haba import HabaImageProcessor
+from ..processing_haba_audio import HabaAudioProcessor
+from ..processors import HabaProcessor
 
 DPI = 100
 TILE_PIXELS = 64  # a tile is enlarged by whole factors to at least this
@@ -34,7 +35,7 @@ CURVES = ("loss", "l_dd", "l_cos", "l_con", "l_task", "student_learning_rate", "
 
 def save_gallery(
     model: HabaModel,
-    processor: HabaImageProcessor,
+    processor: HabaProcessor,
     path: str | Path,
     bases_per_class: int | None = None,
 ) -> None:
@@ -43,11 +44,12 @@ def save_gallery(
     basis and the samples each hallucinator makes of it. Plain pixels (K = 0) get one row for each class with its
     samples.
 
-    Pixels are enlarged to squares, not smoothed. A basis of one channel of colour samples is shown grey.
+    Pixels are enlarged to squares, not smoothed. A basis of one channel of colour samples is shown grey. Spectrograms
+    have time to the right and frequency upwards.
 
     Args:
         model ([`HabaModel`]): the artifact.
-        processor ([`HabaImageProcessor`]): the artifact's, to bring samples back to pixels.
+        processor ([`HabaImageProcessor`] or [`HabaAudioProcessor`]): the artifact's, which makes pictures of samples.
         path (`str`): the PNG to write, in one piece.
         bases_per_class (`int`, *optional*): show only the first ones of each class, by default up to 10.
 
@@ -66,12 +68,12 @@ def save_gallery(
         [(model.class_ids == label).nonzero().flatten()[:shown] for label in range(config.num_labels)]
     )
     with torch.no_grad():
-        samples = processor.denormalize(model(basis_ids).samples.float())
+        samples = pictures(processor, model(basis_ids).samples.float())
         if config.num_hallucinators == 0:
             tiles_RTCHW = samples.unflatten(0, (config.num_labels, -1))
             rows, columns = class_names, [str(i + 1) for i in range(shown)]
         else:
-            bases = processor.denormalize(_in_sample_channels(model.bases[basis_ids].float(), config.sample_channels))
+            bases = pictures(processor, in_sample_channels(model.bases[basis_ids].float(), config.sample_channels))
             samples = samples.unflatten(0, (len(basis_ids), -1))
             tiles_RTCHW = torch.cat([bases[:, None], samples], dim=1)
             rows = [name if i == 0 else "" for name in class_names for i in range(shown)]
@@ -80,7 +82,14 @@ def save_gallery(
             columns = [f"{name}, {m + 1}" for name in columns for m in range(config.num_formations)]
         if config.num_hallucinators:
             columns = ["basis", *columns]
-    _draw_tiles(tiles_RTCHW.cpu(), rows, columns, path)
+    caption = ""
+    if isinstance(processor, HabaAudioProcessor):
+        scale = "" if processor.mel_bins is None else ", mel scale"
+        caption = (
+            f"time: 0 to {processor.clip_seconds:g} s to the right; "
+            f"frequency: 0 to {processor.sampling_rate / 2000:g} kHz upwards{scale}"
+        )
+    _save(draw_tiles(tiles_RTCHW.cpu(), rows, columns, caption), path)
 
 
 def save_contact_sheet(image: Tensor, path: str | Path, seed: int = 0) -> None:
@@ -103,7 +112,7 @@ def save_contact_sheet(image: Tensor, path: str | Path, seed: int = 0) -> None:
         for name in CORRUPTIONS
     ]
     columns = ["clean", *map(str, SEVERITIES)]
-    _draw_tiles(torch.stack(rows) / 255, [name.replace("_", " ") for name in CORRUPTIONS], columns, path)
+    _save(draw_tiles(torch.stack(rows) / 255, [name.replace("_", " ") for name in CORRUPTIONS], columns), path)
 
 
 def plot_training_curves(metrics_path: str | Path, path: str | Path) -> None:
@@ -219,14 +228,31 @@ def _read_curves(metrics_path: str | Path) -> dict[str, dict[int, float]]:
     return curves
 
 
-def _in_sample_channels(bases_NCHW: Tensor, channels: int) -> Tensor:
+def pictures(processor: HabaProcessor, samples_BCHW: Tensor) -> Tensor:
+    """Samples as they are looked at, in [0, 1]: [B, 1 or 3, H, W]."""
+    pixels = np.stack([np.asarray(picture) for picture in processor.to_pil(samples_BCHW)])
+    pixels_BHWC = torch.from_numpy(pixels).view(*pixels.shape[:3], -1)
+    return pixels_BHWC.permute(0, 3, 1, 2) / 255
+
+
+def in_sample_channels(bases_NCHW: Tensor, channels: int) -> Tensor:
     """Bases of other channels than the samples' have no colours of their own: their mean is shown."""
     if bases_NCHW.shape[1] == channels:
         return bases_NCHW
     return bases_NCHW.mean(dim=1, keepdim=True).expand(-1, channels, -1, -1)
 
 
-def _draw_tiles(tiles_RTCHW: Tensor, rows: list[str], columns: list[str], path: str | Path) -> None:
+def draw_tiles(tiles_RTCHW: Tensor, rows: list[str], columns: list[str], caption: str = "") -> Figure:
+    """
+    Images as a figure: a row of tiles for each name of `rows`, `columns` above them. Pixels are enlarged to squares.
+
+    Args:
+        tiles_RTCHW (`torch.Tensor`): `[R, T, C, H, W]` in [0, 1], C 1 (grey) or 3.
+        caption (`str`, *optional*): below the tiles.
+
+    Raises:
+        `ValueError`: if the picture would be too large.
+    """
     height, width = tiles_RTCHW.shape[-2:]
     factor = math.ceil(TILE_PIXELS / min(height, width))
     # Grey as RGB, and as bytes: matplotlib then passes every pixel on as it is.
@@ -247,24 +273,33 @@ def _draw_tiles(tiles_RTCHW: Tensor, rows: list[str], columns: list[str], path: 
 
     left_margin = 20 + 8 * max(len(name) for name in rows)
     top_margin, margin = 30, 10
+    bottom_margin = 30 if caption else margin
     picture_width = left_margin + canvas.shape[1] + margin
-    picture_height = top_margin + canvas.shape[0] + margin
+    picture_height = top_margin + canvas.shape[0] + bottom_margin
     figure = Figure(figsize=(picture_width / DPI, picture_height / DPI), dpi=DPI)
     axes = figure.add_axes(
         (
             left_margin / picture_width,
-            margin / picture_height,
+            bottom_margin / picture_height,
             canvas.shape[1] / picture_width,
             canvas.shape[0] / picture_height,
         )
     )
     axes.imshow(canvas, interpolation="nearest")
+    figure.text(0.5, margin / picture_height, caption, fontsize=8, ha="center")
     axes.set_xticks([i * pitch_x + tile_width / 2 for i in range(num_columns)], columns, fontsize=9)
     axes.set_yticks([i * pitch_y + tile_height / 2 for i in range(num_rows)], rows, fontsize=9, parse_math=False)
     axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    _save(figure, path)
+    return figure
+
+
+def figure_pixels(figure: Figure) -> np.ndarray:
+    """A figure as uint8 `[height, width, 3]`."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def _save(figure: Figure, path: str | Path) -> None:

@@ -1,5 +1,7 @@
-"""To the Hub and back: what of an artifact's folder is uploaded, in one commit, and what of a repository is taken."""
+"""To the Hub and back: what of an artifact's folder is uploaded, in one commit, and what of a repository is taken.
+And the same without a Hub, into a folder."""
 
+import inspect
 import json
 import re
 import shutil
@@ -19,14 +21,17 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from .. import modeling_haba, processing_haba
+from .. import modeling_haba
 from ..files import atomic_directory
 from ..modeling_haba import HabaModel
 from ..processing_haba import HabaImageProcessor
+from ..processing_haba_audio import HabaAudioProcessor
+from ..processors import HabaProcessor, load_processor
 from ..whitening_haba import WHITENING
 from .artifact import (
     CARD,
     FIGURES,
+    PROCESSOR,
     RECORDS,
     REQUIRED,
     WEIGHTS,
@@ -37,19 +42,21 @@ from .artifact import (
     published_records,
     read_artifact,
     refuse_unsafe_files,
+    write_files,
 )
 from .cards import eval_results_yaml, render_model_card
 from .tables import materialize_artifact
 
 EVAL_RESULTS = ".eval_results/haba.yaml"
-CODE = "*_haba.py"
+CODE = ("*_haba.py", "*_haba_audio.py")
 TABLES = ("exact/*.parquet", "images/*.parquet")
-KNOWN = (*REQUIRED, WHITENING, *RECORDS, *FIGURES, CARD, EVAL_RESULTS, CODE)  # all that is read of a repository
+KNOWN = (*REQUIRED, WHITENING, *RECORDS, *FIGURES, CARD, EVAL_RESULTS, *CODE)  # all that is read of a repository
 LOCAL = (*KNOWN, ".eval_results")  # names in a folder that was pulled
 
-AUTO_MAP = {
-    "config.json": {"AutoConfig": "configuration_haba.HabaConfig", "AutoModel": "modeling_haba.HabaModel"},
-    "preprocessor_config.json": {"AutoImageProcessor": "processing_haba.HabaImageProcessor"},
+MODEL_CLASSES = {"AutoConfig": "configuration_haba.HabaConfig", "AutoModel": "modeling_haba.HabaModel"}
+PROCESSOR_CLASSES: dict[type, dict[str, str]] = {
+    HabaImageProcessor: {"AutoImageProcessor": "processing_haba.HabaImageProcessor"},
+    HabaAudioProcessor: {"AutoFeatureExtractor": "processing_haba_audio.HabaAudioProcessor"},
 }
 
 
@@ -119,6 +126,36 @@ def push_artifact(
     return str(url)
 
 
+def export_artifact(
+    directory: str | Path, folder: str | Path, *, repo_id: str | None = None, include_code: bool = True
+) -> Path:
+    """
+    Writes what [`push_artifact`] uploads of an artifact into a folder, which then has all there is to know of it:
+    card, figures, and what was measured in the run. It can be loaded, looked at and pushed as it is, and exported
+    again to itself to have its card anew.
+
+    Args:
+        directory (`str`): the artifact's folder.
+        folder (`str`): a new or empty folder, or one that holds an artifact alone, which is replaced.
+        repo_id (`str`, *optional*): the name that the card's code loads, by default `folder` as it is given.
+        include_code (`bool`, *optional*, defaults to `True`): as of a push.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        `ValueError`: if `directory` is unfit, as of a push, or `folder` holds something else than an artifact.
+        `OSError`: if a file cannot be read or written; `folder` then is as it was.
+    """
+    refuse_unsafe_files(directory)
+    artifact = read_artifact(directory)
+    _refuse_other_folders(Path(folder))
+    files = _model_files(artifact, repo_id or str(folder), include_code)
+    with atomic_directory(folder) as aside:
+        write_files(aside, files)
+    return Path(folder)
+
+
 def pull_artifact(repo_id: str, local_dir: str | Path, revision: str | None = None) -> Path:
     """
     Fetches an artifact from the Hub into a folder of its own, whole or not at all. No code of the repository is run.
@@ -137,10 +174,7 @@ def pull_artifact(repo_id: str, local_dir: str | Path, revision: str | None = No
         `OSError`: if the Hub cannot be reached or refuses; `local_dir` then is as it was.
     """
     local_dir = Path(local_dir)
-    if local_dir.is_dir():
-        names = {path.name for path in local_dir.iterdir()}
-        if names and (not names.issuperset(REQUIRED) or not all(_is_of(name, LOCAL) for name in names)):
-            raise ValueError(f"{local_dir} holds other files than an artifact's: name a new folder.")
+    _refuse_other_folders(local_dir)
     snapshot = fetch_artifact(repo_id, revision)
     with atomic_directory(local_dir) as aside:
         for path in snapshot.rglob("*"):
@@ -149,7 +183,7 @@ def pull_artifact(repo_id: str, local_dir: str | Path, revision: str | None = No
                 (aside / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, aside / name)  # the cache holds links
         model = HabaModel.from_pretrained(aside, local_files_only=True)
-        HabaImageProcessor.from_pretrained(aside, local_files_only=True).check_fits(model.config)
+        load_processor(aside, local_files_only=True).check_fits(model.config)
     return local_dir
 
 
@@ -204,14 +238,15 @@ def clear_hub_errors(repo_id: str, revision: str | None = None) -> Iterator[None
 
 def _model_files(artifact: Artifact, repo_id: str, include_code: bool) -> Files:
     files = {**published_records(artifact), **processor_files(artifact), WEIGHTS: artifact.directory / WEIGHTS}
-    for name, auto_map in AUTO_MAP.items():
+    processor = type(artifact.processor)
+    for name, auto_map in {"config.json": MODEL_CLASSES, PROCESSOR: PROCESSOR_CLASSES[processor]}.items():
         config = json.loads((artifact.directory / name).read_text(encoding="utf-8"))
         config.pop("auto_map", None)
         if include_code:
             config["auto_map"] = auto_map
         files[name] = as_json(config)
     if include_code:
-        files |= {path.name: path for path in code_files()}
+        files |= {path.name: path for path in code_files(processor)}
     files[CARD] = render_model_card(artifact, repo_id, include_code).encode()
     eval_results = eval_results_yaml(artifact)
     if eval_results is not None:
@@ -224,11 +259,17 @@ def _dataset_files(artifact: Artifact, repo_id: str, folder: Path) -> Files:
     return {path.relative_to(samples).as_posix(): path for path in samples.rglob("*") if path.is_file()}
 
 
-def code_files() -> list[Path]:
+def code_files(processor: type[HabaProcessor] = HabaImageProcessor) -> list[Path]:
     """The files of this package that travel with the weights: model, processor and what they import beside them."""
-    roots = [str(modeling_haba.__file__), str(processing_haba.__file__)]
+    roots = [str(modeling_haba.__file__), inspect.getfile(processor)]
     files = {Path(path) for root in roots for path in (root, *get_relative_import_files(root))}
     return sorted(files)
+
+
+def _refuse_other_folders(folder: Path) -> None:
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if names and (not names.issuperset(REQUIRED) or not all(_is_of(name, LOCAL) for name in names)):
+        raise ValueError(f"{folder} holds other files than an artifact's: name a new folder.")
 
 
 def _make_branch(api: HfApi, repo_id: str, repo_type: str, revision: str) -> None:

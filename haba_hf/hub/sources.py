@@ -1,4 +1,4 @@
-"""What a card must say about the data an artifact was distilled from: its title, licence and citation."""
+"""What a card must say about the data an artifact comes from: its title, licence and citation."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,8 @@ class Source:
         license_id (`str`, *optional*, defaults to `"unknown"`): the Hub's identifier of its licence.
         license_text (`str`, *optional*): a sentence about it.
         citation (`str`, *optional*): BibTeX, empty if there is none.
+        is_part (`bool`, *optional*, defaults to `False`):
+            Only some classes of what is on the Hub: an accuracy on it is none on the whole.
     """
 
     title: str
@@ -24,6 +26,7 @@ class Source:
     license_id: str = "unknown"
     license_text: str = "The licence of the source data is not on record here: find it out before you share them."
     citation: str = ""
+    is_part: bool = False
 
 
 # Without a Hub id: the one of ImageNet is that of all its classes, whose figures these are not.
@@ -98,23 +101,24 @@ SOURCES = {
   year        = {2009}
 }""",
     ),
-    "speech_commands": Source(
-        "Speech Commands",
-        "google/speech_commands",
+    "mini_speech_commands": Source(
+        "Mini Speech Commands",
+        NAMED_DATASETS["mini_speech_commands"].hub_id,
         "cc-by-4.0",
-        "Speech Commands is licensed under CC BY 4.0.",
+        "Mini Speech Commands, eight words of Speech Commands, is licensed under CC BY 4.0.",
         """@article{warden2018speech,
   title   = {Speech Commands: A Dataset for Limited-Vocabulary Speech Recognition},
   author  = {Warden, Pete},
   journal = {arXiv preprint arXiv:1804.03209},
   year    = {2018}
 }""",
+        is_part=True,
     ),
     **IMAGENET,
 }
 
 
-def source_of(recipe: dict[str, Any], distillation: dict[str, Any]) -> Source | None:
+def source_of(recipe: dict[str, Any], origin: dict[str, Any]) -> Source | None:
     """
     The data that an artifact's records name; `None` if none does.
 
@@ -124,5 +128,5 @@ def source_of(recipe: dict[str, Any], distillation: dict[str, Any]) -> Source | 
     for name, source in SOURCES.items():
         if dataset is not None and dataset in (name, source.hub_id):
             return source
-    title = distillation.get("dataset")
+    title = origin.get("dataset")
     return None if title is None else Source(str(title))

@@ -5,7 +5,7 @@ from pathlib import Path
 from datasets import Dataset, Features, Image
 
 from ..files import atomic_directory
-from .artifact import CARD, Artifact, processor_files, published_records
+from .artifact import CARD, Artifact, Files, processor_files, published_records, write_files
 from .cards import EXACT, IMAGES, render_dataset_card
 
 PARQUET = "train-00000-of-00001.parquet"
@@ -33,13 +33,12 @@ def materialize_artifact(artifact: Artifact, directory: str | Path, repo_id: str
         for config, table in {EXACT: samples, IMAGES: _as_images(samples, artifact)}.items():
             (aside / config).mkdir()
             table.to_parquet(aside / config / PARQUET)
-        files = {
+        files: Files = {
             **published_records(artifact),
             **processor_files(artifact),
             CARD: render_dataset_card(artifact, repo_id or str(directory)).encode(),
         }
-        for name, content in files.items():
-            (aside / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+        write_files(aside, files)
     return directory
 
 

@@ -31,22 +31,23 @@ def row_folder(table: Table, row: TableRow, output_root: Path) -> Path:
 
 def run_row(row: TableRow, folder: Path, settings: Mapping[str, Any], launch: Sequence[str]) -> None:
     """
-    Runs a row's commands under `accelerate launch`, going on from what an interrupted run has left.
+    Runs a row's commands, going on from what an interrupted run has left.
 
     Args:
         row ([`TableRow`]): which.
         folder (`Path`): for artifact, checkpoints and logs.
         settings (`Mapping`): fields of the recipe that win over the row's.
-        launch (`Sequence[str]`): options of `accelerate launch`.
+        launch (`Sequence[str]`): options of `accelerate launch`; without any, each command is one process.
 
     Raises:
         `ValueError`, `FileNotFoundError`: if the row's settings are wrong.
         `RuntimeError`: if a command fails, naming it.
     """
     settings = {**settings, "output_dir": str(folder), "references": "none", "report_to": "none"}
+    launcher = ["-m", "accelerate.commands.launch", *launch] if launch else []
     for command in row.commands(row.parse(settings)):
-        words = ["-m", "haba_hf.cli", command, *row.words(settings)]
-        if subprocess.run([sys.executable, "-m", "accelerate.commands.launch", *launch, *words]).returncode:
+        call = [sys.executable, *launcher, "-m", "haba_hf.cli", command, *row.words(settings)]
+        if subprocess.run(call).returncode:
             raise RuntimeError(f"{row.name}: haba {command} failed; what it said is above.")
 
 

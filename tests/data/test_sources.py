@@ -197,7 +197,7 @@ def test_corrupt_file_of_an_image_folder_is_named(tmp_path):
 
 def test_folder_without_data(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing here")
-    with pytest.raises(ValueError, match=r"holds neither train-\*\.parquet files nor an image folder"):
+    with pytest.raises(ValueError, match=r"holds neither train-\*\.parquet files nor a folder of images"):
         load(tmp_path)
 
 

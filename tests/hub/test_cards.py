@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import yaml
 from huggingface_hub import DatasetCard, ModelCard
@@ -61,6 +62,79 @@ def test_rows_that_were_not_measured_make_no_measure(artifact, render, tmp_path)
     assert "recovery" not in card
     results.write_text(json.dumps(content | {"rows": content["rows"][:1]}))
     assert "| measure |" not in render(read_artifact(directory), "me/tiny")
+
+
+def test_what_was_analysed_is_stated_and_nothing_else(tmp_path, render):
+    """Every accuracy of the card is in a file of the run, recomputed here without the code that writes tables."""
+    directory = tiny_artifact(tmp_path, analysed=True)
+    card = render(read_artifact(directory), "me/tiny")
+    results, across, corrupted = (
+        json.loads((tmp_path / f"{name}.json").read_text()) for name in ("results", "cross_architecture", "robustness")
+    )
+    points = [(row["accuracy"]["mean"], row["accuracy"]["std"]) for row in results["rows"] + across["rows"]]
+    (system,) = corrupted["systems"]
+    scores = np.array(list(system["accuracies"].values()))  # [corruptions, severities, students]
+    assert (scores == scores[:1]).all(), "the same of every corruption here, so that 19 and 15 agree"
+    of_severities = [np.array(system["clean"]), *scores.mean(axis=0)]
+    points += 2 * [(of_students.mean(), of_students.std()) for of_students in of_severities]
+    expected = [f"{100 * mean:.1f} ± {100 * std:.1f}" for mean, std in points]
+    assert re.findall(r"\d+\.\d+ ± \d+\.\d+", card) == expected
+    assert "| vgg11 | 65.4 ± 3.2 | 56,789 | 2 |" in card
+    assert card.count("Scored on the test split. Settings: network convnet, student epochs 40, seed 3.") == 2
+    assert "![Accuracy against severity](robustness.png)" in card
+    assert "Not measured" not in card
+
+
+def test_each_measurement_that_lacks_is_said_to_lack(artifact, render, tmp_path):
+    card = render(artifact, "me/tiny")
+    assert "Not measured: there is no `cross_architecture.json`." in card
+    assert "Not measured: there is no `robustness.json`." in card
+    assert "robustness.png" not in card
+    directory = tiny_artifact(tmp_path, evaluated=False, analysed=True)
+    (tmp_path / "robustness.json").unlink()
+    card = render(read_artifact(directory), "me/tiny")
+    assert "Not measured: there is no `results.json`." in card
+    assert "| vgg11 |" in card
+    assert "robustness.png" not in card, "a picture without its figures is not of this artifact for certain"
+
+
+def test_a_coreset_is_chosen_and_not_distilled(tmp_path, render):
+    artifact = read_artifact(tiny_artifact(tmp_path, rule="k_center", evaluated=False))
+    card = render(artifact, "me/tiny")
+    assert "8 real images" in card
+    assert r'chosen by the rule "k\_center"' in " ".join(card.split())
+    assert "nothing in" in card
+    assert r"| rule | k\_center |" in card
+    assert "[coreset.json](coreset.json)" in card
+    assert "![The chosen images](gallery.png)" in card
+    assert "Samples are images of these data" in card
+    assert "distilled" not in card.replace("distillation", "")
+    assert "objective" not in card, "the recipe names one, which had no part in it"
+    assert "dataset-distillation" not in ModelCard(card).data.tags
+    assert "coreset" in ModelCard(card).data.tags
+    assert ModelCard(card).data.license == "mit", "a coreset's recipe names its data too"
+
+
+def test_soft_labels_formations_and_step_sizes(tmp_path):
+    settings = {"label_kind": "soft", "num_hallucinators": 0, "formation_factor": 2, "num_step_sizes": 4}
+    artifact = read_artifact(tiny_artifact(tmp_path, **settings))
+    card = render_model_card(artifact, "me/tiny")
+    assert "8 bases (2 per class) of plain pixels, 32 training samples in all." in card
+    assert "cut into 4 tiles (2 x 2)" in card
+    assert "Labels are soft" in card
+    assert "improvement over random images with hard labels at equal storage" in card
+    assert "trained by the 4 step sizes" in card
+    assert "trained at learning rate" not in card
+    assert "| step sizes | 4 |" in card
+    tables = render_dataset_card(artifact, "me/tiny")
+    assert "| `basis`, `formation` | both |" in tables
+    assert "the probability of each class" in tables
+    plain = render_model_card(read_artifact(tiny_artifact(tmp_path / "plain", num_hallucinators=0)), "me/tiny")
+    assert "tiles" not in plain
+    assert "soft" not in plain
+    assert "step sizes" not in plain
+    assert "trained at learning rate 0.01" in plain
+    assert "hallucinator drawn" not in plain
 
 
 def test_hard_label_recovery_is_of_hard_labels_alone(tmp_path):
@@ -150,7 +224,7 @@ def test_a_bare_model_says_what_is_not_on_record(tmp_path, render):
         (directory / name).unlink()
     card = render(read_artifact(directory), "me/tiny")
     assert "Not on record: there is no `distillation.json`." in card
-    assert "How many images they were distilled from is not on record." in card
+    assert "How many images they come from is not on record." in card
     assert "find out their licence" in card
     assert "gallery.png" not in card
     assert ModelCard(card).data.license == "unknown"

@@ -1,6 +1,7 @@
 """An artifact to the Hub and back, by the real client over HTTP."""
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from transformers import AutoImageProcessor, AutoModel
 
 from fake_hub import READER, WRITER, environment_of, serving
 from haba_hf import HabaModel
-from haba_hf.hub import fetch_artifact, pull_artifact, push_artifact, read_artifact
+from haba_hf.hub import export_artifact, fetch_artifact, pull_artifact, push_artifact, read_artifact
 from haba_hf.hub.publish import code_files
 from haba_hf.whitening_haba import WHITENING
 from tiny_artifact import tiny_artifact
@@ -25,6 +26,7 @@ CODE = {
     "datasets_haba.py",
     "hallucinator_haba.py",
     "modeling_haba.py",
+    "output_haba.py",
     "processing_haba.py",
     "whitening_haba.py",
 }
@@ -39,6 +41,11 @@ FILES = {
     "recipe.yaml",
     "results.json",
 }
+
+
+def files_of(folder):
+    """Contents by name."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -161,9 +168,8 @@ def test_pull_gives_back_every_file_and_replaces_an_older_artifact(hub, artifact
     push_artifact(artifact, "me/tiny")
     hub.put("me/tiny", {**hub.files("me/tiny"), "training_args.bin": b"a pickle", "run.py": b"raise SystemExit"})
     copy = pull_artifact("me/tiny", tmp_path / "copy")
-    found = {path.relative_to(copy).as_posix(): path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     files = hub.files("me/tiny")
-    assert found == {name: files[name] for name in FILES | CODE}
+    assert files_of(copy) == {name: files[name] for name in FILES | CODE}
     assert not any(path.is_symlink() for path in copy.rglob("*"))
     again = read_artifact(copy)
     assert again.rows[0].accuracy.mean == 0.8125, "its results came along"
@@ -227,6 +233,8 @@ def test_repositories_of_pickles_or_of_other_models_are_refused(hub, artifact, t
     config = json.loads(files["config.json"])
     for changes, message in (
         ({"bases_per_class": 10**9}, "more than the"),
+        ({"sample_height": 10**9}, "more than the"),
+        ({"id2label": None, "num_labels": 10**12}, "num_labels must be at most"),
         ({"model_type": "resnet"}, "not of a haba artifact"),
     ):
         changed = json.dumps({**config, **changes}).encode()
@@ -246,6 +254,10 @@ def test_unfit_folders_are_refused_before_anything_is_sent(hub, artifact, tmp_pa
     with pytest.raises(ValueError, match=r"gallery\.png is a link out of its folder"):
         push_artifact(artifact, "me/tiny")
     (artifact / "gallery.png").unlink()
+    (artifact.parent / "robustness.png").symlink_to(secret)
+    with pytest.raises(ValueError, match=r"robustness\.png is a link out of its folder"):
+        push_artifact(artifact, "me/tiny")
+    (artifact.parent / "robustness.png").unlink()
     weights = (artifact / "model.safetensors").read_bytes()
     (artifact / "model.safetensors").write_bytes(weights[:-8])
     with pytest.raises(ValueError, match="is cut off"):
@@ -268,6 +280,133 @@ def test_results_of_another_artifact_are_refused(hub, artifact):
         with pytest.raises(ValueError, match=message):
             push_artifact(artifact, "me/tiny")
     assert hub.requests == []
+
+
+def test_an_export_is_what_a_push_uploads(hub, tmp_path):
+    directory = tiny_artifact(tmp_path / "run", analysed=True)
+    exported = export_artifact(directory, tmp_path / "exported", repo_id="me/tiny")
+    push_artifact(directory, "me/tiny")
+    assert files_of(exported) == hub.files("me/tiny")
+    assert {"cross_architecture.json", "robustness.json", "robustness.png"} <= hub.files("me/tiny").keys()
+    before = len(hub.requests)
+    push_artifact(exported, "me/tiny")
+    assert not [path for _, path in hub.requests[before:] if "/commit/" in path], "it is an artifact like any other"
+    assert read_artifact(exported).rows[0].accuracy.mean == 0.8125
+    samples = HabaModel.from_pretrained(directory).materialize().samples
+    assert torch.equal(HabaModel.from_pretrained(exported).materialize().samples, samples)
+
+
+def test_an_export_takes_the_place_of_an_artifact_alone(artifact, tmp_path):
+    exported = export_artifact(artifact, tmp_path / "exported", include_code=False)
+    before = files_of(exported)
+    assert before.keys() == FILES
+    assert export_artifact(exported, exported, include_code=False) == exported
+    assert files_of(exported) == before, "to itself"
+    (exported / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="exported holds other files than an artifact's"):
+        export_artifact(artifact, exported)
+    (artifact / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    with pytest.raises(ValueError, match="is a pickle"):
+        export_artifact(artifact, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("name", ["results.json", "cross_architecture.json", "robustness.json"])
+def test_measurements_of_another_artifact_are_refused(tmp_path, name):
+    directory = tiny_artifact(tmp_path, analysed=True)
+    path = tmp_path / name
+    record = json.loads(path.read_text())
+    key = "systems" if name == "robustness.json" else "rows"
+    without = dict(record[key][0])
+    without.pop("clean" if name == "robustness.json" else "accuracy")
+    for changes, message in (
+        ({"weights_fingerprint": "fedcba9876543210"}, f"{name} is of another artifact"),
+        ({"data_fingerprint": "fedcba9876543210"}, f"{name} is of another artifact"),
+        ({key: []}, f"{name} is not what an evaluation writes"),
+        ({key: [without]}, f"{name} is not what an evaluation writes"),
+    ):
+        path.write_text(json.dumps(record | changes))
+        with pytest.raises(ValueError, match=message):
+            read_artifact(directory)
+
+
+def test_records_that_are_none_are_refused(artifact):
+    recipe = (artifact / "recipe.yaml").read_text()
+    aliases = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30))
+    (artifact / "recipe.yaml").write_text(f"{recipe}\na0: &a0 [1]\n{aliases}")
+    with pytest.raises(ValueError, match=r"recipe\.yaml is no recipe, whose values are numbers, words or lists"):
+        read_artifact(artifact)
+    (artifact / "recipe.yaml").write_text("!!python/object/apply:os.system [exit 1]")
+    with pytest.raises(ValueError, match=r"recipe\.yaml cannot be read"):
+        read_artifact(artifact)
+    (artifact / "recipe.yaml").write_text(recipe)
+    (artifact / "coreset.json").write_text('{"coreset": "herding"}')
+    with pytest.raises(ValueError, match="an artifact is either distilled or chosen"):
+        read_artifact(artifact)
+    (artifact / "coreset.json").unlink()
+    (artifact / "distillation.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"distillation\.json cannot be read"):
+        read_artifact(artifact)
+
+
+def test_code_of_a_repository_is_not_run(hub, artifact, tmp_path):
+    push_artifact(artifact, "me/tiny")
+    files = hub.files("me/tiny")
+    evil = f"open({str(tmp_path / 'has-run')!r}, 'w')\n".encode()
+    hub.put("me/tiny", {name: evil if name.endswith(".py") else content for name, content in files.items()})
+    copy = pull_artifact("me/tiny", tmp_path / "copy")
+    read_artifact(copy)
+    for source in ("me/tiny", copy):
+        HabaModel.from_pretrained(source)
+        AutoModel.from_pretrained(source)
+        AutoImageProcessor.from_pretrained(source)
+    push_artifact(copy, "me/again")
+    assert evil not in hub.files("me/again").values(), "code that is published is this package's own"
+    assert not (tmp_path / "has-run").exists()
+
+
+def test_tokens_reach_no_log_and_no_file(hub, artifact, tmp_path, caplog, capfd):
+    """With every logger at its most talkative."""
+    caplog.set_level(logging.DEBUG)
+    for name in ("httpx2", "httpcore2", "huggingface_hub", "transformers", "datasets", "filelock"):
+        caplog.set_level(logging.DEBUG, logger=name)
+    push_artifact(artifact, "me/tiny", token=WRITER)
+    push_artifact(artifact, "me/tiny", as_dataset=True)
+    pull_artifact("me/tiny", tmp_path / "copy")
+    hub.fail("POST", "/commit/", 500, times=9)
+    (artifact / "gallery.png").unlink()
+    with pytest.raises(OSError, match="HTTP 500") as caught:
+        push_artifact(artifact, "me/tiny", token=WRITER)
+    assert caplog.records, "something was said"
+    said = [*(record.getMessage() for record in caplog.records), *capfd.readouterr()]
+    error: BaseException | None = caught.value
+    while error is not None:
+        said += [str(error), repr(error)]
+        error = error.__cause__
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(WRITER in text for text in said)
+    assert not any(WRITER.encode() in content for content in written)
+    for kind in ("model", "dataset"):
+        assert not any(WRITER.encode() in content for content in hub.files("me/tiny", kind).values())
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [
+        (401, "the Hub does not accept the token, or there is none"),
+        (403, "the token has no right to do this"),
+        (429, "too many requests: try again"),
+        (500, "the Hub has a fault of its own: try again later"),
+        (418, "the Hub refuses"),
+    ],
+)
+def test_a_pull_that_is_refused(hub, artifact, tmp_path, status, sentence):
+    push_artifact(artifact, "me/tiny")
+    hub.fail("GET", "/api/models/me/tiny", status, times=9)
+    with pytest.raises(OSError, match=f"me/tiny: {sentence}.*HTTP {status}"):
+        pull_artifact("me/tiny", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+    assert not list((tmp_path / "hub-cache").rglob("snapshots/*/*"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,76 @@
+"""Samples of speech as WAV files to listen to.
+
+Shape legend: B samples of a batch, C/H/W of a sample; S sound samples.
+"""
+
+import re
+from pathlib import Path
+from typing import cast
+
+import soundfile
+from torch import Tensor
+
+from ..files import atomic_directory
+from ..modeling_haba import HabaModel, HabaOutput
+from ..processing_haba_audio import GRIFFIN_LIM_STEPS, HabaAudioProcessor
+from ..processors import HabaProcessor
+
+BATCH_SIZE = 64
+
+
+def save_sounds(
+    model: HabaModel, processor: HabaProcessor, directory: str | Path, steps: int = GRIFFIN_LIM_STEPS
+) -> list[Path]:
+    """
+    Writes every sample of an artifact of speech as a WAV file of 16 bits, by the Griffin-Lim algorithm:
+    `<class>_<word>/basis<i>_hallucinator<j>.wav`, classes counted from 0 and the others from 1; with multi-formation
+    `_formation<m>` follows.
+
+    Sounds that are too loud for a file are scaled down to its limits, each by itself.
+
+    Args:
+        model ([`HabaModel`]): the artifact.
+        processor ([`HabaAudioProcessor`]): the artifact's.
+        directory (`str`): a new or empty folder.
+        steps (`int`, *optional*, defaults to 64): of the algorithm.
+
+    Returns:
+        The files, in the order of the samples.
+
+    Raises:
+        ValueError: if the artifact is of images, or the folder holds anything.
+        OSError: if it cannot be written.
+    """
+    directory = Path(directory)
+    if not isinstance(processor, HabaAudioProcessor):
+        raise ValueError("The artifact is of images, which make no sound: haba gallery draws its samples.")
+    if directory.is_dir() and any(directory.iterdir()):
+        raise ValueError(f"{directory} is not empty: name a new folder for the sounds.")
+    output = model.materialize()
+    names = _names(model, output)
+    with atomic_directory(directory) as aside:
+        batches = output["samples"].float().split(BATCH_SIZE)
+        sounds = (sound_S for samples_BCHW in batches for sound_S in processor.to_sound(samples_BCHW, steps))
+        for sound_S, name in zip(sounds, names, strict=True):
+            (aside / name).parent.mkdir(exist_ok=True)
+            sound_S = sound_S / sound_S.abs().max().clamp_min(1)
+            soundfile.write(aside / name, sound_S.numpy(), processor.sampling_rate, subtype="PCM_16")
+    return [directory / name for name in names]
+
+
+def _names(model: HabaModel, output: HabaOutput) -> list[Path]:
+    """A file for each sample, in a folder for each class."""
+    basis_ids = cast(Tensor, output.basis_ids)
+    labels, bases_per_class = model.class_ids[basis_ids], model.config.bases_per_class
+    numbers = {"basis": basis_ids % bases_per_class}
+    if output.hallucinator_ids is not None:
+        numbers["hallucinator"] = output.hallucinator_ids
+    if output.formation_ids is not None:
+        numbers["formation"] = output.formation_ids
+    names = []
+    for i, label in enumerate(labels.tolist()):
+        # A class name may be any text: it must not lead out of the folder.
+        word = re.sub(r"[^\w-]", "_", model.config.id2label[label])
+        parts = [f"{part}{int(ids[i]) + 1}" for part, ids in numbers.items()]
+        names.append(Path(f"{label}_{word}") / f"{'_'.join(parts)}.wav")
+    return names

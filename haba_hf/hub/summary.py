@@ -1,0 +1,70 @@
+"""What `haba info` and the Space say of an artifact: sizes, storage budget, provenance and what was measured."""
+
+from dataclasses import asdict
+from typing import Any
+
+from ..evaluation import architecture_table, markdown_table, robustness_table
+from .artifact import Artifact
+
+# Of a record's fields, those that fill a screen.
+LONG_FIELDS = ("versions", "training_rows")
+
+
+def artifact_facts(artifact: Artifact) -> dict[str, Any]:
+    """The facts as one object that JSON can hold; the artifact's own row comes first in each list of accuracies."""
+    config, storage, step_sizes = artifact.model.config, artifact.model.storage(), artifact.model.step_sizes
+    return {
+        "chosen": bool(artifact.coreset),
+        "num_labels": config.num_labels,
+        "bases_per_class": config.bases_per_class,
+        "num_hallucinators": config.num_hallucinators,
+        "num_formations": config.num_formations,
+        "num_samples": config.num_samples,
+        "sample_shape": list(config.sample_shape),
+        "label_kind": config.label_kind,
+        "floats": storage.floats,
+        "bytes": storage.bytes,
+        "parts": storage.parts,
+        "images_per_class": storage.images_per_class,
+        "whitening": config.whitening,
+        "student_learning_rate": artifact.model.student_learning_rate.item(),
+        "step_sizes": None if step_sizes is None else step_sizes.tolist(),
+        "distillation": artifact.distillation,
+        "coreset": artifact.coreset,
+        "accuracy": [{"system": row.system, **asdict(row.accuracy)} for row in artifact.rows],
+        "architectures": [
+            {"architecture": row.architecture, **asdict(row.accuracy)} for row in artifact.architectures
+        ],
+        "robustness": [{"system": row.system, "curve": row.curve()} for row in artifact.robustness],
+    }
+
+
+def artifact_summary(artifact: Artifact) -> list[str]:
+    """The facts as paragraphs, the tables in Markdown."""
+    config, storage, step_sizes = artifact.model.config, artifact.model.storage(), artifact.model.step_sizes
+    shape = "x".join(map(str, config.sample_shape))
+    formations = f", each cut into {config.num_formations} samples" if config.num_formations > 1 else ""
+    if artifact.coreset:
+        rule = artifact.coreset.get("coreset")
+        what = (
+            f"coreset ({rule}), chosen and not distilled: {config.bases_per_class} real images per class{formations}"
+        )
+    else:
+        what = f"{config.bases_per_class} bases per class, {config.num_hallucinators} hallucinators{formations}"
+    apart = " without the whitening" if storage.whitening_floats else ""
+    learning = f"student learning rate {artifact.model.student_learning_rate.item():.4g}"
+    if step_sizes is not None:
+        learning += (
+            f"; {len(step_sizes)} step sizes from {step_sizes.min().item():.4g} to {step_sizes.max().item():.4g}"
+        )
+    origin = [f"{name} {value}" for name, value in artifact.origin.items() if name not in LONG_FIELDS]
+    return [
+        f"{config.num_labels} classes, {what}: {config.num_samples:,} samples of {shape}, {config.label_kind} labels",
+        f"{storage.floats:,} floats, {storage.bytes:,} bytes, as much as {storage.images_per_class:.2f} images per "
+        f"class{apart} ({', '.join(f'{part} {floats:,}' for part, floats in storage.parts.items())})",
+        learning,
+        ", ".join(origin) or "no distillation.json: where it comes from is not on record",
+        markdown_table(artifact.rows) if artifact.rows else "no results.json: its accuracy is not on record",
+        *([architecture_table(artifact.architectures)] if artifact.architectures else []),
+        *([robustness_table(artifact.robustness)] if artifact.robustness else []),
+    ]

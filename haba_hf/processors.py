@@ -1,0 +1,48 @@
+"""The processors of images and of speech as one: what every room above the artifact takes and loads."""
+
+from pathlib import Path
+
+from transformers import FeatureExtractionMixin
+
+from .processing_haba import HabaImageProcessor
+from .processing_haba_audio import HabaAudioProcessor
+
+HabaProcessor = HabaImageProcessor | HabaAudioProcessor
+
+
+def load_processor(artifact: str | Path, local_files_only: bool = False) -> HabaProcessor:
+    """
+    The processor saved with an artifact; no code of the artifact is run.
+
+    Args:
+        artifact (`str`): a folder or a Hub id.
+        local_files_only (`bool`, *optional*, defaults to `False`): do not ask the Hub.
+
+    Raises:
+        `OSError`: if there is no `preprocessor_config.json`.
+        `ValueError`: if it is of another processor.
+    """
+    settings, _ = FeatureExtractionMixin.get_feature_extractor_dict(artifact, local_files_only=local_files_only)
+    if settings.get("feature_extractor_type") == HabaAudioProcessor.__name__:
+        return HabaAudioProcessor.from_pretrained(artifact, local_files_only=local_files_only)
+    if settings.get("image_processor_type") == HabaImageProcessor.__name__:
+        return HabaImageProcessor.from_pretrained(artifact, local_files_only=local_files_only)
+    raise ValueError(
+        f"The preprocessor_config.json of {artifact} is of no processor of haba_hf: use another artifact."
+    )
+
+
+def check_same_space(artifact: HabaProcessor, data: HabaProcessor) -> None:
+    """
+    Refuses real data that an artifact's processor cannot take to its model space.
+
+    Raises:
+        `ValueError`: if one is of images and one of speech, or their spectrograms are made by other settings.
+    """
+    if isinstance(artifact, HabaAudioProcessor) and isinstance(data, HabaAudioProcessor):
+        differing = [name for name, value in artifact.front_end.items() if data.front_end[name] != value]
+        if differing:
+            theirs = ", ".join(f"{name} {artifact.front_end[name]}" for name in differing)
+            raise ValueError(f"The artifact's spectrograms were made by {theirs}: set the recipe to the same.")
+    elif type(artifact) is not type(data):
+        raise ValueError("The artifact or the data is of images and the other of speech: choose data of its kind.")
