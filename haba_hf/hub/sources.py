@@ -32,7 +32,7 @@ class Source:
 # Without a Hub id: the one of ImageNet is that of all its classes, whose figures these are not.
 IMAGENET = {
     name: Source(
-        f"{name.replace('image', 'Image')}, ten classes of ImageNet-1k",
+        f"Image{name.removeprefix('image').capitalize()}, ten classes of ImageNet-1k",
         license_text="ImageNet is given for non-commercial research and education; its images belong to their owners.",
         citation="""@article{russakovsky2015imagenet,
   title   = {ImageNet Large Scale Visual Recognition Challenge},

@@ -194,6 +194,9 @@ def test_metadata_of_a_dataset(artifact):
 def test_only_a_recipe_makes_a_known_source():
     assert source_of({"dataset": "mnist"}, {}) is SOURCES["mnist"]
     assert source_of({"dataset": "uoft-cs/cifar10"}, {}) is SOURCES["cifar10"]
+    subset = source_of({"dataset": "imagenette"}, {})
+    assert subset.title == "ImageNette, ten classes of ImageNet-1k"
+    assert subset.hub_id is None, "its accuracy is no result on all of ImageNet"
     own = source_of({"dataset": "/data/mnist"}, {"dataset": "mnist"})
     assert (own.title, own.hub_id, own.license_id) == ("mnist", None, "unknown")
     assert source_of({}, {}) is None
