@@ -132,6 +132,14 @@ class DistillationArguments:
             "result": False,
         },
     )
+    kept_megabytes: int = field(
+        default=2000,
+        metadata={
+            "help": "MTT and DD by the adjoint, on a CPU: what a ConvNet's convolutions give is kept for the way back, "
+            "until the temporary file of a run is as large; 0 computes them twice.",
+            "result": False,
+        },
+    )
 
     sample_batch_size: int | None = field(
         default=None, metadata={"help": "DC, DSA, IDC: samples of each class a step, drawn at random; by default all."}
@@ -224,6 +232,8 @@ class DistillationArguments:
             raise ValueError("max_start, expert_span and student_steps must be at least 1.")
         if self.micro_batch_size is not None and (self.micro_batch_size < 1 or self.unroll == "graph"):
             raise ValueError("micro_batch_size must be at least 1 and needs unroll: adjoint.")
+        if self.kept_megabytes < 0:
+            raise ValueError(f"kept_megabytes must be 0 or more, got {self.kept_megabytes}.")
         counts = ("real_batch_size", "sample_batch_size", "outer_steps", "idc_real_samples", "query_batch_size")
         for name in (*counts, "accuracy_window", "max_inner_epochs", "restart_window"):
             if vars(self)[name] is not None and vars(self)[name] < 1:

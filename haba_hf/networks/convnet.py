@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .convolution import convolution
 from .cpu_kernels import average_pool, normalized_convolution
 from .feature_network import FeatureNetwork, instance_norm
 
@@ -79,11 +80,11 @@ class ConvNet(FeatureNetwork):
         """The layers of `layer_features`: `self.blocks(x)` module by module, on a CPU by the kernels that suit it."""
         on_cpu = x.device.type == "cpu"
         for first in range(0, len(self.blocks), BLOCK):
-            convolution, norm = cast(nn.Conv2d, self.blocks[first]), cast(nn.GroupNorm, self.blocks[first + 1])
+            conv, norm = cast(nn.Conv2d, self.blocks[first]), cast(nn.GroupNorm, self.blocks[first + 1])
             if on_cpu and first == 0:
-                normalized = normalized_convolution(x, convolution, norm, self.padding)
+                normalized = normalized_convolution(x, conv, norm, self.padding)
             else:
-                normalized = norm(convolution(x))
+                normalized = norm(convolution(x, conv) if on_cpu else conv(x))
             activated = F.relu(normalized)
             yield activated
             x = average_pool(activated) if on_cpu else F.avg_pool2d(activated, 2)
