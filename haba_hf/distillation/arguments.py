@@ -135,8 +135,8 @@ class DistillationArguments:
     kept_megabytes: int = field(
         default=2000,
         metadata={
-            "help": "MTT and DD by the adjoint, on a CPU: what a ConvNet's convolutions give is kept for the way back, "
-            "until the temporary file of a run is as large; 0 computes them twice.",
+            "help": "MTT and DD by the adjoint, on a CPU: what a ConvNet's convolutions give is kept for the way "
+            "back until the temporary file of a run is as large; 0 computes it twice.",
             "result": False,
         },
     )

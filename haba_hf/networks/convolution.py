@@ -15,7 +15,9 @@ from torch.autograd.function import once_differentiable
 Results = list[Tensor | None]
 
 # Gives the results of a convolution, forward or backward, that it is told how to compute.
-_source: ContextVar[Callable[[Callable[[], Results]], Results]] = ContextVar("source", default=lambda compute: compute())
+_source: ContextVar[Callable[[Callable[[], Results]], Results]] = ContextVar(
+    "source", default=lambda compute: compute()
+)
 
 
 @contextmanager
@@ -61,7 +63,10 @@ def _from(source: Callable[[Callable[[], Results]], Results]) -> Iterator[None]:
 
 
 def convolution(x_BCHW: Tensor, module: nn.Conv2d) -> Tensor:
-    """`module(x_BCHW)` on a CPU for a module of one group, differentiable twice; once, and never kept, under autocast."""
+    """
+    `module(x_BCHW)` on a CPU, differentiable twice, for a module of one group. Under autocast it is the module itself,
+    and nothing is recorded or replayed.
+    """
     if torch.is_autocast_enabled("cpu"):
         return module(x_BCHW)
     return _Convolution.apply(x_BCHW, module.weight, module.bias, (module.stride, module.padding, module.dilation))

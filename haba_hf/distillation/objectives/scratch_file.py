@@ -21,8 +21,14 @@ class ScratchFile:
 
     def append(self, tensor: Tensor) -> int:
         """Writes a tensor and gives its index."""
-        self._file.seek(self.nbytes)
-        self._file.write(tensor.detach().cpu().contiguous().numpy().data)
+        try:
+            self._file.seek(self.nbytes)
+            self._file.write(tensor.detach().cpu().contiguous().numpy().data)
+        except OSError as error:
+            raise OSError(
+                f"A temporary file in {tempfile.gettempdir()} cannot grow to {self.nbytes + tensor.nbytes:,} bytes "
+                f"({error}): set TMPDIR to a folder with more room, or lower kept_megabytes."
+            ) from error
         self._tensors.append((self.nbytes, tensor.shape, tensor.dtype, tensor.device))
         self.nbytes += tensor.nbytes
         return len(self._tensors) - 1
