@@ -59,7 +59,7 @@ class TrajectoryMatching:
     Args:
         experts ([`ExpertStore`]): recorded trajectories of the same network and data.
         network_arguments ([`NetworkArguments`]): the network of the experts.
-        arguments ([`DistillationArguments`]): `student_batch_size`, `pairing`, `dsa`, `lambda_dd`.
+        arguments ([`DistillationArguments`]): `student_batch_size`, `pairing`, `kept_megabytes`, `dsa`, `lambda_dd`.
         settings ([`TrajectoryMatchingArguments`]): where experts are met, and how the student is unrolled.
 
     Raises:
@@ -110,7 +110,8 @@ class TrajectoryMatching:
         if settings.unroll == "graph":
             loss, gradients = match_by_graph(step_loss, start, target, *run)
         else:
-            loss, gradients = match_by_adjoint(step_loss, start, target, *run, settings.micro_batch_size)
+            memory = settings.micro_batch_size, arguments.kept_megabytes * 10**6
+            loss, gradients = match_by_adjoint(step_loss, start, target, *run, *memory)
 
         gradients.backward(arguments.lambda_dd, output.samples, output.labels, alpha_S)
         return {"l_dd": loss.item(), "student_learning_rate": model.student_learning_rate.item()}
@@ -180,6 +181,7 @@ def match_by_adjoint(
     step_sizes_S: Tensor,
     positions_SB: Tensor,
     micro_batch_size: int | None = None,
+    kept_bytes: int = 0,
 ) -> tuple[Tensor, UnrolledGradients]:
     """
     The same in constant memory.
@@ -187,13 +189,13 @@ def match_by_adjoint(
     Args:
         step_loss (`Callable`): the student's loss in a step.
         start, target (`torch.Tensor` `[P]`): theta*_t and theta*_{t+M}.
-        samples_U, labels_U, step_sizes_S, positions_SB, micro_batch_size: as in [`unroll`].
+        samples_U, labels_U, step_sizes_S, positions_SB, micro_batch_size, kept_bytes: as in [`unroll`].
 
     Returns:
         L_DD, 0-d, and its gradients.
     """
     run = samples_U, labels_U, step_sizes_S, positions_SB, micro_batch_size
-    thetas = unroll(step_loss, start, *run)
+    thetas = unroll(step_loss, start, *run, kept_bytes)
     scale = (start - target).square().sum()
     error = thetas[-1] - target
     return error.square().sum() / scale, gradients_through(step_loss, thetas, 2 * error / scale, *run)
