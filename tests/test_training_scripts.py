@@ -274,6 +274,21 @@ def test_an_interrupted_run_ends_in_the_same_bytes(tmp_path):
 
 
 @pytest.mark.slow
+def test_downstream_speed_prints_a_row_for_each_way():
+    printed = run_script(
+        "benchmark/downstream.py",
+        *("--rounds", "1", "--depths", "0", "1", "--side", "8", "--width", "4", "--bases_per_class", "2"),
+    )
+    rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| ")][1:]
+    assert [row[0] for row in rows] == [
+        "| plain pixels",
+        *(f"| depth {depth}, samples made {how}" for depth in (0, 1) for how in ("once", "for every batch")),
+    ]
+    assert rows[0][2] == "100.0% |"
+    assert all(float(row[1]) > 0 for row in rows)
+
+
+@pytest.mark.slow
 def test_benchmark_prints_two_tables():
     printed = run_script("benchmark", "--quick", "--cases", "student", "student-plain")
     assert "torch " + torch.__version__ in printed
