@@ -3,7 +3,9 @@
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from .configuration_haba import HabaConfig
-from .modeling_haba import HabaModel, HabaOutput, Hallucinator, StorageReport
+from .hallucinator_haba import Hallucinator
+from .modeling_haba import HabaModel
+from .output_haba import HabaOutput, StorageReport
 from .processing_haba import HabaImageProcessor
 
 __version__ = "0.1.0"

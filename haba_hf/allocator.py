@@ -1,4 +1,4 @@
-"""Memory that a CPU run has freed stays with the process."""
+"""The memory of a process on a CPU: what it frees stays with it, and how much it has held at most."""
 
 import ctypes
 import platform
@@ -24,3 +24,13 @@ def keep_freed_memory() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     settings = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 * 2**20}
     return all([mallopt(name, value) == 1 for name, value in settings.items()])
+
+
+def peak_memory() -> int | None:
+    """The most bytes of memory that this process has held so far; `None` on systems that do not tell."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # everywhere else in KiB

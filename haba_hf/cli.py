@@ -92,7 +92,7 @@ def _evaluate(recipe: Recipe, accelerator: Accelerator) -> Answer:
 
 def _experts(recipe: Recipe, accelerator: Accelerator) -> Answer:
     data = load_image_data(recipe.data, allow_missing_test=True)
-    record_experts(data, recipe.network, recipe.experts, recipe.distillation.num_snapshots, accelerator)
+    record_experts(data, recipe.network, recipe.experts, recipe.trajectory_matching.num_snapshots, accelerator)
     return {"experts_dir": recipe.experts.experts_dir}, f"Experts: {recipe.experts.experts_dir}"
 
 

@@ -1,4 +1,4 @@
-"""A hallucinator: the small network that turns a basis into a sample.
+"""A hallucinator: the small network that turns a basis into a sample, and how it starts.
 
 Shape legend: P bases, C'/H/W of a basis, C of a sample.
 """
@@ -6,8 +6,14 @@ Shape legend: P bases, C'/H/W of a basis, C of a sample.
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import initialization as init
 
 from .configuration_haba import HabaConfig
+
+# Standard deviation of the perturbation that tells hallucinators apart where their convolutions do not.
+INITIAL_NOISE = 0.1
+# What keeps normalized pixels, which reach about -3, above the encoder's ReLU under hallucinator_init="identity".
+RELU_OFFSET = 4.0
 
 
 class HallucinatorEncoder(nn.Module):
@@ -75,3 +81,38 @@ class Hallucinator(nn.Module):
         if encoder is None or decoder is None:
             raise ValueError("This hallucinator shares its encoder and decoder: pass those of its HabaModel.")
         return decoder(torch.addcmul(self.shift, encoder(bases), self.scale))
+
+
+# `init` of transformers leaves alone what a checkpoint has filled.
+
+
+def init_hallucinator(hallucinator: Hallucinator, config: HabaConfig) -> None:
+    """Scale 1 and shift 0; where hallucinators would be alike otherwise, a shift of noise tells them apart."""
+    init.ones_(hallucinator.scale)
+    init.zeros_(hallucinator.shift)
+    alike = config.share_encoder_decoder or config.hallucinator_depth == 0
+    if alike or config.hallucinator_init == "identity":
+        init.normal_(hallucinator.shift, std=INITIAL_NOISE)
+    init_offsets(hallucinator.encoder, hallucinator.decoder, config)
+
+
+def init_convolution(convolution: nn.Conv2d, config: HabaConfig) -> None:
+    """PyTorch's default or, under `hallucinator_init="identity"`, input channels passed on with some noise."""
+    bound = (convolution.weight[0].numel()) ** -0.5
+    init.uniform_(convolution.weight, -bound, bound)  # = kaiming uniform with a = sqrt(5), PyTorch's default
+    init.uniform_(convolution.bias, -bound, bound)
+    if config.hallucinator_init == "identity":
+        identity = torch.randn_like(convolution.weight) * (INITIAL_NOISE * bound)
+        outputs = torch.arange(convolution.out_channels, device=convolution.weight.device)
+        identity[outputs, outputs % convolution.in_channels, 1, 1] += 1
+        init.copy_(convolution.weight, identity)
+        init.zeros_(convolution.bias)
+
+
+def init_offsets(encoder: HallucinatorEncoder | None, decoder: HallucinatorDecoder | None, config: HabaConfig) -> None:
+    """Raises pixels before the ReLU of an identity and lowers them after it."""
+    # Called for the modules that hold scale and shift: transformers skips those without parameters of their own.
+    if config.hallucinator_init == "identity" and config.hallucinator_depth and encoder and decoder:
+        raised, lowered = encoder.convolutions[0], decoder.convolutions[0]
+        init.constant_(raised.bias, RELU_OFFSET)
+        init.copy_(lowered.bias, -RELU_OFFSET * lowered.get_parameter("weight").sum(dim=(1, 2, 3)))

@@ -6,7 +6,6 @@ classes, T step sizes.
 
 import math
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,64 +14,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
 
 from .configuration_haba import HabaConfig
 from .datasets_haba import pairings_as_dataset, samples_as_dataset
-from .hallucinator_haba import Hallucinator, HallucinatorDecoder, HallucinatorEncoder
-
-# Standard deviation of the perturbation that tells hallucinators apart where their convolutions do not.
-INITIAL_NOISE = 0.1
-# What keeps normalized pixels, which reach about -3, above the encoder's ReLU under hallucinator_init="identity".
-RELU_OFFSET = 4.0
-
-
-@dataclass
-class HabaOutput(ModelOutput):
-    """
-    Samples and where they come from.
-
-    Args:
-        samples (`torch.FloatTensor` of shape `[P, C, H, W]`): in the model's space (as images are normalized).
-        labels (`torch.LongTensor` `[P]` or, soft, `torch.FloatTensor` `[P, L]` whose rows sum to 1).
-        basis_ids (`torch.LongTensor` of shape `[P]`).
-        hallucinator_ids (`torch.LongTensor` of shape `[P]`, `None` for plain pixels).
-        formation_ids (`torch.LongTensor` of shape `[P]`, `None` without multi-formation): which tile, row by row.
-    """
-
-    samples: Tensor | None = None
-    labels: Tensor | None = None
-    basis_ids: Tensor | None = None
-    hallucinator_ids: Tensor | None = None
-    formation_ids: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class StorageReport:
-    """
-    What an artifact stores, in floats of 4 bytes.
-
-    Args:
-        parts (`dict[str, int]`): floats of `bases`, `hallucinators`, `labels`, `student_learning_rate` and, if
-            there are any, `step_sizes`.
-        floats_per_image_per_class (`int`): L x C x H x W, what one plain image per class takes.
-    """
-
-    parts: dict[str, int]
-    floats_per_image_per_class: int
-
-    @property
-    def floats(self) -> int:
-        return sum(self.parts.values())
-
-    @property
-    def bytes(self) -> int:
-        return 4 * self.floats
-
-    @property
-    def images_per_class(self) -> float:
-        """Plain images per class (IPC) that take the storage of all parts."""
-        return self.floats / self.floats_per_image_per_class
+from .hallucinator_haba import (
+    Hallucinator,
+    HallucinatorDecoder,
+    HallucinatorEncoder,
+    init_convolution,
+    init_hallucinator,
+    init_offsets,
+)
+from .output_haba import HabaOutput, StorageReport
 
 
 class HabaModel(PreTrainedModel):
@@ -125,37 +78,16 @@ class HabaModel(PreTrainedModel):
             if module.raw_step_sizes is not None:
                 alpha = config.student_learning_rate
                 init.constant_(module.raw_step_sizes, alpha + math.log(-math.expm1(-alpha)))  # softplus gives alpha
-            self._init_offsets(module.encoder, module.decoder)
+            init_offsets(module.encoder, module.decoder, config)
             if module.label_logits is not None:
                 # softmax gives 0.9 to the true class and shares 0.1 among the others
                 others = max(config.num_labels - 1, 1)
                 one_hot = F.one_hot(class_ids, config.num_labels).to(module.label_logits.dtype)
                 init.copy_(module.label_logits, one_hot * torch.log(torch.tensor(9.0 * others)).item())
         elif isinstance(module, Hallucinator):
-            init.ones_(module.scale)
-            init.zeros_(module.shift)
-            alike = self.config.share_encoder_decoder or self.config.hallucinator_depth == 0
-            if alike or self.config.hallucinator_init == "identity":
-                init.normal_(module.shift, std=INITIAL_NOISE)
-            self._init_offsets(module.encoder, module.decoder)
+            init_hallucinator(module, self.config)
         elif isinstance(module, nn.Conv2d):
-            bound = (module.weight[0].numel()) ** -0.5
-            init.uniform_(module.weight, -bound, bound)  # = kaiming uniform with a = sqrt(5), PyTorch's default
-            init.uniform_(module.bias, -bound, bound)
-            if self.config.hallucinator_init == "identity":
-                identity = torch.randn_like(module.weight) * (INITIAL_NOISE * bound)
-                outputs = torch.arange(module.out_channels, device=module.weight.device)
-                identity[outputs, outputs % module.in_channels, 1, 1] += 1
-                init.copy_(module.weight, identity)
-                init.zeros_(module.bias)
-
-    def _init_offsets(self, encoder: HallucinatorEncoder | None, decoder: HallucinatorDecoder | None) -> None:
-        """Raises pixels before the ReLU of an identity and lowers them after it."""
-        # Called for the modules that hold scale and shift: transformers skips those without parameters of their own.
-        if self.config.hallucinator_init == "identity" and self.config.hallucinator_depth and encoder and decoder:
-            raised, lowered = encoder.convolutions[0], decoder.convolutions[0]
-            init.constant_(raised.bias, RELU_OFFSET)
-            init.copy_(lowered.bias, -RELU_OFFSET * lowered.get_parameter("weight").sum(dim=(1, 2, 3)))
+            init_convolution(module, self.config)
 
     @classmethod
     def from_pretrained(
@@ -210,9 +142,10 @@ class HabaModel(PreTrainedModel):
         return None if self.raw_step_sizes is None else F.softplus(self.raw_step_sizes)
 
     def share(self, step: int) -> Tensor:
-        """The bases `[L]` of a step of the schedule: one of each class, taking turns."""
-        per_class = self.config.bases_per_class
-        return torch.arange(self.config.num_labels, device=self.bases.device) * per_class + step % per_class
+        """What a step of the schedule takes, `[L x M]`: a basis of each class, taking turns, in all its formations."""
+        per_class, formations = self.config.bases_per_class, self.config.num_formations
+        basis_ids = torch.arange(self.config.num_labels, device=self.bases.device) * per_class + step % per_class
+        return (basis_ids[:, None] * formations + torch.arange(formations, device=basis_ids.device)).flatten()
 
     def forward(
         self,
@@ -361,14 +294,29 @@ class HabaModel(PreTrainedModel):
         One epoch of online pairing, as places in `materialize()` `[N x M]`: every basis once, in all its formations,
         in random order, each with a hallucinator drawn for it. On the generator's device.
         """
+        count = self.config.num_bases * self.config.num_formations
+        return self.pair(torch.randperm(count, generator=generator, device=generator.device), generator)
+
+    def pair(self, formed_ids: Tensor, generator: torch.Generator, one_a_row: bool = False) -> Tensor:
+        """
+        Draws hallucinators for bases and says where in `materialize()` what they restore is.
+
+        Args:
+            formed_ids (`torch.LongTensor`): bases in one of their formations, from 0 to N x M - 1: formation i % M of
+                basis i // M.
+            generator (`torch.Generator`): what hallucinators are drawn from.
+            one_a_row (`bool`, *optional*, defaults to `False`): one hallucinator for all of the last dimension.
+
+        Returns:
+            `torch.LongTensor` of the shape of `formed_ids`, on the generator's device.
+        """
         num_hallucinators, formations = self.config.num_hallucinators, self.config.num_formations
-        count = self.config.num_bases * formations
-        order = torch.randperm(count, generator=generator, device=generator.device)
+        formed_ids = formed_ids.to(generator.device)
         if not num_hallucinators:
-            return order
-        hallucinator_ids = torch.randint(num_hallucinators, (count,), generator=generator, device=generator.device)
-        pairs = order // formations * num_hallucinators + hallucinator_ids
-        return pairs * formations + order % formations
+            return formed_ids
+        shape = (*formed_ids.shape[:-1], 1) if one_a_row else formed_ids.shape
+        hallucinator_ids = torch.randint(num_hallucinators, shape, generator=generator, device=generator.device)
+        return (formed_ids // formations * num_hallucinators + hallucinator_ids) * formations + formed_ids % formations
 
     def storage(self) -> StorageReport:
         """Floats and bytes of each part, and the plain images per class they equal; hard labels follow from order."""

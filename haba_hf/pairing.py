@@ -142,12 +142,7 @@ class PairedDataset(Dataset):
         ids = torch.as_tensor(indices, dtype=torch.long)
         if len(ids) and not -len(self) <= int(ids.min()) <= int(ids.max()) < len(self):
             raise IndexError(f"Basis indices must lie in 0..{len(self) - 1}, got {list(indices)}.")
-        ids, formations = ids % len(self), self.model.config.num_formations
-        hallucinator_ids = None
-        if self.model.config.num_hallucinators:
-            shape = (len(ids),)
-            hallucinator_ids = torch.randint(self.model.config.num_hallucinators, shape, generator=self.generator())
-        output = self.model(ids // formations, hallucinator_ids, ids % formations)
+        output = self.model.restore(self.model.pair(ids % len(self), self.generator()))
         samples_BCHW, labels = (tensor.cpu() for tensor in _in_float32(output))
         return [{"pixel_values": samples_BCHW[i], "labels": labels[i]} for i in range(len(ids))]
 

@@ -26,7 +26,18 @@ from transformers.utils.logging import disable_progress_bar
 from .allocator import keep_freed_memory
 from .coresets import CoresetArguments
 from .data import DataArguments
-from .distillation import DistillationArguments, ExpertArguments, ModelArguments
+from .distillation import (
+    AdversaryArguments,
+    DistillationArguments,
+    DistributionMatchingArguments,
+    ExpertArguments,
+    FeatureAlignmentArguments,
+    GradientMatchingArguments,
+    IdcArguments,
+    LabelDistillationArguments,
+    ModelArguments,
+    TrajectoryMatchingArguments,
+)
 from .evaluation import AnalysisArguments, EvaluationArguments
 from .files import atomic_file
 from .networks import NetworkArguments
@@ -45,6 +56,13 @@ class Recipe:
     experts: ExpertArguments = field(default_factory=ExpertArguments)
     coreset: CoresetArguments = field(default_factory=CoresetArguments)
     distillation: DistillationArguments = field(default_factory=DistillationArguments)
+    adversary: AdversaryArguments = field(default_factory=AdversaryArguments)
+    distribution_matching: DistributionMatchingArguments = field(default_factory=DistributionMatchingArguments)
+    trajectory_matching: TrajectoryMatchingArguments = field(default_factory=TrajectoryMatchingArguments)
+    gradient_matching: GradientMatchingArguments = field(default_factory=GradientMatchingArguments)
+    idc: IdcArguments = field(default_factory=IdcArguments)
+    feature_alignment: FeatureAlignmentArguments = field(default_factory=FeatureAlignmentArguments)
+    label_distillation: LabelDistillationArguments = field(default_factory=LabelDistillationArguments)
     evaluation: EvaluationArguments = field(default_factory=EvaluationArguments)
     analysis: AnalysisArguments = field(default_factory=AnalysisArguments)
 

@@ -11,7 +11,7 @@ from itertools import product
 from math import prod
 
 from .configuration_haba import HabaConfig
-from .modeling_haba import StorageReport
+from .output_haba import StorageReport
 
 
 @dataclass(frozen=True)

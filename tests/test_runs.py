@@ -15,6 +15,7 @@ from haba_hf import HabaModel
 from haba_hf.hub.artifact import weights_fingerprint
 from haba_hf.recipe import parse_recipe
 from haba_hf.runs import distill, evaluate, load_artifact, student_network, train_one_student
+from haba_hf.runs.distilling import run_hash
 from tiny import tiny_accelerator
 
 CLASS_NAMES = ["green tea", "lava", "sky"]
@@ -95,6 +96,7 @@ def test_distill_and_evaluate_an_image_folder(recipe_of, tmp_path):
         "dataset": "pictures",
         "train_images": 18,
         "steps": 5,
+        "ended_by": "steps",
         "processes": 1,
         "threads": torch.get_num_threads(),
         "mixed_precision": "no",
@@ -122,6 +124,40 @@ def test_distill_and_evaluate_an_image_folder(recipe_of, tmp_path):
     assert results["settings"]["student_epochs"] == 40
     assert results["settings"]["network_width"] == 8
     assert results["versions"]["torch"] == metadata.version("torch")
+
+
+def test_a_run_that_ends_by_its_time(recipe_of):
+    artifact = distill(recipe_of(max_minutes=1e-9), tiny_accelerator())
+    provenance = json.loads((artifact / "distillation.json").read_text())
+    assert (provenance["steps"], provenance["ended_by"]) == (1, "max_minutes")
+
+
+def test_a_checkpoint_depends_on_what_its_objective_reads():
+    def hash_of(objective, **changes):
+        return run_hash(
+            parse_recipe([f"--{name}={value}" for name, value in {"objective": objective, **changes}.items()])
+        )
+
+    reads = {
+        "dm": ["network_bank"],
+        "mtt": ["num_experts", "student_steps"],
+        "dc": ["inner_epochs"],
+        "dsa": ["outer_steps"],
+        "idc": ["outer_steps", "idc_real_samples"],
+        "cafe": ["accuracy_window"],
+        "dd": [],
+        "ld": ["restart_window"],
+    }
+    own = {name for names in reads.values() for name in names}
+    for objective, names in reads.items():
+        plain = hash_of(objective)
+        for name in ("steps", "bases_per_class", "network_width", "adversary_bases", "validation_fraction"):
+            value = 0.3 if name == "validation_fraction" else 7
+            assert hash_of(objective, **{name: value}) != plain, (objective, name)
+        for name in own - {"inner_epochs", "outer_steps"} | set(names):
+            assert (hash_of(objective, **{name: 7}) != plain) == (name in names), (objective, name)
+        for name in ("student_epochs", "perplexity", "coreset_epochs"):
+            assert hash_of(objective, **{name: 7}) == plain, (objective, name)
 
 
 def test_one_student_is_the_first_of_the_evaluation(recipe_of, tmp_path):

@@ -31,6 +31,8 @@ def test_shares_take_turns():
     model = HabaModel(HabaConfig(**SIZES, num_step_sizes=4))
     assert [model.share(step).tolist() for step in range(4)] == [[0, 2, 4], [1, 3, 5], [0, 2, 4], [1, 3, 5]]
     assert model.class_ids[model.share(3)].tolist() == [0, 1, 2]
+    formed = HabaModel(HabaConfig(**SIZES, num_step_sizes=4, formation_factor=2, formation_axes="time"))
+    assert formed.share(1).tolist() == [2, 3, 6, 7, 10, 11], "both halves of bases 1, 3 and 5"
 
 
 def test_storage_counts_them():

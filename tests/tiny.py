@@ -9,6 +9,8 @@ import textwrap
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -18,9 +20,10 @@ from torch.nn import functional as F
 from haba_hf import HabaConfig, HabaModel
 from haba_hf.data.sources import ImageData
 from haba_hf.data.splits import Split
-from haba_hf.distillation import DistillationArguments, Distiller
+from haba_hf.distillation import Distiller, Objective
 from haba_hf.networks import NetworkArguments
 from haba_hf.processing_haba import HabaImageProcessor
+from haba_hf.recipe import Recipe
 
 NETWORK = NetworkArguments(network_depth=2, network_width=4)
 
@@ -85,17 +88,43 @@ def tiny_model(data: ImageData, seed: int = 0, **settings) -> HabaModel:
     return model
 
 
-def tiny_arguments(**settings) -> DistillationArguments:
-    defaults = DistillationArguments(
-        steps=6,
-        real_batch_size=4,
-        student_steps=3,
-        expert_span=1,
-        max_start=2,
-        checkpoint_every=2,
-        report_to="none",
-    )
-    return dataclasses.replace(defaults, **settings)
+def tiny_recipe(**settings) -> Recipe:
+    """A recipe of some fields, as flat as in its file."""
+    chosen = {
+        "network_depth": NETWORK.network_depth,
+        "network_width": NETWORK.network_width,
+        "steps": 6,
+        "real_batch_size": 4,
+        "student_steps": 3,
+        "expert_span": 1,
+        "max_start": 2,
+        "checkpoint_every": 2,
+        "report_to": "none",
+    } | settings
+    sections = {
+        section: {field.name: chosen.pop(field.name) for field in dataclasses.fields(kind) if field.name in chosen}
+        for section, kind in get_type_hints(Recipe).items()
+    }
+    assert not chosen, f"no such fields: {list(chosen)}"
+    return Recipe(**{name: kind(**sections[name]) for name, kind in get_type_hints(Recipe).items()})
+
+
+def all_fields(recipe: Recipe) -> SimpleNamespace:
+    """The fields of all sections in one place, as a formula written down again wants them."""
+    return SimpleNamespace(**recipe.to_dict())
+
+
+def tiny_distiller(
+    model: HabaModel,
+    objective: Objective,
+    recipe: Recipe,
+    data: ImageData,
+    kind: type[Distiller] = Distiller,
+    recipe_hash: str = "abc",
+    validate: Callable[[HabaModel, int], float] | None = None,
+) -> Distiller:
+    sections = recipe.distillation, recipe.adversary, recipe.network
+    return kind(model, objective, *sections, data, tiny_accelerator(), recipe_hash, validate)
 
 
 def formations_of(images: torch.Tensor, config: HabaConfig) -> list[torch.Tensor]:

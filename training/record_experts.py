@@ -17,7 +17,7 @@ def main():
     recipe = parse_recipe(description=__doc__)
     accelerator = start_accelerator()
     data = load_image_data(recipe.data, allow_missing_test=True)
-    record_experts(data, recipe.network, recipe.experts, recipe.distillation.num_snapshots, accelerator)
+    record_experts(data, recipe.network, recipe.experts, recipe.trajectory_matching.num_snapshots, accelerator)
     accelerator.end_training()
 
 

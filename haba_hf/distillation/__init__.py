@@ -1,35 +1,48 @@
 """Distillation: objectives, the adversary, experts, and the distiller that drives Algorithm 1."""
 
-from .adversary import Adversary
+from .adversary import Adversary, AdversaryArguments
 from .arguments import DistillationArguments, ModelArguments
 from .distiller import Distiller
 from .experts import ExpertArguments, ExpertStore, record_experts
 from .initialization import initial_model
 from .objectives import (
     DistributionMatching,
+    DistributionMatchingArguments,
     FeatureAlignment,
+    FeatureAlignmentArguments,
     GradientMatching,
+    GradientMatchingArguments,
+    IdcArguments,
     IdcMatching,
     LabelDistillation,
+    LabelDistillationArguments,
     Objective,
     TrajectoryMatching,
+    TrajectoryMatchingArguments,
     UnrolledTraining,
 )
 
 __all__ = [
     "Adversary",
+    "AdversaryArguments",
     "DistillationArguments",
     "Distiller",
     "DistributionMatching",
+    "DistributionMatchingArguments",
     "ExpertArguments",
     "ExpertStore",
     "FeatureAlignment",
+    "FeatureAlignmentArguments",
     "GradientMatching",
+    "GradientMatchingArguments",
+    "IdcArguments",
     "IdcMatching",
     "LabelDistillation",
+    "LabelDistillationArguments",
     "ModelArguments",
     "Objective",
     "TrajectoryMatching",
+    "TrajectoryMatchingArguments",
     "UnrolledTraining",
     "initial_model",
     "record_experts",

@@ -6,6 +6,9 @@ push them apart.
 Shape legend: V views (hallucinators compared), B bases, D features, L classes.
 """
 
+from dataclasses import dataclass, field
+from typing import Literal
+
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -15,7 +18,7 @@ from ..data.augmentation import DsaAugmentation
 from ..data.sources import ImageData
 from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments, build_feature_network
-from .arguments import DistillationArguments
+from .arguments import DistillationArguments, check_counts
 
 
 def cosine_loss(features_VBD: Tensor) -> Tensor:
@@ -62,6 +65,36 @@ def _off_diagonal_sum(values_VVB: Tensor) -> Tensor:
     return values_VVB.sum() - values_VVB.diagonal().sum()
 
 
+@dataclass
+class AdversaryArguments:
+    """The game of hallucinators and adversary; without L_cos and L_con, or below two hallucinators, none is played."""
+
+    lambda_cos: float = field(default=0.1, metadata={"help": "Weight of L_cos (Eq. 6)."})
+    lambda_con: float = field(default=0.1, metadata={"help": "Weight of L_con (Eq. 4)."})
+    lambda_task: float = field(default=1.0, metadata={"help": "Weight of L_task (Eq. 4)."})
+    adversary_learning_rate: float = field(default=0.001, metadata={"help": "SGD learning rate of the adversary."})
+    adversary_hallucinators: int = field(
+        default=2, metadata={"help": "Hallucinators |H'| the adversary compares a step."}
+    )
+    adversary_bases: int | None = field(default=None, metadata={"help": "Bases |B'| a step; by default all."})
+    contrast: Literal["instance", "supervised"] = field(
+        default="instance", metadata={"help": "L_con as Eq. 3 prints it, or the released code's with class labels."}
+    )
+    temperature: float = field(default=0.07, metadata={"help": "Temperature tau of L_con."})
+
+    def __post_init__(self):
+        if self.adversary_hallucinators < 2:
+            raise ValueError("adversary_hallucinators must be at least 2: the adversary compares views of a basis.")
+        check_counts(self, "adversary_bases")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}.")
+
+    @property
+    def plays(self) -> bool:
+        """Whether one of the losses between the two players counts."""
+        return bool(self.lambda_cos or self.lambda_con)
+
+
 class Adversary:
     """
     F, one network of the student's architecture, trained throughout the run on samples alone.
@@ -69,23 +102,20 @@ class Adversary:
     Both games are played on the same products of bases B' and hallucinators H', restored once a step (Algorithm 1).
 
     Args:
-        arguments ([`DistillationArguments`]): weights, `adversary_hallucinators`, `adversary_bases`, `contrast`,
-            `temperature`.
-
-    Raises:
-        `ValueError`: if fewer than two hallucinators can be compared.
+        network_arguments ([`NetworkArguments`]): architecture of F.
+        arguments ([`DistillationArguments`]): `seed`, `dsa`.
+        settings ([`AdversaryArguments`]): the game.
     """
 
     def __init__(
         self,
         network_arguments: NetworkArguments,
         arguments: DistillationArguments,
+        settings: AdversaryArguments,
         real_data: ImageData,
         accelerator: Accelerator,
     ):
-        if arguments.adversary_hallucinators < 2:
-            raise ValueError("adversary_hallucinators must be at least 2: the adversary compares views of a basis.")
-        self.arguments = arguments
+        self.settings = settings
         self.network = build_feature_network(
             network_arguments, real_data.image_shape, real_data.num_labels, seed=arguments.seed
         ).to(accelerator.device)
@@ -96,10 +126,10 @@ class Adversary:
         Adds the gradient of lambda_cos * L_cos to the parameters of `model` and that of lambda_con * L_con +
         lambda_task * L_task to those of `network`.
         """
-        arguments = self.arguments
+        settings = self.settings
         num_hallucinators, num_bases = model.config.num_hallucinators, model.config.num_bases
-        views = min(arguments.adversary_hallucinators, num_hallucinators)
-        bases = min(arguments.adversary_bases or num_bases, num_bases)
+        views = min(settings.adversary_hallucinators, num_hallucinators)
+        bases = min(settings.adversary_bases or num_bases, num_bases)
         hallucinator_ids = torch.randperm(num_hallucinators, generator=generator)[:views]
         basis_ids = torch.randperm(num_bases, generator=generator)[:bases]
         output = model(basis_ids.repeat(views), hallucinator_ids.repeat_interleave(bases))
@@ -110,15 +140,15 @@ class Adversary:
         features_VBD = features.view(views, -1, features.shape[1])  # B counts every formation of a basis
         l_cos = cosine_loss(features_VBD)
         classes = model.class_ids[output.basis_ids[: features_VBD.shape[1]]]
-        if arguments.contrast == "instance":
-            l_con = contrastive_loss(features_VBD, arguments.temperature)
+        if settings.contrast == "instance":
+            l_con = contrastive_loss(features_VBD, settings.temperature)
         else:
-            l_con = supervised_contrastive_loss(features_VBD, classes, arguments.temperature)
+            l_con = supervised_contrastive_loss(features_VBD, classes, settings.temperature)
         l_task = F.cross_entropy(self.network.classifier(features), output.labels.detach())
 
-        (d_samples,) = torch.autograd.grad(arguments.lambda_cos * l_cos, samples, retain_graph=True)
+        (d_samples,) = torch.autograd.grad(settings.lambda_cos * l_cos, samples, retain_graph=True)
         output.samples.backward(d_samples)
         torch.autograd.backward(
-            arguments.lambda_con * l_con + arguments.lambda_task * l_task, inputs=list(self.network.parameters())
+            settings.lambda_con * l_con + settings.lambda_task * l_task, inputs=list(self.network.parameters())
         )
         return {"l_cos": l_cos.item(), "l_con": l_con.item(), "l_task": l_task.item()}

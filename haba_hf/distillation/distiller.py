@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -18,7 +19,7 @@ from ..files import atomic_directory, atomic_file, check_writable
 from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments
 from ..pairing import seeded_generator
-from .adversary import Adversary
+from .adversary import Adversary, AdversaryArguments
 from .arguments import DistillationArguments
 from .checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
 from .objectives import Objective
@@ -29,18 +30,25 @@ class Distiller:
     Drives one run: step, log, validate, checkpoint, resume.
 
     Every random number of step s on process r comes from a generator seeded by (seed, s, r), so a resumed run equals
-    an uninterrupted one bit for bit, and nothing depends on the global random state.
+    an uninterrupted one bit for bit, and nothing depends on the global random state. With `max_minutes`, though, which
+    step is the last, and where schedules of learning rates stand, depend on the machine's speed.
 
     Args:
         model ([`HabaModel`]): the artifact to be learned; the same on every process.
         objective ([`Objective`]): L_DD.
         arguments ([`DistillationArguments`]): the run.
+        adversary_arguments ([`AdversaryArguments`]): the adversary, which needs two hallucinators to play.
         network_arguments ([`NetworkArguments`]): architecture of the adversary.
         real_data ([`ImageData`]): what is distilled.
         accelerator (`Accelerator`): device, processes and trackers.
         recipe_hash (`str`): a checkpoint is resumed only by the recipe that wrote it.
         validate (`Callable`, *optional*): `validate(model, step) -> float`, the validation accuracy in percent, called
             every `validate_every` steps and after the last.
+
+    Attributes:
+        step_number (`int`): steps taken so far.
+        seconds (`float`): what these steps took, without validations and checkpoints; on every process the main one's
+            if `max_minutes` is set.
 
     Raises:
         `ValueError`: if only one of `validate` and `validate_every` is given.
@@ -51,6 +59,7 @@ class Distiller:
         model: HabaModel,
         objective: Objective,
         arguments: DistillationArguments,
+        adversary_arguments: AdversaryArguments,
         network_arguments: NetworkArguments,
         real_data: ImageData,
         accelerator: Accelerator,
@@ -67,17 +76,25 @@ class Distiller:
         self.objective = objective
         objective.prepare(real_data, model, accelerator)
         self.adversary = None
-        if model.config.num_hallucinators >= 2 and _plays(arguments):
-            self.adversary = Adversary(network_arguments, arguments, real_data, accelerator)
+        if model.config.num_hallucinators >= 2 and adversary_arguments.plays:
+            self.adversary = Adversary(network_arguments, arguments, adversary_arguments, real_data, accelerator)
         self.optimizers = self._optimizers()
         self.step_number = 0
+        self.seconds = 0.0
         self.best: dict[str, float] | None = None
         self._synchronize()
+
+    @property
+    def ended_by(self) -> Literal["steps", "max_minutes"] | None:
+        """What ended the run; `None` while it goes on."""
+        if self.step_number >= self.arguments.steps:
+            return "steps"
+        return "max_minutes" if self._spent() >= 1 else None
 
     def run(self) -> HabaModel:
         """
         Runs to the last step, from the newest checkpoint if there is one, and returns the model (the best by
-        validation if `keep_best`).
+        validation if `keep_best`). A run that has ended, be it by `max_minutes`, does not go on when it is run again.
 
         Raises:
             `FloatingPointError`: if a gradient is NaN or infinite, naming the step and the last good checkpoint.
@@ -95,11 +112,12 @@ class Distiller:
             disable=not self.accelerator.is_main_process,
         )
         with progress:
-            while self.step_number < self.arguments.steps:
+            while self.ended_by is None:
                 started = time.perf_counter()
                 logs = self.step()
-                logs["seconds"] = time.perf_counter() - started
-                last = self.step_number == self.arguments.steps
+                logs["seconds"] = self._shared_seconds(time.perf_counter() - started)
+                self.seconds += logs["seconds"]
+                last = self.ended_by is not None
                 if self.validate is not None and (last or self.step_number % self.arguments.validate_every == 0):
                     logs["validation_accuracy"] = self.validate_and_keep_best(self.validate)
                 self.log(logs)
@@ -174,7 +192,12 @@ class Distiller:
     def save(self) -> None:
         """Writes a checkpoint from the main process."""
         if self.accelerator.is_main_process:
-            state = {"step": self.step_number, "recipe_hash": self.recipe_hash, "best": self.best}
+            state = {
+                "step": self.step_number,
+                "seconds": self.seconds,
+                "recipe_hash": self.recipe_hash,
+                "best": self.best,
+            }
             save_checkpoint(self.arguments.output_dir, state, self._modules(), self.optimizers, self.objective.state())
         self.accelerator.wait_for_everyone()
 
@@ -184,7 +207,7 @@ class Distiller:
         if path is not None:
             state, objective_state = load_checkpoint(path, self.recipe_hash, self._modules(), self.optimizers)
             self.objective.load_state(objective_state)
-            self.step_number, self.best = state["step"], state["best"]
+            self.step_number, self.seconds, self.best = state["step"], state["seconds"], state["best"]
             self.accelerator.print(f"Resuming at step {self.step_number} from {path}")
         if self.accelerator.is_main_process and self._metrics_path().exists():
             lines = self._metrics_path().read_text().splitlines()
@@ -219,17 +242,27 @@ class Distiller:
             optimizers["optimizer"] = torch.optim.SGD(groups, momentum=arguments.momentum)
         if self.adversary is not None:
             optimizers["adversary_optimizer"] = torch.optim.SGD(
-                self.adversary.network.parameters(), lr=arguments.adversary_learning_rate, momentum=0.9
+                self.adversary.network.parameters(), lr=self.adversary.settings.adversary_learning_rate, momentum=0.9
             )
         return optimizers
 
     def _schedule(self) -> None:
-        progress = self.step_number / self.arguments.steps
+        progress = max(self.step_number / self.arguments.steps, self._spent())
         factor = 0.5 ** sum(progress >= fraction for fraction in self.arguments.learning_rate_halvings)
         if self.arguments.learning_rate_schedule == "cosine":
             factor *= 0.5 * (1 + math.cos(math.pi * progress))
         for group in self.optimizers["optimizer"].param_groups:
             group["lr"] = group["peak_lr"] * factor
+
+    def _spent(self) -> float:
+        """The fraction of `max_minutes` that steps have taken, 0 without such a limit."""
+        return 0.0 if self.arguments.max_minutes is None else self.seconds / (60 * self.arguments.max_minutes)
+
+    def _shared_seconds(self, seconds: float) -> float:
+        """The main process's seconds of a step, so that no process ends before another."""
+        if self.arguments.max_minutes is None:
+            return seconds
+        return broadcast(torch.tensor(seconds, device=self.accelerator.device)).item()
 
     def _modules(self) -> dict[str, nn.Module]:
         modules: dict[str, nn.Module] = {"model": self.model}
@@ -264,7 +297,3 @@ class Distiller:
         self.accelerator.print(
             f"Kept step {best['step']}, the best of the validations ({best['validation_accuracy']:.1f} %)"
         )
-
-
-def _plays(arguments: DistillationArguments) -> bool:
-    return bool(arguments.lambda_cos or arguments.lambda_con)

@@ -33,13 +33,10 @@ def stored_step_sizes(model: HabaModel) -> list[float]:
 @torch.no_grad()
 def scheduled_batch(model: HabaModel, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """
-    The share of a step, each basis with a hallucinator drawn anew: samples float32 `[B, C, H, W]`, and labels `[B]`
-    (hard) or `[B, L]` (soft).
+    The share of a step, each formation of a basis with a hallucinator drawn anew: samples float32 `[B, C, H, W]`, and
+    labels `[B]` (hard) or `[B, L]` (soft).
     """
-    basis_ids, hallucinator_ids = model.share(step), None
-    if model.config.num_hallucinators:
-        hallucinator_ids = torch.randint(model.config.num_hallucinators, basis_ids.shape, generator=generator)
-    output = model(basis_ids, hallucinator_ids)
+    output = model.restore(model.pair(model.share(step), generator))
     labels = output.labels
     return output.samples.float(), labels.float() if labels.is_floating_point() else labels
 

@@ -1,7 +1,6 @@
 """AlexCifarNet, the network of "Dataset Distillation" (Wang et al., 2018) for CIFAR-10."""
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .feature_network import FeatureNetwork, refuse_small_images
 
@@ -27,6 +26,7 @@ class AlexCifarNet(FeatureNetwork):
     def __init__(self, in_channels: int, image_size: tuple[int, int], num_labels: int):
         super().__init__()
         refuse_small_images("AlexCifarNet", image_size, 4)
+        height, width = (-(-side // 4) for side in image_size)
         self.blocks = nn.Sequential(
             nn.Conv2d(in_channels, 64, 5, padding=2),
             nn.ReLU(),
@@ -36,10 +36,10 @@ class AlexCifarNet(FeatureNetwork):
             nn.ReLU(),
             nn.LocalResponseNorm(4, alpha=0.001 / 9.0, beta=0.75, k=1),
             nn.MaxPool2d(3, stride=2, padding=1),
+            nn.Flatten(),
+            nn.Linear(64 * height * width, 384),
+            nn.ReLU(),
+            nn.Linear(384, 192),
+            nn.ReLU(),
         )
-        height, width = (-(-side // 4) for side in image_size)
-        self.hidden = nn.Sequential(nn.Linear(64 * height * width, 384), nn.ReLU(), nn.Linear(384, 192), nn.ReLU())
         self.classifier = nn.Linear(192, num_labels)
-
-    def features(self, images: Tensor) -> Tensor:
-        return self.hidden(torch.flatten(self.blocks(images), 1))

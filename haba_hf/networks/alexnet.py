@@ -1,7 +1,6 @@
 """AlexNet as the dataset-distillation literature sizes it for small images (Zhao et al., 2021)."""
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .feature_network import FeatureNetwork, refuse_small_images
 
@@ -46,6 +45,3 @@ class AlexNet(FeatureNetwork):
             nn.AdaptiveAvgPool2d(4),
         )
         self.classifier = nn.Linear(192 * 4 * 4, num_labels)
-
-    def features(self, images: Tensor) -> Tensor:
-        return torch.flatten(self.blocks(images), 1)

@@ -1,20 +1,22 @@
 """Networks whose features can be asked for: what some objectives, the adversary and coresets need."""
 
+import torch
 from torch import Tensor, nn
 
 
 class FeatureNetwork(nn.Module):
     """
-    A network that is one linear classifier over its features. Subclasses define both.
+    A network that is one linear classifier over the features that its blocks give. Subclasses define both.
 
     A class and not a protocol: it is an `nn.Module` as well, and `isinstance` tells it from one without features.
     """
 
+    blocks: nn.Sequential
     classifier: nn.Linear
 
     def features(self, images: Tensor) -> Tensor:
         """`[B, C, H, W]` to the flattened features `[B, D]` that the classifier sees."""
-        raise NotImplementedError
+        return torch.flatten(self.blocks(images), 1)
 
     def forward(self, images: Tensor) -> Tensor:
         """`[B, C, H, W]` to logits `[B, num_labels]`."""

@@ -1,7 +1,6 @@
 """LeNet (LeCun et al., 1998) as the dataset-distillation literature uses it (Wang et al., 2018)."""
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .feature_network import FeatureNetwork, refuse_small_images
 
@@ -28,6 +27,7 @@ class LeNet(FeatureNetwork):
         super().__init__()
         padding = 2 if in_channels == 1 else 0
         refuse_small_images("LeNet", image_size, 16 - 2 * padding)
+        height, width = (((side + 2 * padding - 4) // 2 - 4) // 2 for side in image_size)
         self.blocks = nn.Sequential(
             nn.Conv2d(in_channels, 6, 5, padding=padding),
             nn.ReLU(),
@@ -35,10 +35,10 @@ class LeNet(FeatureNetwork):
             nn.Conv2d(6, 16, 5),
             nn.ReLU(),
             nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(16 * height * width, 120),
+            nn.ReLU(),
+            nn.Linear(120, 84),
+            nn.ReLU(),
         )
-        height, width = (((side + 2 * padding - 4) // 2 - 4) // 2 for side in image_size)
-        self.hidden = nn.Sequential(nn.Linear(16 * height * width, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU())
         self.classifier = nn.Linear(84, num_labels)
-
-    def features(self, images: Tensor) -> Tensor:
-        return self.hidden(torch.flatten(self.blocks(images), 1))

@@ -1,6 +1,5 @@
 """ResNet18 (He et al., 2016) with instance normalization, for small images (Zhao et al., 2021)."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -61,6 +60,3 @@ class ResNet18(FeatureNetwork):
             channels = width
         self.blocks = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1))
         self.classifier = nn.Linear(channels, num_labels)
-
-    def features(self, images: Tensor) -> Tensor:
-        return torch.flatten(self.blocks(images), 1)

@@ -1,7 +1,6 @@
 """VGG11 (Simonyan and Zisserman, 2015) with instance normalization, for small images (Zhao et al., 2021)."""
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .feature_network import FeatureNetwork, instance_norm, refuse_small_images
 
@@ -42,6 +41,3 @@ class VGG11(FeatureNetwork):
             channels = width
         self.blocks = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1))
         self.classifier = nn.Linear(channels, num_labels)
-
-    def features(self, images: Tensor) -> Tensor:
-        return torch.flatten(self.blocks(images), 1)

@@ -6,8 +6,14 @@ import pytest
 import torch
 
 from haba_hf.data.augmentation import DsaAugmentation
-from haba_hf.distillation.adversary import Adversary, contrastive_loss, cosine_loss, supervised_contrastive_loss
-from tiny import NETWORK, formations_of, gradients, tiny_accelerator, tiny_arguments, tiny_data, tiny_model
+from haba_hf.distillation.adversary import (
+    Adversary,
+    AdversaryArguments,
+    contrastive_loss,
+    cosine_loss,
+    supervised_contrastive_loss,
+)
+from tiny import NETWORK, all_fields, formations_of, gradients, tiny_accelerator, tiny_data, tiny_model, tiny_recipe
 
 
 def random_features(views=3, bases=4, size=5, seed=0):
@@ -118,15 +124,14 @@ def test_supervised_loss_of_one_basis_per_class():
     torch.testing.assert_close(supervised_contrastive_loss(features, torch.arange(3), 0.07), expected)
 
 
-def double_adversary(data, arguments):
-    adversary = Adversary(NETWORK, arguments, data, tiny_accelerator())
+def double_adversary(data, recipe):
+    adversary = Adversary(NETWORK, recipe.distillation, recipe.adversary, data, tiny_accelerator())
     adversary.network.double()
     return adversary
 
 
-def naive_losses(adversary, model, generator):
+def naive_losses(adversary, arguments, model, generator):
     """The three losses with one hallucinator call a sample and loops over the formulas, from the same draws."""
-    arguments = adversary.arguments
     num_views = min(arguments.adversary_hallucinators, model.config.num_hallucinators)
     num_bases = min(arguments.adversary_bases or model.config.num_bases, model.config.num_bases)
     views = torch.randperm(model.config.num_hallucinators, generator=generator)[:num_views].tolist()
@@ -165,12 +170,12 @@ def naive_losses(adversary, model, generator):
 def test_gradients_of_both_players(settings, label_kind, formation_factor):
     """S gets lambda_cos L_cos and nothing else, F gets lambda_con L_con + lambda_task L_task and nothing else."""
     data = tiny_data()
-    arguments = tiny_arguments(**settings)
-    adversary = double_adversary(data, arguments)
+    recipe = tiny_recipe(**settings)
+    adversary, arguments = double_adversary(data, recipe), all_fields(recipe)
     model = tiny_model(data, label_kind=label_kind, formation_factor=formation_factor).double()
 
     logs = adversary.backward(model, torch.Generator().manual_seed(5))
-    l_cos, l_con, l_task = naive_losses(adversary, model, torch.Generator().manual_seed(5))
+    l_cos, l_con, l_task = naive_losses(adversary, arguments, model, torch.Generator().manual_seed(5))
     expected_logs = {"l_cos": l_cos.item(), "l_con": l_con.item(), "l_task": l_task.item()}
     assert logs == pytest.approx(expected_logs, rel=1e-10)
 
@@ -196,7 +201,7 @@ def test_gradients_of_both_players(settings, label_kind, formation_factor):
 
 def test_gradients_are_added():
     data = tiny_data()
-    adversary = double_adversary(data, tiny_arguments())
+    adversary = double_adversary(data, tiny_recipe())
     model = tiny_model(data).double()
     adversary.backward(model, torch.Generator().manual_seed(0))
     once = gradients(model) | gradients(adversary.network)
@@ -208,8 +213,7 @@ def test_gradients_are_added():
 def test_the_game_is_played():
     """One step of F brings views together, one step of S takes them apart."""
     data = tiny_data()
-    arguments = tiny_arguments(dsa="none", lambda_task=0.0, lambda_con=1.0, lambda_cos=1.0)
-    adversary = double_adversary(data, arguments)
+    adversary = double_adversary(data, tiny_recipe(dsa="none", lambda_task=0.0, lambda_con=1.0, lambda_cos=1.0))
     model = tiny_model(data).double()
     before = adversary.backward(model, torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -229,4 +233,4 @@ def test_the_game_is_played():
 
 def test_one_hallucinator_cannot_be_compared():
     with pytest.raises(ValueError, match="adversary_hallucinators must be at least 2"):
-        Adversary(NETWORK, tiny_arguments(adversary_hallucinators=1), tiny_data(), tiny_accelerator())
+        AdversaryArguments(adversary_hallucinators=1)

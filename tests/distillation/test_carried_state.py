@@ -8,24 +8,23 @@ import torch
 from safetensors.torch import load_file
 
 from haba_hf import HabaModel
-from haba_hf.distillation import Distiller, FeatureAlignment, LabelDistillation, UnrolledTraining
+from haba_hf.distillation import Distiller
 from haba_hf.distillation.checkpoints import latest_checkpoint
 from haba_hf.pairing import seeded_generator
 from haba_hf.recipe import parse_recipe
-from haba_hf.runs import distill, evaluate, train_one_student
+from haba_hf.runs import build_objective, distill, evaluate, train_one_student
 from tiny import (
-    NETWORK,
     assert_same,
     launch_two_processes,
     metrics,
     states,
     tiny_accelerator,
-    tiny_arguments,
     tiny_data,
+    tiny_distiller,
     tiny_model,
+    tiny_recipe,
 )
 
-OBJECTIVES = {"cafe": FeatureAlignment, "dd": UnrolledTraining, "ld": LabelDistillation}
 # Loops so short that networks are drawn anew on the way.
 SETTINGS = {
     "cafe": {"query_batch_size": 4, "accuracy_window": 2, "outer_range": 0.2, "max_inner_epochs": 3},
@@ -37,7 +36,7 @@ SIZES = {
     "dd": {"num_step_sizes": 2},
     "ld": {"label_kind": "soft", "num_hallucinators": 0},
 }
-each_objective = pytest.mark.parametrize("name", OBJECTIVES)
+each_objective = pytest.mark.parametrize("name", SETTINGS)
 
 
 class Interrupted(Distiller):
@@ -53,9 +52,9 @@ class Interrupted(Distiller):
 
 def make(name, output_dir, model_seed=0, kind=Distiller, **settings):
     settings = {"objective": name, "steps": 6, "checkpoint_every": 1} | SETTINGS[name] | settings
-    arguments, data = tiny_arguments(output_dir=str(output_dir), **settings), tiny_data()
+    recipe, data = tiny_recipe(output_dir=str(output_dir), **settings), tiny_data()
     model = tiny_model(data, seed=model_seed, **SIZES[name])
-    return kind(model, OBJECTIVES[name](NETWORK, arguments), arguments, NETWORK, data, tiny_accelerator(), "abc")
+    return tiny_distiller(model, build_objective(recipe, data), recipe, data, kind)
 
 
 def everything(distiller):
@@ -176,7 +175,7 @@ def test_two_processes_equal_one_with_the_averaged_gradient(tmp_path, monkeypatc
     monkeypatch.syspath_prepend(__file__.rsplit("/", 1)[0])
     monkeypatch.setenv("PYTHONPATH", __file__.rsplit("/", 1)[0])
     assert launch_two_processes(tmp_path, TWO_PROCESSES, str(tmp_path)) == ["RESULT 0", "RESULT 1"]
-    for name in OBJECTIVES:
+    for name in SETTINGS:
         first, second = (load_file(tmp_path / f"{name}-{rank}.safetensors") for rank in (0, 1))
         assert_same(first, second)
         settings = {"restart_window": None} if name == "ld" else {}

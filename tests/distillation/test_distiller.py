@@ -30,9 +30,10 @@ from tiny import (
     metrics,
     states,
     tiny_accelerator,
-    tiny_arguments,
     tiny_data,
+    tiny_distiller,
     tiny_model,
+    tiny_recipe,
 )
 
 
@@ -47,17 +48,18 @@ def stored(directory):
     return ExpertArguments(experts_dir=str(directory), num_experts=2, expert_batch_size=10)
 
 
-def make_objective(arguments, experts_dir, data):
-    if arguments.objective == "dm":
-        return DistributionMatching(NETWORK, arguments)
-    return TrajectoryMatching(ExpertStore(stored(experts_dir), NETWORK, data), NETWORK, arguments)
+def make_objective(recipe, experts_dir, data):
+    if recipe.distillation.objective == "dm":
+        return DistributionMatching(NETWORK, recipe.distillation, recipe.distribution_matching)
+    experts = ExpertStore(stored(experts_dir), NETWORK, data)
+    return TrajectoryMatching(experts, NETWORK, recipe.distillation, recipe.trajectory_matching)
 
 
-def make(arguments, experts_dir=None, model_seed=0, kind=Distiller, validate=None, recipe_hash="abc", **sizes):
+def make(recipe, experts_dir=None, model_seed=0, kind=Distiller, validate=None, recipe_hash="abc", **sizes):
     data = tiny_data()
     model = tiny_model(data, seed=model_seed, **sizes)
-    objective = make_objective(arguments, experts_dir, data)
-    return kind(model, objective, arguments, NETWORK, data, tiny_accelerator(), recipe_hash, validate)
+    objective = make_objective(recipe, experts_dir, data)
+    return tiny_distiller(model, objective, recipe, data, kind, recipe_hash, validate)
 
 
 class Interrupted(Distiller):
@@ -89,7 +91,7 @@ RUNS = {
 @pytest.mark.parametrize("name", RUNS)
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, experts_dir, name):
     settings, sizes = RUNS[name]
-    whole = make(tiny_arguments(output_dir=str(tmp_path / "whole"), **settings), experts_dir, **sizes)
+    whole = make(tiny_recipe(output_dir=str(tmp_path / "whole"), **settings), experts_dir, **sizes)
     initial = states(whole)
     assert whole.run() is whole.model
     expected = states(whole)
@@ -101,13 +103,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, experts
         "no adversary" not in name and "pixels" not in name
     )
 
-    arguments = tiny_arguments(output_dir=str(tmp_path / "parts"), **settings)
+    recipe = tiny_recipe(output_dir=str(tmp_path / "parts"), **settings)
     with pytest.raises(KeyboardInterrupt):
-        make(arguments, experts_dir, kind=Interrupted, **sizes).run()
+        make(recipe, experts_dir, kind=Interrupted, **sizes).run()
     assert latest_checkpoint(tmp_path / "parts").name == "step-00000004"
     # Everything learned comes from the checkpoint: another start and another global state change nothing.
     torch.manual_seed(123)
-    resumed = make(arguments, experts_dir, model_seed=9, **sizes)
+    resumed = make(recipe, experts_dir, model_seed=9, **sizes)
     resumed.run()
     assert_same(states(resumed), expected)
     assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
@@ -115,18 +117,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, experts
 
 
 def test_a_finished_run_does_nothing_more(tmp_path):
-    arguments = tiny_arguments(output_dir=str(tmp_path))
-    first = make(arguments)
+    recipe = tiny_recipe(output_dir=str(tmp_path))
+    first = make(recipe)
     first.run()
     log = (tmp_path / "metrics.jsonl").read_text()
-    again = make(arguments, model_seed=9)
+    again = make(recipe, model_seed=9)
     again.run()
     assert_same(states(again), states(first))
     assert (tmp_path / "metrics.jsonl").read_text() == log
 
 
 def test_the_newest_two_checkpoints_are_kept(tmp_path):
-    make(tiny_arguments(output_dir=str(tmp_path), steps=7)).run()
+    make(tiny_recipe(output_dir=str(tmp_path), steps=7)).run()
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step-00000006", "step-00000007"]
     assert sorted(os.listdir(tmp_path / "checkpoints" / "step-00000007")) == [
         "adversary.safetensors",
@@ -139,47 +141,47 @@ def test_the_newest_two_checkpoints_are_kept(tmp_path):
 
 
 def test_a_damaged_checkpoint_can_be_deleted(tmp_path):
-    arguments = tiny_arguments(output_dir=str(tmp_path))
-    whole = make(arguments)
+    recipe = tiny_recipe(output_dir=str(tmp_path))
+    whole = make(recipe)
     whole.run()
     damaged = latest_checkpoint(tmp_path)
     weights = damaged / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4])
     with pytest.raises(ValueError, match=r"step-00000006 is damaged .*delete it to resume from the one before"):
-        make(arguments).run()
+        make(recipe).run()
     shutil.rmtree(damaged)
-    resumed = make(arguments)
+    resumed = make(recipe)
     resumed.run()
     assert_same(states(resumed), states(whole))
 
 
 def test_a_checkpoint_of_another_recipe(tmp_path):
-    arguments = tiny_arguments(output_dir=str(tmp_path))
-    make(arguments).run()
+    recipe = tiny_recipe(output_dir=str(tmp_path))
+    make(recipe).run()
     log = (tmp_path / "metrics.jsonl").read_text()
     with pytest.raises(ValueError, match=r"written by another recipe \(hash abc, this one's is xyz\): choose another"):
-        make(arguments, recipe_hash="xyz").run()
+        make(recipe, recipe_hash="xyz").run()
     assert (tmp_path / "metrics.jsonl").read_text() == log
 
 
 def test_the_log_is_cut_to_the_resumed_step(tmp_path):
     """Lines of steps that will be repeated go, and so does a line that was being written."""
-    arguments = tiny_arguments(output_dir=str(tmp_path))
+    recipe = tiny_recipe(output_dir=str(tmp_path))
     with pytest.raises(KeyboardInterrupt):
-        make(arguments, kind=Interrupted).run()
+        make(recipe, kind=Interrupted).run()
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 4, "l_d')
-    distiller = make(arguments)
+    distiller = make(recipe)
     distiller.resume()
     assert distiller.step_number == 4
     assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3, 4]
 
 
 def test_a_log_without_a_checkpoint_is_begun_anew(tmp_path):
-    arguments = tiny_arguments(output_dir=str(tmp_path), checkpoint_every=100)
+    recipe = tiny_recipe(output_dir=str(tmp_path), checkpoint_every=100)
     with pytest.raises(KeyboardInterrupt):
-        make(arguments, kind=Interrupted).run()
-    make(arguments).run()
+        make(recipe, kind=Interrupted).run()
+    make(recipe).run()
     assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
@@ -199,12 +201,12 @@ class Spoiled(DistributionMatching):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize(("after", "checkpoint"), [(3, "step-00000002"), (1, "none")])
 def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path, value, after, checkpoint):
-    arguments = tiny_arguments(output_dir=str(tmp_path))
+    recipe = tiny_recipe(output_dir=str(tmp_path))
     data = tiny_data()
-    objective = Spoiled(NETWORK, arguments)
+    objective = Spoiled(NETWORK, recipe.distillation, recipe.distribution_matching)
     objective.after, objective.value = after, value
     model = tiny_model(data)
-    distiller = Distiller(model, objective, arguments, NETWORK, data, tiny_accelerator(), "abc")
+    distiller = tiny_distiller(model, objective, recipe, data)
     message = rf"NaN or infinite at step {after}\. Last good checkpoint: .*{checkpoint}\. Lower basis_learning_rate"
     with pytest.raises(FloatingPointError, match=message):
         distiller.run()
@@ -221,10 +223,10 @@ def test_an_unwritable_folder_stops_before_any_step(tmp_path):
         def backward(self, model, generator):
             raise AssertionError("a step was made")
 
-    arguments = tiny_arguments(output_dir=str(tmp_path / "file" / "run"))
+    recipe = tiny_recipe(output_dir=str(tmp_path / "file" / "run"))
     data = tiny_data()
-    objective = Untouched(NETWORK, arguments)
-    distiller = Distiller(tiny_model(data), objective, arguments, NETWORK, data, tiny_accelerator(), "abc")
+    objective = Untouched(NETWORK, recipe.distillation, recipe.distribution_matching)
+    distiller = tiny_distiller(tiny_model(data), objective, recipe, data)
     with pytest.raises(OSError, match=r"Cannot write .*file/run"):
         distiller.run()
 
@@ -233,7 +235,7 @@ class TestValidation:
     accuracies = {2: 50.0, 4: 70.0, 6: 60.0, 7: 65.0}  # noqa: RUF012
 
     def settings(self, output_dir, **more):
-        return tiny_arguments(output_dir=str(output_dir), steps=7, validate_every=2, **more)
+        return tiny_recipe(output_dir=str(output_dir), steps=7, validate_every=2, **more)
 
     def validate(self, model, step):
         self.seen[step] = {name: value.clone() for name, value in model.state_dict().items()}
@@ -253,7 +255,7 @@ class TestValidation:
 
     def test_validation_changes_nothing(self, tmp_path):
         make(self.settings(tmp_path / "a"), validate=self.validate).run()
-        make(tiny_arguments(output_dir=str(tmp_path / "b"), steps=7)).run()
+        make(tiny_recipe(output_dir=str(tmp_path / "b"), steps=7)).run()
         with_validation = [
             {key: value for key, value in line.items() if key != "validation_accuracy"}
             for line in metrics(tmp_path / "a")
@@ -270,13 +272,13 @@ class TestValidation:
     @pytest.mark.parametrize("best_step", [4, 7])
     def test_keep_best_over_an_interruption(self, tmp_path, best_step):
         self.accuracies = {2: 50.0, 4: 55.0, 6: 54.0, 7: 53.0} | {best_step: 90.0}
-        arguments = self.settings(tmp_path, keep_best=True)
+        recipe = self.settings(tmp_path, keep_best=True)
         with pytest.raises(KeyboardInterrupt):
-            make(arguments, validate=self.validate, kind=Interrupted).run()
-        model = make(arguments, validate=self.validate, model_seed=9).run()
+            make(recipe, validate=self.validate, kind=Interrupted).run()
+        model = make(recipe, validate=self.validate, model_seed=9).run()
         assert_same(dict(model.state_dict()), self.seen[best_step])
         # Run once more, the finished run gives the same model.
-        again = make(arguments, validate=self.validate, model_seed=9).run()
+        again = make(recipe, validate=self.validate, model_seed=9).run()
         assert_same(dict(again.state_dict()), self.seen[best_step])
 
     def test_the_first_of_equals_is_kept(self, tmp_path):
@@ -286,7 +288,7 @@ class TestValidation:
 
     def test_one_without_the_other(self, tmp_path):
         with pytest.raises(ValueError, match="validate and validate_every need each other"):
-            make(tiny_arguments(output_dir=str(tmp_path)), validate=self.validate)
+            make(tiny_recipe(output_dir=str(tmp_path)), validate=self.validate)
         with pytest.raises(ValueError, match="validate and validate_every need each other"):
             make(self.settings(tmp_path))
 
@@ -305,7 +307,7 @@ def test_a_step_neither_uses_nor_changes_global_random_states(tmp_path, experts_
         np.random.seed(seed)
         torch.manual_seed(seed)
         before = global_states()
-        distiller = make(tiny_arguments(output_dir=str(tmp_path), **settings), experts_dir, **sizes)
+        distiller = make(tiny_recipe(output_dir=str(tmp_path), **settings), experts_dir, **sizes)
         logs = [distiller.step(), distiller.step()]
         assert global_states() == before
         found.append((logs, states(distiller)))
@@ -320,7 +322,7 @@ def test_generators_differ_by_seed_step_and_process(tmp_path):
 
     seen = set()
     for seed in (0, 1, 2):
-        distiller = make(tiny_arguments(output_dir=str(tmp_path), seed=seed))
+        distiller = make(tiny_recipe(output_dir=str(tmp_path), seed=seed))
         for step in (0, 1, 2, 65_537):
             for rank in (0, 1, 2):
                 distiller.step_number, distiller.accelerator = step, Elsewhere(rank)
@@ -331,14 +333,14 @@ def test_generators_differ_by_seed_step_and_process(tmp_path):
 
 
 def test_seed_changes_the_run(tmp_path):
-    runs = [make(tiny_arguments(output_dir=str(tmp_path), seed=seed)) for seed in (0, 1)]
+    runs = [make(tiny_recipe(output_dir=str(tmp_path), seed=seed)) for seed in (0, 1)]
     assert runs[0].step()["l_dd"] != runs[1].step()["l_dd"]
 
 
 def test_the_gradient_is_the_sum_of_both_parts(tmp_path, experts_dir):
     """lambda_DD L_DD from the objective and lambda_cos L_cos from the adversary, from one generator."""
-    arguments = tiny_arguments(output_dir=str(tmp_path), objective="mtt", optimizer="sgd", momentum=0.0)
-    distiller = make(arguments, experts_dir)
+    recipe = tiny_recipe(output_dir=str(tmp_path), objective="mtt", optimizer="sgd", momentum=0.0)
+    distiller = make(recipe, experts_dir)
     model = distiller.model
     generator = distiller.generator()
     distiller.objective.backward(model, generator)
@@ -362,10 +364,10 @@ def test_the_gradient_is_the_sum_of_both_parts(tmp_path, experts_dir):
 
 
 def test_a_hallucinator_unused_in_a_step_stays(tmp_path, experts_dir):
-    arguments = tiny_arguments(
+    recipe = tiny_recipe(
         output_dir=str(tmp_path), objective="mtt", optimizer="sgd", student_steps=1, lambda_cos=0.0, lambda_con=0.0
     )
-    distiller = make(arguments, experts_dir)
+    distiller = make(recipe, experts_dir)
     before = states(distiller)
     distiller.step()
     changed = [
@@ -381,7 +383,7 @@ def test_a_hallucinator_unused_in_a_step_stays(tmp_path, experts_dir):
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_cosine_schedule(tmp_path, optimizer):
     settings = {"optimizer": optimizer, "learning_rate_schedule": "cosine", "steps": 8}
-    distiller = make(tiny_arguments(output_dir=str(tmp_path), **settings))
+    distiller = make(tiny_recipe(output_dir=str(tmp_path), **settings))
     bases, hallucinators = distiller.optimizers["optimizer"].param_groups
     (adversary,) = distiller.optimizers["adversary_optimizer"].param_groups
     for step in range(8):
@@ -394,15 +396,90 @@ def test_cosine_schedule(tmp_path, optimizer):
 
 def test_halvings(tmp_path):
     settings = {"learning_rate_schedule": "cosine", "steps": 8, "learning_rate_halvings": [0.25, 0.5]}
-    distiller = make(tiny_arguments(output_dir=str(tmp_path), **settings))
+    distiller = make(tiny_recipe(output_dir=str(tmp_path), **settings))
     (bases, _) = distiller.optimizers["optimizer"].param_groups
     for step, halvings in enumerate((0, 0, 1, 1, 2, 2, 2, 2)):
         distiller.step()
         assert bases["lr"] == pytest.approx(0.03 * 0.5**halvings * (1 + math.cos(math.pi * step / 8)) / 2)
 
 
+class Clock:
+    """In place of the module `time`: every look at it is some seconds after the one before."""
+
+    def __init__(self, seconds=30):
+        self.now, self.seconds = 0.0, seconds
+
+    def perf_counter(self):
+        self.now += self.seconds
+        return self.now
+
+
+class TestMaxMinutes:
+    """Steps of 30 seconds each."""
+
+    @pytest.fixture(autouse=True)
+    def clock(self, monkeypatch):
+        monkeypatch.setattr("haba_hf.distillation.distiller.time", Clock())
+
+    def test_the_step_that_reaches_it_is_the_last(self, tmp_path):
+        validated = {}
+        recipe = tiny_recipe(
+            output_dir=str(tmp_path), steps=100, max_minutes=1.75, checkpoint_every=3, validate_every=3
+        )
+        distiller = make(recipe, validate=lambda model, step: validated.setdefault(step, 50.0 + step))
+        assert distiller.ended_by is None
+        distiller.run()
+        assert (distiller.step_number, distiller.seconds, distiller.ended_by) == (4, 120.0, "max_minutes")
+        assert list(validated) == [3, 4]
+        assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3, 4]
+        assert latest_checkpoint(tmp_path).name == "step-00000004"
+
+        again = make(recipe, model_seed=9, validate=lambda model, step: 0.0)
+        again.run()
+        assert (again.step_number, again.seconds, again.ended_by) == (4, 120.0, "max_minutes")
+        assert_same(states(again), states(distiller))
+        assert len(metrics(tmp_path)) == 4
+
+    @pytest.mark.parametrize(("max_minutes", "steps", "ended_by"), [(2.0, 4, "max_minutes"), (99.0, 6, "steps")])
+    def test_what_ends_a_run(self, tmp_path, max_minutes, steps, ended_by):
+        distiller = make(tiny_recipe(output_dir=str(tmp_path), max_minutes=max_minutes))
+        distiller.run()
+        assert (distiller.step_number, distiller.ended_by) == (steps, ended_by)
+
+    def test_a_resumed_run_counts_on(self, tmp_path):
+        settings = {"steps": 100, "max_minutes": 3.25, "learning_rate_schedule": "cosine"}
+        whole = make(tiny_recipe(output_dir=str(tmp_path / "whole"), **settings))
+        whole.run()
+        recipe = tiny_recipe(output_dir=str(tmp_path / "parts"), **settings)
+        with pytest.raises(KeyboardInterrupt):
+            make(recipe, kind=Interrupted).run()
+        assert latest_checkpoint(tmp_path / "parts").name == "step-00000004"
+        resumed = make(recipe, model_seed=9)
+        resumed.run()
+        assert (resumed.step_number, resumed.seconds) == (whole.step_number, whole.seconds) == (7, 210.0)
+        assert_same(states(resumed), states(whole))
+
+    def test_schedules_follow_what_ends_the_run_first(self, tmp_path):
+        settings = {"learning_rate_schedule": "cosine", "learning_rate_halvings": [0.5]}
+        for steps, max_minutes, length in ((100, 4.0, 8), (8, 99.0, 8), (8, None, 8)):
+            output_dir = str(tmp_path / f"{steps} {max_minutes}")
+            seen = []
+
+            class Watched(Distiller):
+                def step(self, seen=seen):
+                    logs = super().step()
+                    seen.append(self.optimizers["optimizer"].param_groups[0]["lr"])
+                    return logs
+
+            recipe = tiny_recipe(output_dir=output_dir, steps=steps, max_minutes=max_minutes, **settings)
+            make(recipe, kind=Watched).run()
+            progress = [step / length for step in range(length)]
+            expected = [0.03 * (1 + math.cos(math.pi * part)) / 2 * (0.5 if part >= 0.5 else 1) for part in progress]
+            assert seen == pytest.approx(expected)
+
+
 def test_a_learning_rate_of_zero_keeps_bases_bit_for_bit(tmp_path):
-    distiller = make(tiny_arguments(output_dir=str(tmp_path), basis_learning_rate=0.0))
+    distiller = make(tiny_recipe(output_dir=str(tmp_path), basis_learning_rate=0.0))
     before = states(distiller)
     distiller.step()
     assert gradients(distiller.model)["bases"].any()
@@ -412,13 +489,13 @@ def test_a_learning_rate_of_zero_keeps_bases_bit_for_bit(tmp_path):
 
 def test_alpha_is_clipped_where_it_is_learned(tmp_path, experts_dir):
     settings = {"output_dir": str(tmp_path), "alpha_learning_rate": 0.02, "alpha_min": 0.005}
-    distiller = make(tiny_arguments(objective="mtt", **settings), experts_dir)
+    distiller = make(tiny_recipe(objective="mtt", **settings), experts_dir)
     for _ in range(3):
         distiller.step()
         assert distiller.model.student_learning_rate >= 0.005 - 1e-9
     assert distiller.model.student_learning_rate.item() == pytest.approx(0.005)
 
-    distiller = make(tiny_arguments(**settings), student_learning_rate=0.002)
+    distiller = make(tiny_recipe(**settings), student_learning_rate=0.002)
     distiller.step()
     assert distiller.model.student_learning_rate.item() == pytest.approx(0.002)
 
@@ -435,14 +512,14 @@ def test_alpha_is_clipped_where_it_is_learned(tmp_path, experts_dir):
     ],
 )
 def test_when_there_is_an_adversary(tmp_path, settings, sizes, plays):
-    distiller = make(tiny_arguments(output_dir=str(tmp_path), **settings), **sizes)
+    distiller = make(tiny_recipe(output_dir=str(tmp_path), **settings), **sizes)
     assert isinstance(distiller.adversary, Adversary) == plays
     assert ("l_cos" in distiller.step()) == plays
 
 
 def test_distillation_lowers_the_loss(tmp_path):
-    arguments = tiny_arguments(output_dir=str(tmp_path), steps=60, checkpoint_every=100, dsa="none", network_bank=1)
-    make(arguments).run()
+    recipe = tiny_recipe(output_dir=str(tmp_path), steps=60, checkpoint_every=100, dsa="none", network_bank=1)
+    make(recipe).run()
     losses = [line["l_dd"] for line in metrics(tmp_path)]
     assert losses[-1] < 0.3 * losses[0]
 
@@ -451,7 +528,10 @@ def test_distillation_lowers_the_loss(tmp_path):
     ("settings", "message"),
     [
         ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"expert_span": 0}, "max_start, expert_span and student_steps must be at least 1"),
+        ({"max_minutes": 0.0}, r"max_minutes must be positive, got 0\.0"),
+        ({"network_bank": -1}, "network_bank must be 0 or more, got -1"),
+        ({"adversary_bases": 0}, "adversary_bases must be at least 1, got 0"),
+        ({"expert_span": 0}, "expert_span must be at least 1, got 0"),
         ({"keep_best": True}, "keep_best chooses by validation: set validate_every too"),
         ({"temperature": 0.0}, r"temperature must be positive, got 0\.0"),
         ({"checkpoint_every": 0}, "checkpoint_every must be at least 1, got 0"),
@@ -463,20 +543,20 @@ def test_distillation_lowers_the_loss(tmp_path):
 )
 def test_impossible_settings(settings, message):
     with pytest.raises(ValueError, match=message):
-        tiny_arguments(**settings)
+        tiny_recipe(**settings)
 
 
-def averaged_by_hand(arguments, experts_dir, **sizes):
+def averaged_by_hand(recipe, experts_dir, **sizes):
     """Two processes' steps in one: the mean of the gradients of both ranks' generators."""
-    distiller = make(arguments, experts_dir, **sizes)
+    distiller = make(recipe, experts_dir, **sizes)
     model, adversary = distiller.model, distiller.adversary.network
     parameters = list(model.parameters()) + list(adversary.parameters())
-    for step in range(arguments.steps):
+    for step in range(recipe.distillation.steps):
         sums = [torch.zeros_like(parameter) for parameter in parameters]
         for rank in (0, 1):
             model.zero_grad()
             adversary.zero_grad()
-            generator = seeded_generator(arguments.seed, step, rank)
+            generator = seeded_generator(recipe.distillation.seed, step, rank)
             distiller.objective.backward(model, generator)
             distiller.adversary.backward(model, generator)
             for total, parameter in zip(sums, parameters, strict=True):
@@ -493,15 +573,8 @@ TWO_PROCESSES = r"""
     import sys
 
     from safetensors.torch import save_file
-    from tiny import NETWORK, tiny_accelerator, tiny_arguments, tiny_data, tiny_model
-
-    from haba_hf.distillation import (
-        Distiller,
-        DistributionMatching,
-        ExpertArguments,
-        ExpertStore,
-        TrajectoryMatching,
-    )
+    from test_distiller import make_objective
+    from tiny import tiny_accelerator, tiny_data, tiny_distiller, tiny_model, tiny_recipe
 
     output_dir, experts_dir = sys.argv[1:]
     accelerator = tiny_accelerator()
@@ -509,20 +582,16 @@ TWO_PROCESSES = r"""
     assert accelerator.num_processes == 2
     data = tiny_data()
     for name in ("dm", "mtt"):
-        arguments = tiny_arguments(output_dir=f"{output_dir}/{name}", objective=name, steps=4)
-        if name == "dm":
-            objective = DistributionMatching(NETWORK, arguments)
-        else:
-            experts = ExpertArguments(experts_dir=experts_dir, num_experts=2)
-            objective = TrajectoryMatching(ExpertStore(experts, NETWORK, data), NETWORK, arguments)
+        recipe = tiny_recipe(output_dir=f"{output_dir}/{name}", objective=name, steps=4)
+        objective = make_objective(recipe, experts_dir, data)
         # The second process starts elsewhere: the first one's parameters count.
         model = tiny_model(data, seed=rank)
-        distiller = Distiller(model, objective, arguments, NETWORK, data, accelerator, "abc")
+        distiller = tiny_distiller(model, objective, recipe, data)
         distiller.run()
         for part, module in distiller._modules().items():
             save_file(module.state_dict(), f"{output_dir}/{name}-{part}-{rank}.safetensors")
         # Resumed, both processes stand where they stood.
-        again = Distiller(tiny_model(data, seed=7), objective, arguments, NETWORK, data, accelerator, "abc")
+        again = tiny_distiller(tiny_model(data, seed=7), objective, recipe, data)
         again.resume()
         assert again.step_number == 4
         assert all((again.model.state_dict()[key] == value).all() for key, value in model.state_dict().items())
@@ -531,8 +600,9 @@ TWO_PROCESSES = r"""
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_with_the_averaged_gradient(tmp_path, experts_dir):
+def test_two_processes_equal_one_with_the_averaged_gradient(tmp_path, monkeypatch, experts_dir):
     """Within 1e-6 of the values, which float32 sums taken in another order may differ by; ranks are bit-equal."""
+    monkeypatch.setenv("PYTHONPATH", __file__.rsplit("/", 1)[0])
     assert launch_two_processes(tmp_path, TWO_PROCESSES, str(tmp_path), str(experts_dir)) == ["RESULT 0", "RESULT 1"]
     for name in ("dm", "mtt"):
         first, second = (
@@ -544,8 +614,8 @@ def test_two_processes_equal_one_with_the_averaged_gradient(tmp_path, experts_di
             for rank in (0, 1)
         )
         assert_same(first, second)
-        arguments = tiny_arguments(output_dir=str(tmp_path / f"{name} by hand"), objective=name, steps=4)
-        expected = averaged_by_hand(arguments, experts_dir)
+        recipe = tiny_recipe(output_dir=str(tmp_path / f"{name} by hand"), objective=name, steps=4)
+        expected = averaged_by_hand(recipe, experts_dir)
         assert first.keys() == expected.keys()
         for key, value in expected.items():
             torch.testing.assert_close(
@@ -553,6 +623,34 @@ def test_two_processes_equal_one_with_the_averaged_gradient(tmp_path, experts_di
             )
         assert [line["step"] for line in metrics(tmp_path / name)] == [1, 2, 3, 4]
         # A run of one process is another run.
-        alone = make(tiny_arguments(output_dir=str(tmp_path / f"{name} alone"), objective=name, steps=4), experts_dir)
+        alone = make(tiny_recipe(output_dir=str(tmp_path / f"{name} alone"), objective=name, steps=4), experts_dir)
         alone.run()
         assert (states(alone)["model.bases"] - first["model.bases"]).abs().max() > 1e-3
+
+
+TWO_CLOCKS = r"""
+    import sys
+
+    from safetensors.torch import save_file
+    from test_distiller import Clock, make, states
+    from tiny import tiny_accelerator, tiny_recipe
+
+    from haba_hf.distillation import distiller as distiller_module
+
+    (output_dir,) = sys.argv[1:]
+    rank = tiny_accelerator().process_index
+    distiller_module.time = Clock((30, 1000)[rank])
+    distiller = make(tiny_recipe(output_dir=output_dir, max_minutes=2.0, learning_rate_schedule="cosine"))
+    distiller.run()
+    assert distiller.accelerator.num_processes == 2
+    assert (distiller.step_number, distiller.seconds, distiller.ended_by) == (4, 120.0, "max_minutes")
+    save_file(states(distiller), f"{output_dir}/{rank}.safetensors")
+    sys.stdout.write(f"RESULT {rank}\n")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_end_by_the_first_one_s_clock(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", __file__.rsplit("/", 1)[0])
+    assert launch_two_processes(tmp_path, TWO_CLOCKS, str(tmp_path)) == ["RESULT 0", "RESULT 1"]
+    assert_same(*(load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1)))

@@ -10,23 +10,24 @@ from haba_hf.networks import build_network
 from haba_hf.pairing import derived_seed
 from tiny import (
     NETWORK,
+    all_fields,
     assert_directional_derivative,
     assert_gradients_equal,
     gradients,
     tiny_accelerator,
-    tiny_arguments,
     tiny_data,
     tiny_model,
+    tiny_recipe,
 )
 
 pytestmark = pytest.mark.usefixtures("doubles")
 
 
 def prepared(data, model, **settings):
-    arguments = tiny_arguments(**settings)
-    objective = DistributionMatching(NETWORK, arguments)
+    recipe = tiny_recipe(**settings)
+    objective = DistributionMatching(NETWORK, recipe.distillation, recipe.distribution_matching)
     objective.prepare(data, model, tiny_accelerator())
-    return objective, arguments
+    return objective, all_fields(recipe)
 
 
 def naive_sample(model, basis, hallucinator):
@@ -130,10 +131,9 @@ def test_chunks_add_up(monkeypatch):
 def test_bank_equals_the_uncached_computation():
     data = tiny_data()
     model = tiny_model(data)
-    objective, arguments = prepared(data, model, network_bank=2, seed=5)
-    networks = [build_network(NETWORK, data.image_shape, data.num_labels, derived_seed(5, index)) for index in (0, 1)]
     # All images of a class, so that the mean does not depend on which are drawn.
-    arguments.real_batch_size = 100
+    objective, arguments = prepared(data, model, network_bank=2, seed=5, real_batch_size=100)
+    networks = [build_network(NETWORK, data.image_shape, data.num_labels, derived_seed(5, index)) for index in (0, 1)]
     met = set()
     for step in range(8):
         model.zero_grad()

@@ -13,21 +13,22 @@ from haba_hf.networks import NetworkArguments, build_network
 from haba_hf.pairing import derived_seed, paired_batches, seeded_generator
 from tiny import (
     NETWORK,
+    all_fields,
     assert_directional_derivative,
     assert_gradients_equal,
     gradients,
     tiny_accelerator,
-    tiny_arguments,
     tiny_data,
     tiny_model,
+    tiny_recipe,
 )
 
 
 def prepared(data, model, network=NETWORK, **settings):
-    arguments = tiny_arguments(**{"query_batch_size": 3, "accuracy_window": 3, "max_inner_epochs": 4} | settings)
-    objective = FeatureAlignment(network, arguments)
+    recipe = tiny_recipe(**{"query_batch_size": 3, "accuracy_window": 3, "max_inner_epochs": 4} | settings)
+    objective = FeatureAlignment(network, recipe.distillation, recipe.feature_alignment)
     objective.prepare(data, model, tiny_accelerator())
-    return objective, arguments
+    return objective, all_fields(recipe)
 
 
 def first_network(data, arguments, network=NETWORK, number=0):

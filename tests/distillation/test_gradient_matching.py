@@ -20,28 +20,32 @@ from haba_hf.networks import build_network
 from haba_hf.pairing import paired_batches, seeded_generator
 from tiny import (
     NETWORK,
+    all_fields,
     assert_directional_derivative,
     assert_gradients_equal,
     gradients,
     launch_two_processes,
     tiny_accelerator,
-    tiny_arguments,
     tiny_data,
+    tiny_distiller,
     tiny_model,
+    tiny_recipe,
 )
 
 IDC = {"objective": "idc", "dsa": "color+crop+cutout", "idc_real_samples": 10}
 
 
-def make_objective(arguments):
-    return (IdcMatching if arguments.objective == "idc" else GradientMatching)(NETWORK, arguments)
+def make_objective(recipe):
+    if recipe.distillation.objective == "idc":
+        return IdcMatching(NETWORK, recipe.distillation, recipe.gradient_matching, recipe.idc)
+    return GradientMatching(NETWORK, recipe.distillation, recipe.gradient_matching)
 
 
 def prepared(data, model, **settings):
-    arguments = tiny_arguments(**settings)
-    objective = make_objective(arguments)
+    recipe = tiny_recipe(**settings)
+    objective = make_objective(recipe)
     objective.prepare(data, model, tiny_accelerator())
-    return objective, arguments
+    return objective, all_fields(recipe)
 
 
 # ------------------------------------------------------------------------------------------------------- the distance
@@ -389,7 +393,7 @@ def test_clamped_bases_are_pixels_when_a_network_starts():
 )
 def test_impossible_settings(settings, message):
     with pytest.raises(ValueError, match=message):
-        tiny_arguments(**settings)
+        tiny_recipe(**settings)
 
 
 @pytest.mark.parametrize(
@@ -397,16 +401,15 @@ def test_impossible_settings(settings, message):
 )
 def test_unfit_augmentation_is_refused_before_anything_is_computed(settings, message):
     with pytest.raises(ValueError, match=message):
-        IdcMatching(NETWORK, tiny_arguments(**IDC | settings))
+        make_objective(tiny_recipe(**IDC | settings))
 
 
 # ---------------------------------------------------------------------------------------------------------- as a run
 
 
-def make(arguments, model_seed=0, kind=Distiller, **sizes):
+def make(recipe, model_seed=0, kind=Distiller, **sizes):
     data = tiny_data(num_labels=2)
-    model = tiny_model(data, seed=model_seed, **sizes)
-    return kind(model, make_objective(arguments), arguments, NETWORK, data, tiny_accelerator(), "abc")
+    return tiny_distiller(tiny_model(data, seed=model_seed, **sizes), make_objective(recipe), recipe, data, kind)
 
 
 class Interrupted(Distiller):
@@ -427,19 +430,19 @@ RUNS = {
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_interrupted_in_an_inner_loop_equals_an_uninterrupted_one_bit_for_bit(tmp_path, name):
     settings, sizes = RUNS[name]
-    whole = make(tiny_arguments(output_dir=str(tmp_path / "whole"), **settings), **sizes)
+    whole = make(tiny_recipe(output_dir=str(tmp_path / "whole"), **settings), **sizes)
     initial = whole.model.bases.detach().clone()
     whole.run()
     assert not torch.equal(initial, whole.model.bases)
 
-    arguments = tiny_arguments(output_dir=str(tmp_path / "parts"), **settings)
+    recipe = tiny_recipe(output_dir=str(tmp_path / "parts"), **settings)
     with pytest.raises(KeyboardInterrupt):
-        make(arguments, kind=Interrupted, **sizes).run()
+        make(recipe, kind=Interrupted, **sizes).run()
     carried = load_file(tmp_path / "parts" / "checkpoints" / "step-00000004" / "objective.safetensors")
     assert carried["index"] * whole.objective.outer_steps + carried["served"] == 4
     assert any(key.startswith("momentum.") for key in carried) == ("idc" in name)
     torch.manual_seed(123)
-    resumed = make(arguments, model_seed=9, **sizes)
+    resumed = make(recipe, model_seed=9, **sizes)
     resumed.run()
     for key, value in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[key], value), key
@@ -453,9 +456,8 @@ TWO_PROCESSES = r"""
     import sys
 
     from safetensors.torch import save_file
-    from tiny import NETWORK, tiny_accelerator, tiny_arguments, tiny_data, tiny_model
-
-    from haba_hf.distillation import Distiller, GradientMatching, IdcMatching
+    from test_gradient_matching import make_objective
+    from tiny import tiny_accelerator, tiny_data, tiny_distiller, tiny_model, tiny_recipe
 
     (output_dir,) = sys.argv[1:]
     accelerator = tiny_accelerator()
@@ -464,29 +466,27 @@ TWO_PROCESSES = r"""
     data = tiny_data(num_labels=3)
     settings = {"outer_steps": 3, "inner_epochs": 2, "idc_real_samples": 10, "lambda_cos": 0.0, "lambda_con": 0.0}
     for name in ("dc", "dsa", "idc"):
-        arguments = tiny_arguments(output_dir=f"{output_dir}/{name}", objective=name, optimizer="sgd", **settings)
-        objective = (IdcMatching if name == "idc" else GradientMatching)(NETWORK, arguments)
+        recipe = tiny_recipe(output_dir=f"{output_dir}/{name}", objective=name, optimizer="sgd", **settings)
         model = tiny_model(data, seed=rank)
-        Distiller(model, objective, arguments, NETWORK, data, accelerator, "abc").run()
+        tiny_distiller(model, make_objective(recipe), recipe, data).run()
         save_file(model.state_dict(), f"{output_dir}/{name}-{rank}.safetensors")
         sys.stdout.write(f"RESULT {name} {rank}\n")
 """
 
 
 @pytest.mark.slow
-def test_two_processes_compute_what_one_does(tmp_path):
+def test_two_processes_compute_what_one_does(tmp_path, monkeypatch):
     """Three classes on two processes: the first has two of them."""
+    monkeypatch.setenv("PYTHONPATH", __file__.rsplit("/", 1)[0])
     assert len(launch_two_processes(tmp_path, TWO_PROCESSES, str(tmp_path))) == 6
     settings = {"outer_steps": 3, "inner_epochs": 2, "idc_real_samples": 10, "lambda_cos": 0.0, "lambda_con": 0.0}
     data = tiny_data(num_labels=3)
     for name in ("dc", "dsa", "idc"):
         first, second = (load_file(tmp_path / f"{name}-{rank}.safetensors") for rank in (0, 1))
-        arguments = tiny_arguments(
-            output_dir=str(tmp_path / f"{name} alone"), objective=name, optimizer="sgd", **settings
-        )
+        recipe = tiny_recipe(output_dir=str(tmp_path / f"{name} alone"), objective=name, optimizer="sgd", **settings)
         model = tiny_model(data)
         start = model.bases.detach().clone()
-        Distiller(model, make_objective(arguments), arguments, NETWORK, data, tiny_accelerator(), "abc").run()
+        tiny_distiller(model, make_objective(recipe), recipe, data).run()
         assert (model.bases - start).abs().max() > 1e-3
         for key, value in model.state_dict().items():
             assert torch.equal(first[key], second[key]), key

@@ -15,12 +15,13 @@ from haba_hf.networks import build_network
 from haba_hf.pairing import derived_seed, seeded_generator
 from tiny import (
     NETWORK,
+    all_fields,
     assert_directional_derivative,
     gradients,
     tiny_accelerator,
-    tiny_arguments,
     tiny_data,
     tiny_model,
+    tiny_recipe,
 )
 
 
@@ -29,10 +30,10 @@ def base_samples(data):
 
 
 def prepared(data, model, **settings):
-    arguments = tiny_arguments(**{"real_batch_size": 9, "dsa": "none"} | settings)
-    objective = LabelDistillation(NETWORK, arguments)
+    recipe = tiny_recipe(**{"real_batch_size": 9, "dsa": "none"} | settings)
+    objective = LabelDistillation(NETWORK, recipe.distillation, recipe.label_distillation)
     objective.prepare(data, model, tiny_accelerator())
-    return objective, arguments
+    return objective, all_fields(recipe)
 
 
 def first_network(data, arguments, number=0):

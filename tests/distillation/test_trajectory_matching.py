@@ -13,14 +13,15 @@ from haba_hf.distillation.objectives.trajectory_matching import draw_pairs
 from haba_hf.networks import build_network
 from tiny import (
     NETWORK,
+    all_fields,
     assert_directional_derivative,
     assert_gradients_equal,
     formations_of,
     gradients,
     tiny_accelerator,
-    tiny_arguments,
     tiny_data,
     tiny_model,
+    tiny_recipe,
 )
 
 UNROLLS = {"graph": {"unroll": "graph"}, "adjoint": {}, "micro-batches": {"micro_batch_size": 2}}
@@ -87,7 +88,8 @@ class Student(nn.Module):
 def naive_loss(model, data, experts, arguments, generator):
     """L_DD as its definition reads, drawing in the order of the objective."""
     start, target = experts.draw(arguments.max_start, arguments.expert_span, generator)
-    pairs_SB = draw_pairs(model, arguments, generator)
+    steps, batch_size = arguments.student_steps, arguments.student_batch_size
+    pairs_SB = draw_pairs(model, steps, batch_size, arguments.pairing, generator)
     augmentation = DsaAugmentation(arguments.dsa)
     augmentations = [augmentation.draw(pairs_SB.shape[1], generator) for _ in pairs_SB]
     student = Student(start.clone().requires_grad_(), data)
@@ -111,11 +113,11 @@ def naive_loss(model, data, experts, arguments, generator):
 
 
 def prepared(data, model, **settings):
-    arguments = tiny_arguments(**settings)
+    recipe = tiny_recipe(**settings)
     experts = FewExperts(data)
-    objective = TrajectoryMatching(experts, NETWORK, arguments)
+    objective = TrajectoryMatching(experts, NETWORK, recipe.distillation, recipe.trajectory_matching)
     objective.prepare(data, model, tiny_accelerator())
-    return objective, experts, arguments
+    return objective, experts, all_fields(recipe)
 
 
 CASES = {
@@ -245,52 +247,45 @@ def test_each_hallucinator_is_called_at_most_once():
 
 
 class TestDrawPairs:
+    def drawn(self, steps, batch_size=None, pairing="step", **sizes):
+        model = tiny_model(tiny_data(), **sizes)
+        return draw_pairs(model, steps, batch_size, pairing, torch.Generator().manual_seed(0))
+
     def test_bases_are_dealt_evenly(self):
-        model = tiny_model(tiny_data())
-        arguments = tiny_arguments(student_steps=8, student_batch_size=3)
-        pairs_SB = draw_pairs(model, arguments, torch.Generator().manual_seed(0))
+        pairs_SB = self.drawn(8, batch_size=3)
         assert pairs_SB.shape == (8, 3)
         bases = (pairs_SB // 3).flatten()
         for part in bases.split(8):
             assert part.sort().values.tolist() == list(range(8))
 
     def test_whole_batches(self):
-        model = tiny_model(tiny_data())
         for batch_size in (None, 8, 99):
-            arguments = tiny_arguments(student_steps=5, student_batch_size=batch_size)
-            pairs_SB = draw_pairs(model, arguments, torch.Generator().manual_seed(0))
+            pairs_SB = self.drawn(5, batch_size)
             assert ((pairs_SB // 3).sort(dim=1).values == torch.arange(8)).all()
 
     def test_one_hallucinator_a_step(self):
-        model = tiny_model(tiny_data())
-        arguments = tiny_arguments(student_steps=60)
-        hallucinators = draw_pairs(model, arguments, torch.Generator().manual_seed(0)) % 3
+        hallucinators = self.drawn(60) % 3
         assert (hallucinators == hallucinators[:, :1]).all()
         assert min(hallucinators[:, 0].bincount()) > 10
 
     def test_one_hallucinator_a_sample(self):
-        model = tiny_model(tiny_data())
-        arguments = tiny_arguments(student_steps=60, pairing="sample")
-        hallucinators = draw_pairs(model, arguments, torch.Generator().manual_seed(0)) % 3
+        hallucinators = self.drawn(60, pairing="sample") % 3
         assert not (hallucinators == hallucinators[:, :1]).all(dim=1).any()
         assert min(hallucinators.flatten().bincount()) > 120
 
     def test_formations_are_dealt_like_bases(self):
-        model = tiny_model(tiny_data(), formation_factor=2)
-        arguments = tiny_arguments(student_steps=6, pairing="sample")
-        ids_SB = draw_pairs(model, arguments, torch.Generator().manual_seed(0))
+        ids_SB = self.drawn(6, pairing="sample", formation_factor=2)
         assert ((ids_SB // 12 * 4 + ids_SB % 4).sort(dim=1).values == torch.arange(32)).all()
         assert min((ids_SB // 4 % 3).flatten().bincount()) > 40
 
     def test_plain_pixels(self):
-        model = tiny_model(tiny_data(), num_hallucinators=0)
-        pairs_SB = draw_pairs(model, tiny_arguments(student_steps=2), torch.Generator().manual_seed(0))
+        pairs_SB = self.drawn(2, num_hallucinators=0)
         assert (pairs_SB.sort(dim=1).values == torch.arange(8)).all()
 
 
 def test_experts_too_short():
-    data = tiny_data()
+    data, recipe = tiny_data(), tiny_recipe(max_start=9, expert_span=2)
     with pytest.raises(
         ValueError, match=r"hold 9 snapshots, but max_start \+ expert_span = 11: record longer experts"
     ):
-        TrajectoryMatching(FewExperts(data), NETWORK, tiny_arguments(max_start=9, expert_span=2))
+        TrajectoryMatching(FewExperts(data), NETWORK, recipe.distillation, recipe.trajectory_matching)

@@ -16,18 +16,19 @@ from tiny import (
     NETWORK,
     assert_directional_derivative,
     assert_gradients_equal,
+    formations_of,
     gradients,
     tiny_accelerator,
-    tiny_arguments,
     tiny_data,
     tiny_model,
+    tiny_recipe,
 )
 
 pytestmark = pytest.mark.usefixtures("doubles")
 
 
 def prepared(data, model, **settings):
-    arguments = tiny_arguments(**{"real_batch_size": 9} | settings)
+    arguments = tiny_recipe(**{"real_batch_size": 9} | settings).distillation
     objective = UnrolledTraining(NETWORK, arguments)
     objective.prepare(data, model, tiny_accelerator())
     return objective, arguments
@@ -38,22 +39,23 @@ def naive_loss(model, data, arguments, generator):
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
     network = build_network(NETWORK, data.image_shape, data.num_labels, seed)
     theta = dict(network.named_parameters())
-    per_class, labels_L = model.config.bases_per_class, range(data.num_labels)
+    per_class = model.config.bases_per_class
     steps, count = model.config.num_step_sizes, model.config.num_hallucinators
-    drawn = None
+    formations, drawn = model.config.num_formations, None
     if count:
-        shape = (steps, 1 if arguments.pairing == "step" else data.num_labels)
-        drawn = torch.randint(count, shape, generator=generator).expand(steps, data.num_labels)
+        shape = (steps, 1 if arguments.pairing == "step" else data.num_labels * formations)
+        drawn = torch.randint(count, shape, generator=generator).expand(steps, data.num_labels * formations)
     augmentation = DsaAugmentation(arguments.dsa)
-    augmentations = [augmentation.draw(data.num_labels, generator) for _ in range(steps)]
+    augmentations = [augmentation.draw(data.num_labels * formations, generator) for _ in range(steps)]
     for step in range(steps):
         samples, labels = [], []
-        for label in labels_L:
+        for place in range(data.num_labels * formations):
+            label, formation = divmod(place, formations)
             basis = label * per_class + step % per_class
             image = model.bases[basis : basis + 1]
             if count:
-                image = model.hallucinators[int(drawn[step, label])](image, model.encoder, model.decoder)
-            samples.append(image)
+                image = model.hallucinators[int(drawn[step, place])](image, model.encoder, model.decoder)
+            samples.append(formations_of(image, model.config)[formation])
             soft = model.label_logits is not None
             labels.append(model.label_logits[basis].softmax(0) if soft else torch.eye(data.num_labels)[label])
         x = DsaAugmentation.apply(torch.cat(samples), augmentations[step])
@@ -72,6 +74,12 @@ CASES = {
     "soft labels": ({"pairing": "sample", "lambda_dd": 0.5}, {"num_step_sizes": 4, "label_kind": "soft"}, 3),
     "one share in three passes, grey": ({"dsa": "none"}, {"num_step_sizes": 3, "bases_per_class": 1}, 1),
     "plain pixels": ({"real_batch_size": 99}, {"num_step_sizes": 6, "num_hallucinators": 0, "label_kind": "soft"}, 3),
+    "formations": ({"pairing": "sample"}, {"num_step_sizes": 2, "formation_factor": 2, "label_kind": "soft"}, 3),
+    "formations of plain pixels": (
+        {},
+        {"num_step_sizes": 2, "formation_factor": 2, "formation_axes": "time", "num_hallucinators": 0},
+        3,
+    ),
     "a single step": ({"dsa": "crop"}, {"num_step_sizes": 1, "bases_per_class": 1}, 3),
 }
 

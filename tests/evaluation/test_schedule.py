@@ -10,7 +10,7 @@ from haba_hf.evaluation.schedule import scheduled_batch, train_by_schedule
 from haba_hf.evaluation.students import TRAINING, WEIGHTS
 from haba_hf.networks import build_network
 from haba_hf.pairing import derived_seed, seeded_generator
-from tiny import NETWORK, tiny_accelerator, tiny_data, tiny_model
+from tiny import NETWORK, formations_of, tiny_accelerator, tiny_data, tiny_model
 
 
 def make_artifact(data, **settings):
@@ -24,12 +24,15 @@ def plain_loop(network, model, generator, augmentation):
     """T steps of gradient descent, written out; draws in the order of the evaluation."""
     for step, step_size in enumerate(model.step_sizes.tolist()):
         basis_ids = [2 * label + step % 2 for label in range(model.config.num_labels)]
-        samples = model.bases[basis_ids]
+        formations = model.config.num_formations
+        basis_ids = [basis for basis in basis_ids for _ in range(formations)]
+        images = [model.bases[basis : basis + 1] for basis in basis_ids]
         if model.config.num_hallucinators:
             drawn = torch.randint(model.config.num_hallucinators, (len(basis_ids),), generator=generator).tolist()
-            pairs = zip(basis_ids, drawn, strict=True)
-            samples = torch.cat([model.hallucinators[j](model.bases[i : i + 1], None, None) for i, j in pairs])
-        logits = network(augmentation(samples.detach(), generator))
+            images = [model.hallucinators[j](image, None, None) for j, image in zip(drawn, images, strict=True)]
+        if formations > 1:
+            images = [formations_of(image, model.config)[place % formations] for place, image in enumerate(images)]
+        logits = network(augmentation(torch.cat(images).detach(), generator))
         loss = F.cross_entropy(logits, model.labels[basis_ids].detach())
         gradients = torch.autograd.grad(loss, list(network.parameters()))
         for parameter, gradient in zip(network.parameters(), gradients, strict=True):
@@ -38,7 +41,13 @@ def plain_loop(network, model, generator, augmentation):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "dsa"), [({}, "none"), ({"label_kind": "soft"}, "color_crop"), ({"num_hallucinators": 0}, "none")]
+    ("sizes", "dsa"),
+    [
+        ({}, "none"),
+        ({"label_kind": "soft"}, "color_crop"),
+        ({"num_hallucinators": 0}, "none"),
+        ({"formation_factor": 2}, "none"),
+    ],
 )
 def test_a_student_by_hand(sizes, dsa):
     """Learning rate, epochs, batch size, momentum and weight decay play no part."""

@@ -24,6 +24,7 @@ CODE = {
     "datasets_haba.py",
     "hallucinator_haba.py",
     "modeling_haba.py",
+    "output_haba.py",
     "processing_haba.py",
 }
 FILES = {

@@ -20,7 +20,7 @@ from haba_hf.networks import (
     build_feature_network,
     build_network,
 )
-from tiny import tiny_accelerator, tiny_arguments, tiny_data, tiny_model
+from tiny import tiny_accelerator, tiny_data, tiny_model, tiny_recipe
 
 LAYOUTS = {"alexnet": AlexNet, "vgg11": VGG11, "resnet18": ResNet18, "lenet": LeNet, "alexcifarnet": AlexCifarNet}
 
@@ -229,10 +229,11 @@ def test_unknown_networks_are_refused_with_those_there_are():
 
 def test_objectives_need_features():
     assert isinstance(build_feature_network(NetworkArguments("lenet"), (3, 16, 16), 4, seed=0), FeatureNetwork)
-    arguments, data = NetworkArguments("transformers/vit"), tiny_data()
+    arguments, data, recipe = NetworkArguments("transformers/vit"), tiny_data(), tiny_recipe()
     with pytest.raises(ValueError, match="transformers/vit has no features for an objective or the adversary to use"):
-        Adversary(arguments, tiny_arguments(), data, tiny_accelerator())
-    objective, model = DistributionMatching(arguments, tiny_arguments()), tiny_model(data)
+        Adversary(arguments, recipe.distillation, recipe.adversary, data, tiny_accelerator())
+    objective = DistributionMatching(arguments, recipe.distillation, recipe.distribution_matching)
+    model = tiny_model(data)
     objective.prepare(data, model, tiny_accelerator())
     with pytest.raises(ValueError, match=r"choose convnet, alexnet, .* to distil with"):
         objective.backward(model, torch.Generator())
@@ -240,8 +241,8 @@ def test_objectives_need_features():
 
 def test_distribution_matching_runs_on_any_network_with_features():
     data = tiny_data(side=16)
-    model = tiny_model(data)
-    objective = DistributionMatching(NetworkArguments("lenet"), tiny_arguments())
+    model, recipe = tiny_model(data), tiny_recipe()
+    objective = DistributionMatching(NetworkArguments("lenet"), recipe.distillation, recipe.distribution_matching)
     objective.prepare(data, model, tiny_accelerator())
     assert objective.backward(model, torch.Generator().manual_seed(0))["l_dd"] > 0
     assert model.bases.grad.abs().max() > 0

@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -28,12 +27,6 @@ from benchmark.cases import CASES, QUICK, Size
 OURS, NAIVE = "ours", "naive"
 
 
-def peak_bytes() -> int:
-    """The most memory this process has held so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
-
-
 def measure(name: str, way: str, size: Size) -> None:
     """
     The process of one case: prepares, warms up, then times one run for every line on stdin and answers in JSON with
@@ -41,22 +34,22 @@ def measure(name: str, way: str, size: Size) -> None:
     """
     import torch
 
-    if way == OURS:
-        from haba_hf.allocator import keep_freed_memory
+    from haba_hf.allocator import keep_freed_memory, peak_memory
 
+    if way == OURS:
         keep_freed_memory()
     case = CASES[name]
     prepare = case.ours if way == OURS else case.naive
     assert prepare is not None
     run = prepare(size)
-    before = peak_bytes()
+    before = peak_memory()
     run()
     print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads()}), flush=True)
     for _ in sys.stdin:
         started = time.perf_counter()
         amount = run()
         seconds = time.perf_counter() - started
-        print(json.dumps({"seconds": seconds, "amount": amount, "bytes": peak_bytes() - before}), flush=True)
+        print(json.dumps({"seconds": seconds, "amount": amount, "bytes": peak_memory() - before}), flush=True)
 
 
 def measure_peak() -> None:

@@ -157,24 +157,26 @@ def distill(size: Size, objective: str = "mtt", naive: bool = False, bases_per_c
     from accelerate import Accelerator
 
     from benchmark.naive import NaiveDistributionMatching, NaiveTrajectoryMatching
-    from haba_hf.distillation import DistillationArguments, Distiller, DistributionMatching, TrajectoryMatching
+    from haba_hf.distillation import Distiller, DistributionMatching, TrajectoryMatching
     from haba_hf.networks import build_network
+    from haba_hf.recipe import parse_recipe
 
     data, network_arguments = random_data(size, size.real_batch_size), convnet(size)
-    arguments = DistillationArguments(
-        objective=objective,
-        **{"real_batch_size": size.real_batch_size, "student_steps": size.student_steps} | settings,
-    )
+    fields = {"real_batch_size": size.real_batch_size, "student_steps": size.student_steps} | settings
+    recipe = parse_recipe([f"--{name}={value}" for name, value in fields.items()])
+    arguments = recipe.distillation
     if objective == "dm":
-        matching = (NaiveDistributionMatching if naive else DistributionMatching)(network_arguments, arguments)
+        kind = NaiveDistributionMatching if naive else DistributionMatching
+        matching = kind(network_arguments, arguments, recipe.distribution_matching)
     else:
         network = build_network(network_arguments, data.image_shape, CLASSES, seed=0)
         experts = RandomExperts(torch.randn(2, sum(parameter.numel() for parameter in network.parameters())) / 100)
         kind = NaiveTrajectoryMatching if naive else TrajectoryMatching
-        matching = kind(experts, network_arguments, arguments)
+        matching = kind(experts, network_arguments, arguments, recipe.trajectory_matching)
     model, accelerator = artifact(size, bases_per_class), Accelerator(cpu=True)
-    distiller = Distiller(model, matching, arguments, network_arguments, data, accelerator, recipe_hash="")
-    steps = size.bank_steps if arguments.network_bank else 1
+    sections = arguments, recipe.adversary, network_arguments
+    distiller = Distiller(model, matching, *sections, data, accelerator, recipe_hash="")
+    steps = size.bank_steps if recipe.distribution_matching.network_bank else 1
 
     def run() -> int:
         for _ in range(steps):

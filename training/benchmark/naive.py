@@ -39,9 +39,11 @@ class NaiveTrajectoryMatching(TrajectoryMatching):
         self.native = NativeConvNet(self.student.network)
 
     def backward(self, model, generator):
-        start, target = self.experts.draw(self.arguments.max_start, self.arguments.expert_span, generator)
+        arguments, settings = self.arguments, self.settings
+        start, target = self.experts.draw(settings.max_start, settings.expert_span, generator)
         theta = start.clone().requires_grad_()
-        for pairs in draw_pairs(model, self.arguments, generator):
+        steps, batch_size = settings.student_steps, arguments.student_batch_size
+        for pairs in draw_pairs(model, steps, batch_size, arguments.pairing, generator):
             samples, labels = samples_one_by_one(model, pairs)
             parts = zip(self.student.names, theta.split(self.student.sizes), self.student.shapes, strict=True)
             parameters = {name: part.view(shape) for name, part, shape in parts}

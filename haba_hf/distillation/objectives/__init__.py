@@ -13,22 +13,28 @@ from torch import Tensor
 
 from ...data.sources import ImageData
 from ...modeling_haba import HabaModel
-from .distribution_matching import DistributionMatching
-from .feature_alignment import FeatureAlignment
-from .gradient_matching import GradientMatching
-from .idc import IdcMatching
-from .label_distillation import LabelDistillation
-from .trajectory_matching import TrajectoryMatching
+from .distribution_matching import DistributionMatching, DistributionMatchingArguments
+from .feature_alignment import FeatureAlignment, FeatureAlignmentArguments
+from .gradient_matching import GradientMatching, GradientMatchingArguments
+from .idc import IdcArguments, IdcMatching
+from .label_distillation import LabelDistillation, LabelDistillationArguments
+from .trajectory_matching import TrajectoryMatching, TrajectoryMatchingArguments
 from .unrolled import UnrolledTraining
 
 __all__ = [
     "DistributionMatching",
+    "DistributionMatchingArguments",
     "FeatureAlignment",
+    "FeatureAlignmentArguments",
     "GradientMatching",
+    "GradientMatchingArguments",
+    "IdcArguments",
     "IdcMatching",
     "LabelDistillation",
+    "LabelDistillationArguments",
     "Objective",
     "TrajectoryMatching",
+    "TrajectoryMatchingArguments",
     "UnrolledTraining",
 ]
 

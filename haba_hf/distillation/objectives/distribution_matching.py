@@ -6,6 +6,8 @@ the samples of a class is pulled to that of its real images,
 with the same siamese augmentation A on both sides. Nothing is trained and nothing is second order.
 """
 
+from dataclasses import dataclass, field
+
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -21,11 +23,29 @@ from ..arguments import DistillationArguments
 SAMPLES_AT_ONCE = 1024
 
 
+@dataclass
+class DistributionMatchingArguments:
+    """Distribution matching (dm)."""
+
+    network_bank: int = field(
+        default=0,
+        metadata={
+            "help": "0 draws a new network every step (published); n cycles through n networks whose real class "
+            "means over real_batch_size images are computed once, without augmentation."
+        },
+    )
+
+    def __post_init__(self):
+        if self.network_bank < 0:
+            raise ValueError(f"network_bank must be 0 or more, got {self.network_bank}.")
+
+
 class DistributionMatching:
     """
     Args:
         network_arguments ([`NetworkArguments`]): the network phi.
-        arguments ([`DistillationArguments`]): `real_batch_size`, `network_bank`, `dsa`, `lambda_dd`.
+        arguments ([`DistillationArguments`]): `real_batch_size`, `dsa`, `seed`, `lambda_dd`.
+        settings ([`DistributionMatchingArguments`]): `network_bank`.
 
     With `network_bank` = n, phi is one of n fixed networks, nothing is augmented, and the class means of real images
     are computed once for each network: a step then costs only the samples' own pass.
@@ -33,10 +53,16 @@ class DistributionMatching:
 
     learns_student_learning_rate = False
 
-    def __init__(self, network_arguments: NetworkArguments, arguments: DistillationArguments):
+    def __init__(
+        self,
+        network_arguments: NetworkArguments,
+        arguments: DistillationArguments,
+        settings: DistributionMatchingArguments,
+    ):
         self.network_arguments = network_arguments
         self.arguments = arguments
-        self.augmentation = DsaAugmentation("none" if arguments.network_bank else arguments.dsa, per_sample=False)
+        self.settings = settings
+        self.augmentation = DsaAugmentation("none" if settings.network_bank else arguments.dsa, per_sample=False)
 
     def prepare(self, real_data: ImageData, model: HabaModel, accelerator: Accelerator) -> None:
         self.data = real_data
@@ -46,8 +72,8 @@ class DistributionMatching:
 
     def backward(self, model: HabaModel, generator: torch.Generator) -> dict[str, float]:
         """Adds the gradient of lambda_DD * L_DD to the parameters of `model` and returns what to log."""
-        if self.arguments.network_bank:
-            index = int(torch.randint(self.arguments.network_bank, (), generator=generator))
+        if self.settings.network_bank:
+            index = int(torch.randint(self.settings.network_bank, (), generator=generator))
             if index not in self.bank:
                 self.bank[index] = self._banked(index)
             network, means_LD = self.bank[index]

@@ -23,6 +23,8 @@ N(0, 1), batches of 256 samples in the inner loop.
 Shape legend: n images, X samples, L classes, D features of a layer.
 """
 
+from dataclasses import dataclass, field
+
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -32,11 +34,38 @@ from ...data.augmentation import DsaAugmentation, DsaParameters
 from ...data.sources import ImageData
 from ...modeling_haba import HabaModel
 from ...networks import ConvNet, NetworkArguments, build_network
-from ...pairing import derived_seed, materialize_if_small, paired_batches, seeded_generator
-from ..arguments import DistillationArguments
+from ...pairing import derived_seed, materialize_if_small, seeded_generator
+from ..arguments import DistillationArguments, check_counts
+from .inner_loop import train_an_epoch
 
 # Streams of random numbers that all processes share, beside the distiller's (seed, step, rank).
 NETWORKS, STEPS = 1, 2
+
+
+@dataclass
+class FeatureAlignmentArguments:
+    """Feature alignment (cafe)."""
+
+    query_batch_size: int = field(
+        default=128, metadata={"help": "real images of each class that the inner network is scored on."}
+    )
+    accuracy_window: int = field(
+        default=10, metadata={"help": "accuracies whose range, largest less smallest, steers the two loops."}
+    )
+    outer_range: float = field(
+        default=0.04, metadata={"help": "a new network once the range over steps is below this."}
+    )
+    inner_range: float = field(
+        default=0.03,
+        metadata={"help": "the inner network is trained until the range over epochs is above this."},
+    )
+    max_inner_epochs: int = field(
+        default=100, metadata={"help": "epochs after which a network that stands still is left as it is."}
+    )
+    discrimination_weight: float = field(default=0.01, metadata={"help": "weight of the discrimination loss."})
+
+    def __post_init__(self):
+        check_counts(self, "query_batch_size", "accuracy_window", "max_inner_epochs")
 
 
 class FeatureAlignment:
@@ -47,9 +76,9 @@ class FeatureAlignment:
 
     Args:
         network_arguments ([`NetworkArguments`]): the network.
-        arguments ([`DistillationArguments`]): `real_batch_size`, `query_batch_size`, `student_batch_size` (bases of a
-            training step), `inner_learning_rate`, `accuracy_window`, `outer_range`, `inner_range`, `max_inner_epochs`,
-            `discrimination_weight`, `dsa`, `lambda_dd`.
+        arguments ([`DistillationArguments`]): `real_batch_size`, `student_batch_size` (bases of a training step),
+            `inner_learning_rate`, `dsa`, `seed`, `lambda_dd`.
+        settings ([`FeatureAlignmentArguments`]): the two loops, and the weight of the discrimination loss.
 
     Raises:
         `ValueError`: if the network is not a ConvNet.
@@ -57,7 +86,12 @@ class FeatureAlignment:
 
     learns_student_learning_rate = False
 
-    def __init__(self, network_arguments: NetworkArguments, arguments: DistillationArguments):
+    def __init__(
+        self,
+        network_arguments: NetworkArguments,
+        arguments: DistillationArguments,
+        settings: FeatureAlignmentArguments,
+    ):
         if network_arguments.network != "convnet":
             raise ValueError(
                 f"Feature alignment (cafe) aligns the blocks of a ConvNet, not of {network_arguments.network}: set "
@@ -65,6 +99,7 @@ class FeatureAlignment:
             )
         self.network_arguments = network_arguments
         self.arguments = arguments
+        self.settings = settings
         self.augmentation = DsaAugmentation(arguments.dsa, per_sample=False)
         self.inner_augmentation = DsaAugmentation(arguments.dsa, per_sample=True)
 
@@ -90,8 +125,8 @@ class FeatureAlignment:
         loss = self._align(self.network, model, generator)
         accuracy = self._accuracy(self.network, shared)
         self.accuracies.append(accuracy)
-        if len(self.accuracies) == self.arguments.accuracy_window:
-            if max(self.accuracies) - min(self.accuracies) < self.arguments.outer_range:
+        if len(self.accuracies) == self.settings.accuracy_window:
+            if max(self.accuracies) - min(self.accuracies) < self.settings.outer_range:
                 self.network, self.accuracies = None, []
             else:
                 self.accuracies.pop(0)
@@ -142,7 +177,7 @@ class FeatureAlignment:
         weights_XL = labels[order] if soft else F.one_hot(labels[order], len(self.members)).to(samples.dtype)
         weights_LX = (weights_XL / weights_XL.sum(dim=0)).T
         means = [weights_LX @ layer.flatten(1) for layer in layers]
-        loss = alignment_loss(real_means, means) + self.arguments.discrimination_weight * discrimination_loss(
+        loss = alignment_loss(real_means, means) + self.settings.discrimination_weight * discrimination_loss(
             real_features_nD, real_labels_n, means[-1]
         )
         learned = [(output.samples, samples), *([(output.labels, labels)] if soft else [])]
@@ -170,29 +205,25 @@ class FeatureAlignment:
 
     def _train(self, network: ConvNet, model: HabaModel, generator: torch.Generator) -> int:
         """The inner loop; returns its epochs."""
-        arguments = self.arguments
+        arguments, settings = self.arguments, self.settings
         optimizer = torch.optim.SGD(network.parameters(), lr=arguments.inner_learning_rate)
         batch_size = arguments.student_batch_size or model.config.num_bases
         materialized = materialize_if_small(model)
         accuracies: list[float] = []
-        for epoch in range(1, arguments.max_inner_epochs + 1):
-            for samples, labels in paired_batches(model, batch_size, generator, materialized):
-                loss = F.cross_entropy(network(self.inner_augmentation(samples, generator)), labels)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-            accuracies = [*accuracies, self._accuracy(network, generator)][-arguments.accuracy_window :]
+        for epoch in range(1, settings.max_inner_epochs + 1):
+            train_an_epoch(network, optimizer, model, batch_size, self.inner_augmentation, generator, materialized)
+            accuracies = [*accuracies, self._accuracy(network, generator)][-settings.accuracy_window :]
             spread = max(accuracies) - min(accuracies)
-            if len(accuracies) == arguments.accuracy_window and spread > arguments.inner_range:
+            if len(accuracies) == settings.accuracy_window and spread > settings.inner_range:
                 return epoch
-        return arguments.max_inner_epochs
+        return settings.max_inner_epochs
 
     @torch.no_grad()
     def _accuracy(self, network: ConvNet, generator: torch.Generator) -> float:
         """Mean over classes of the accuracy on `query_batch_size` real images of each, one process a class."""
         accuracy_L = torch.zeros(len(self.members), device=self.device)
         for label, members in enumerate(self.members):
-            chosen = members[torch.randperm(len(members), generator=generator)[: self.arguments.query_batch_size]]
+            chosen = members[torch.randperm(len(members), generator=generator)[: self.settings.query_batch_size]]
             if label % self.accelerator.num_processes == self.accelerator.process_index:
                 images = self.data.processor.normalize(self.data.train.images[chosen].to(self.device))
                 accuracy_L[label] = (network(images).argmax(dim=1) == label).float().mean()

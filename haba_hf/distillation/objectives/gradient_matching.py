@@ -13,6 +13,7 @@ Shape legend: X samples of the artifact, L classes.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
@@ -23,8 +24,9 @@ from ...data.augmentation import DsaAugmentation
 from ...data.sources import ImageData
 from ...modeling_haba import HabaModel
 from ...networks import NetworkArguments, build_network
-from ...pairing import materialize_if_small, paired_batches, seeded_generator
-from ..arguments import DistillationArguments
+from ...pairing import materialize_if_small, seeded_generator
+from ..arguments import DistillationArguments, check_counts
+from .inner_loop import train_an_epoch
 
 # Published (outer steps, inner epochs) by samples per class.
 PUBLISHED_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
@@ -51,12 +53,37 @@ def row_cosine_distance(real: Sequence[Tensor], samples: Sequence[Tensor]) -> Te
     return total
 
 
+@dataclass
+class GradientMatchingArguments:
+    """Gradient matching (dc, dsa, idc)."""
+
+    sample_batch_size: int | None = field(
+        default=None, metadata={"help": "Samples of each class a step, drawn at random; by default all."}
+    )
+    outer_steps: int | None = field(
+        default=None,
+        metadata={"help": "Steps that one inner network serves; by default as published (IDC: 100)."},
+    )
+    inner_epochs: int | None = field(
+        default=None,
+        metadata={
+            "help": "DC, DSA: epochs of the inner network on the samples after a step; by default as published."
+        },
+    )
+
+    def __post_init__(self):
+        check_counts(self, "sample_batch_size", "outer_steps")
+        if self.inner_epochs is not None and self.inner_epochs < 0:
+            raise ValueError(f"inner_epochs must be 0 or more, got {self.inner_epochs}.")
+
+
 class GradientMatching:
     """
     Args:
         network_arguments ([`NetworkArguments`]): the inner network theta.
         arguments ([`DistillationArguments`]): `objective` (`"dc"` augments nothing), `real_batch_size`,
-            `sample_batch_size`, `outer_steps`, `inner_epochs`, `inner_learning_rate`, `dsa`, `seed`, `lambda_dd`.
+            `inner_learning_rate`, `dsa`, `seed`, `lambda_dd`.
+        settings ([`GradientMatchingArguments`]): `sample_batch_size` and the two loops.
 
     Of several processes all hold the same theta, each matches its share of the classes, and together they compute what
     one would alone. So no number is drawn from the step's generator, which is the process's own, but from (seed,
@@ -65,9 +92,15 @@ class GradientMatching:
 
     learns_student_learning_rate = False
 
-    def __init__(self, network_arguments: NetworkArguments, arguments: DistillationArguments):
+    def __init__(
+        self,
+        network_arguments: NetworkArguments,
+        arguments: DistillationArguments,
+        settings: GradientMatchingArguments,
+    ):
         self.network_arguments = network_arguments
         self.arguments = arguments
+        self.settings = settings
         strategy = "none" if arguments.objective == "dc" else arguments.dsa
         self.matching_augmentation = DsaAugmentation(strategy, per_sample=False)
         self.training_augmentation = DsaAugmentation(strategy, per_sample=True)
@@ -118,11 +151,11 @@ class GradientMatching:
 
     def _loops(self, model: HabaModel) -> tuple[int, int]:
         """Outer steps and inner epochs: what is set, or what is published for the samples that an epoch has."""
-        arguments = self.arguments
+        settings = self.settings
         outer_steps, inner_epochs = loop_counts(model.config.bases_per_class * model.config.num_formations)
         return (
-            outer_steps if arguments.outer_steps is None else arguments.outer_steps,
-            inner_epochs if arguments.inner_epochs is None else arguments.inner_epochs,
+            outer_steps if settings.outer_steps is None else settings.outer_steps,
+            inner_epochs if settings.inner_epochs is None else settings.inner_epochs,
         )
 
     def _optimizer(self) -> torch.optim.Optimizer:
@@ -138,14 +171,15 @@ class GradientMatching:
         generator = self._generator(TRAINING)
         materialized = materialize_if_small(model, self.accelerator.device)
         for _ in range(self.inner_epochs):
-            for samples, labels in paired_batches(model, INNER_BATCH_SIZE, generator, materialized):
-                samples = self.training_augmentation(samples, generator)
-                self._update(F.cross_entropy(self.network(samples), labels))
-
-    def _update(self, loss: Tensor) -> None:
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
+            train_an_epoch(
+                self.network,
+                self.optimizer,
+                model,
+                INNER_BATCH_SIZE,
+                self.training_augmentation,
+                generator,
+                materialized,
+            )
 
     def _start_network(self, index: int) -> None:
         self.index, self.served = index, 0
@@ -168,8 +202,8 @@ class GradientMatching:
         loss = F.cross_entropy(self.network(DsaAugmentation.apply(images, augmentation)), classes)
         real = torch.autograd.grad(loss, parameters)
 
-        if self.arguments.sample_batch_size is not None:
-            ids = ids[torch.randperm(len(ids), generator=generator)[: self.arguments.sample_batch_size]]
+        if self.settings.sample_batch_size is not None:
+            ids = ids[torch.randperm(len(ids), generator=generator)[: self.settings.sample_batch_size]]
         output = model.restore(ids)
         samples = output.samples.detach().requires_grad_()
         labels = output.labels.detach().requires_grad_(output.labels.is_floating_point())

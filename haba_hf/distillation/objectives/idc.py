@@ -10,6 +10,8 @@ The released code steps after each class, this one once for all classes, as all 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -21,8 +23,9 @@ from ...data.cutmix import CutMix
 from ...data.sources import ImageData
 from ...modeling_haba import HabaModel
 from ...networks import NetworkArguments
-from ..arguments import DistillationArguments
-from .gradient_matching import TRAINING, GradientMatching
+from ..arguments import DistillationArguments, check_counts
+from .gradient_matching import TRAINING, GradientMatching, GradientMatchingArguments
+from .inner_loop import descend
 
 OUTER_STEPS = 100
 BATCH_SIZE = 64
@@ -38,22 +41,52 @@ def convolution_distance(real: Sequence[Tensor], samples: Sequence[Tensor], kind
     return total
 
 
+@dataclass
+class IdcArguments:
+    """What IDC (idc) has beside gradient matching's."""
+
+    idc_distance: Literal["mse", "l1"] = field(
+        default="mse", metadata={"help": "sum of squared or of absolute differences between gradients."}
+    )
+    idc_real_samples: int = field(
+        default=2000, metadata={"help": "real images that the inner network is trained on after a step."}
+    )
+    idc_dsa: str = field(
+        default="color+crop", metadata={"help": "augmentation of the images its inner network is trained on."}
+    )
+    idc_cutmix: float = field(default=0.5, metadata={"help": "probability of CutMix in that training."})
+    clamp_bases: bool = field(
+        default=False, metadata={"help": "clamp bases to the range of pixels with every new inner network."}
+    )
+
+    def __post_init__(self):
+        check_counts(self, "idc_real_samples")
+
+
 class IdcMatching(GradientMatching):
     """
     Args:
         network_arguments ([`NetworkArguments`]): the inner network.
         arguments ([`DistillationArguments`]): `dsa` (IDC's is `"color+crop+cutout"`, the same for the whole batch),
-            `real_batch_size`, `sample_batch_size`, `outer_steps`, `inner_learning_rate`, `idc_distance`,
-            `idc_real_samples`, `idc_dsa`, `idc_cutmix`, `clamp_bases`, `seed`, `lambda_dd`.
+            `real_batch_size`, `inner_learning_rate`, `seed`, `lambda_dd`.
+        settings ([`GradientMatchingArguments`]): `sample_batch_size`, `outer_steps`.
+        idc ([`IdcArguments`]): the distance, the inner network's training, `clamp_bases`.
 
     Raises:
         `ValueError`: if `idc_dsa` or `idc_cutmix` is unfit.
     """
 
-    def __init__(self, network_arguments: NetworkArguments, arguments: DistillationArguments):
-        super().__init__(network_arguments, arguments)
-        self.training_augmentation = DsaAugmentation(arguments.idc_dsa, per_sample=True)
-        self.cutmix = CutMix(arguments.idc_cutmix)
+    def __init__(
+        self,
+        network_arguments: NetworkArguments,
+        arguments: DistillationArguments,
+        settings: GradientMatchingArguments,
+        idc: IdcArguments,
+    ):
+        super().__init__(network_arguments, arguments, settings)
+        self.idc = idc
+        self.training_augmentation = DsaAugmentation(idc.idc_dsa, per_sample=True)
+        self.cutmix = CutMix(idc.idc_cutmix)
 
     def prepare(self, real_data: ImageData, model: HabaModel, accelerator: Accelerator) -> None:
         """
@@ -61,7 +94,7 @@ class IdcMatching(GradientMatching):
             `ValueError`: if bases that have other channels than images are to be clamped to the range of pixels.
         """
         channels, expected = model.config.basis_shape[0], real_data.image_shape[0]
-        if self.arguments.clamp_bases and channels != expected:
+        if self.idc.clamp_bases and channels != expected:
             raise ValueError(f"clamp_bases needs bases of as many channels as images, {expected}, not {channels}.")
         super().prepare(real_data, model, accelerator)
         extremes = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(-1, *real_data.image_shape)
@@ -69,13 +102,13 @@ class IdcMatching(GradientMatching):
 
     def backward(self, model: HabaModel, generator: torch.Generator) -> dict[str, float]:
         """Adds the gradient of lambda_DD * L_DD to the parameters of `model` and returns what to log."""
-        if self.arguments.clamp_bases and self.served in (0, self.outer_steps):
+        if self.idc.clamp_bases and self.served in (0, self.outer_steps):
             with torch.no_grad():
                 model.bases.clamp_(self.darkest, self.brightest)
         return super().backward(model, generator)
 
     def _loops(self, model: HabaModel) -> tuple[int, int]:
-        return self.arguments.outer_steps or OUTER_STEPS, 1
+        return self.settings.outer_steps or OUTER_STEPS, 1
 
     def _optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(
@@ -86,17 +119,17 @@ class IdcMatching(GradientMatching):
         )
 
     def _distance(self, real: Sequence[Tensor], samples: Sequence[Tensor]) -> Tensor:
-        return convolution_distance(real, samples, self.arguments.idc_distance)
+        return convolution_distance(real, samples, self.idc.idc_distance)
 
     def _train(self, model: HabaModel) -> None:
         """Some real images, drawn without replacement."""
         generator = self._generator(TRAINING)
         train, device = self.data.train, self.accelerator.device
-        chosen = torch.randperm(len(train), generator=generator)[: self.arguments.idc_real_samples]
+        chosen = torch.randperm(len(train), generator=generator)[: self.idc.idc_real_samples]
         for rows in chosen.split(BATCH_SIZE):
             images = self.data.processor.normalize(train.images[rows].to(device))
             images = self.training_augmentation(images, generator)
             mixture = self.cutmix.draw(images.shape, generator)
             logits = self.network(CutMix.apply(images, mixture))
             labels = CutMix.mix_labels(train.labels[rows].to(device), self.data.num_labels, mixture)
-            self._update(F.cross_entropy(logits, labels))
+            descend(self.optimizer, F.cross_entropy(logits, labels))

@@ -19,6 +19,7 @@ Shape legend: B base samples of a step, P parameters of the network, L classes.
 """
 
 import math
+from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
@@ -30,7 +31,7 @@ from ...data.sources import ImageData
 from ...modeling_haba import HabaModel
 from ...networks import NetworkArguments, build_network
 from ...pairing import derived_seed, seeded_generator
-from ..arguments import DistillationArguments
+from ..arguments import DistillationArguments, check_counts
 from ..experts import flat_parameters
 from .flat_network import FlatNetwork
 
@@ -38,6 +39,22 @@ from .flat_network import FlatNetwork
 NETWORKS, STEPS = 1, 2
 # Published: Adam's default, of the network's own step.
 NETWORK_LEARNING_RATE = 1e-3
+
+
+@dataclass
+class LabelDistillationArguments:
+    """Label distillation (ld)."""
+
+    restart_window: int | None = field(
+        default=None,
+        metadata={
+            "help": "steps whose errors are summed, and that a network has for a new minimum; by default as "
+            "published for the number of base samples."
+        },
+    )
+
+    def __post_init__(self):
+        check_counts(self, "restart_window")
 
 
 class LabelDistillation:
@@ -48,14 +65,21 @@ class LabelDistillation:
     Args:
         network_arguments ([`NetworkArguments`]): the network that labels are judged by.
         arguments ([`DistillationArguments`]): `student_batch_size` base samples a step, `inner_learning_rate` eta,
-            `real_batch_size`, `restart_window`, `dsa` (of the base samples), `lambda_dd`.
+            `real_batch_size`, `dsa` (of the base samples), `seed`, `lambda_dd`.
+        settings ([`LabelDistillationArguments`]): `restart_window`.
     """
 
     learns_student_learning_rate = False
 
-    def __init__(self, network_arguments: NetworkArguments, arguments: DistillationArguments):
+    def __init__(
+        self,
+        network_arguments: NetworkArguments,
+        arguments: DistillationArguments,
+        settings: LabelDistillationArguments,
+    ):
         self.network_arguments = network_arguments
         self.arguments = arguments
+        self.settings = settings
         self.augmentation = DsaAugmentation(arguments.dsa, per_sample=True)
 
     def prepare(self, real_data: ImageData, model: HabaModel, accelerator: Accelerator) -> None:
@@ -72,7 +96,7 @@ class LabelDistillation:
         self.device = accelerator.device
         self.network = FlatNetwork(self._network(seed=0).to(self.device))
         config = model.config
-        self.window = self.arguments.restart_window or published_window(config.num_bases, config.num_labels)
+        self.window = self.settings.restart_window or published_window(config.num_bases, config.num_labels)
         self.steps = self.restarts = 0
         self.steps_to_lowest: list[int] = []
         self._start_anew()

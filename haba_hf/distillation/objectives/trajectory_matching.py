@@ -8,6 +8,9 @@ snapshots later:
 Shape legend: S student steps, B samples a step, U distinct samples of the run, P parameters of the student.
 """
 
+from dataclasses import dataclass, field
+from typing import Literal
+
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -16,10 +19,49 @@ from ...data.augmentation import DsaAugmentation
 from ...data.sources import ImageData
 from ...modeling_haba import HabaModel
 from ...networks import NetworkArguments, build_network
-from ..arguments import DistillationArguments
+from ..arguments import DistillationArguments, check_counts
 from ..experts import ExpertStore
 from .adjoint import StepLoss, UnrolledGradients, augmented_step_loss, gradients_through, unroll
 from .flat_network import FlatNetwork
+
+
+@dataclass
+class TrajectoryMatchingArguments:
+    """Trajectory matching (mtt)."""
+
+    student_steps: int = field(default=50, metadata={"help": "N, student steps on samples."})
+    expert_span: int = field(default=2, metadata={"help": "M, expert snapshots ahead to be reached."})
+    max_start: int = field(default=2, metadata={"help": "start snapshots are drawn from 0..max_start-1."})
+    unroll: Literal["graph", "adjoint"] = field(
+        default="adjoint", metadata={"help": "constant memory, or one graph over all steps.", "result": False}
+    )
+    micro_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "By the adjoint: samples of a student step that go through the network at once; by default all.",
+            "result": False,
+        },
+    )
+    kept_megabytes: int = field(
+        default=2000,
+        metadata={
+            "help": "By the adjoint, on a CPU: what a ConvNet's convolutions give is kept for the way back until the "
+            "temporary file of a run is as large; 0 computes it twice.",
+            "result": False,
+        },
+    )
+
+    def __post_init__(self):
+        check_counts(self, "student_steps", "expert_span", "max_start", "micro_batch_size")
+        if self.micro_batch_size is not None and self.unroll == "graph":
+            raise ValueError("micro_batch_size needs unroll: adjoint.")
+        if self.kept_megabytes < 0:
+            raise ValueError(f"kept_megabytes must be 0 or more, got {self.kept_megabytes}.")
+
+    @property
+    def num_snapshots(self) -> int:
+        """Snapshots of an expert that a run can draw: starts 0..max_start-1, targets up to max_start-1+expert_span."""
+        return self.max_start + self.expert_span
 
 
 class TrajectoryMatching:
@@ -27,8 +69,8 @@ class TrajectoryMatching:
     Args:
         experts ([`ExpertStore`]): recorded trajectories of the same network and data.
         network_arguments ([`NetworkArguments`]): the network of the experts.
-        arguments ([`DistillationArguments`]): `student_steps`, `expert_span`, `max_start`, `student_batch_size`,
-            `pairing`, `unroll`, `micro_batch_size`, `kept_megabytes`, `dsa`, `lambda_dd`.
+        arguments ([`DistillationArguments`]): `student_batch_size`, `pairing`, `dsa`, `lambda_dd`.
+        settings ([`TrajectoryMatchingArguments`]): where experts are met, and how the student is unrolled.
 
     Raises:
         `ValueError`: if the experts hold fewer snapshots than `max_start` + `expert_span`.
@@ -36,15 +78,22 @@ class TrajectoryMatching:
 
     learns_student_learning_rate = True
 
-    def __init__(self, experts: ExpertStore, network_arguments: NetworkArguments, arguments: DistillationArguments):
-        if experts.num_snapshots < arguments.num_snapshots:
+    def __init__(
+        self,
+        experts: ExpertStore,
+        network_arguments: NetworkArguments,
+        arguments: DistillationArguments,
+        settings: TrajectoryMatchingArguments,
+    ):
+        if experts.num_snapshots < settings.num_snapshots:
             raise ValueError(
                 f"The experts hold {experts.num_snapshots} snapshots, but max_start + expert_span = "
-                f"{arguments.num_snapshots}: record longer experts or lower one of the two."
+                f"{settings.num_snapshots}: record longer experts or lower one of the two."
             )
         self.experts = experts
         self.network_arguments = network_arguments
         self.arguments = arguments
+        self.settings = settings
         self.augmentation = DsaAugmentation(arguments.dsa, per_sample=True)
 
     def prepare(self, real_data: ImageData, model: HabaModel, accelerator: Accelerator) -> None:
@@ -54,24 +103,24 @@ class TrajectoryMatching:
 
     def backward(self, model: HabaModel, generator: torch.Generator) -> dict[str, float]:
         """Adds the gradient of lambda_DD * L_DD to the parameters of `model` and returns what to log."""
-        arguments = self.arguments
-        start, target = self.experts.draw(arguments.max_start, arguments.expert_span, generator)
+        arguments, settings = self.arguments, self.settings
+        start, target = self.experts.draw(settings.max_start, settings.expert_span, generator)
         start, target = start.to(self.device), target.to(self.device)
 
-        ids_SB = draw_pairs(model, arguments, generator)
+        ids_SB = draw_pairs(model, settings.student_steps, arguments.student_batch_size, arguments.pairing, generator)
         ids_U, positions_SB = torch.unique(ids_SB, return_inverse=True)
         output = model.restore(ids_U)
         positions_SB = positions_SB.to(self.device)
         batch_size = positions_SB.shape[1]
-        augmentations = [self.augmentation.draw(batch_size, generator) for _ in range(arguments.student_steps)]
+        augmentations = [self.augmentation.draw(batch_size, generator) for _ in range(settings.student_steps)]
 
         step_loss = augmented_step_loss(self.student, augmentations)
-        alpha_S = model.student_learning_rate.expand(arguments.student_steps)
+        alpha_S = model.student_learning_rate.expand(settings.student_steps)
         run = output.samples.detach(), output.labels.detach(), alpha_S.detach(), positions_SB
-        if arguments.unroll == "graph":
+        if settings.unroll == "graph":
             loss, gradients = match_by_graph(step_loss, start, target, *run)
         else:
-            memory = arguments.micro_batch_size, arguments.kept_megabytes * 10**6
+            memory = settings.micro_batch_size, settings.kept_megabytes * 10**6
             loss, gradients = match_by_adjoint(step_loss, start, target, *run, *memory)
 
         gradients.backward(arguments.lambda_dd, output.samples, output.labels, alpha_S)
@@ -85,26 +134,26 @@ class TrajectoryMatching:
         """Nothing to put back."""
 
 
-def draw_pairs(model: HabaModel, arguments: DistillationArguments, generator: torch.Generator) -> Tensor:
+def draw_pairs(
+    model: HabaModel,
+    steps: int,
+    batch_size: int | None,
+    pairing: Literal["step", "sample"],
+    generator: torch.Generator,
+) -> Tensor:
     """
-    Samples for S student steps, `[S, B]`, as places in `model.materialize()`.
+    Samples for S student steps, `[S, B]`, as places in `model.materialize()`; B is `batch_size`, by default all bases.
 
     Bases (with multi-formation, each formation of each basis) are dealt out from one permutation after another; with
     `pairing="step"` one hallucinator serves a whole step, as in the released code, with `"sample"` every sample of the
     step draws its own, as students do in evaluation.
     """
-    hallucinators, formations = model.config.num_hallucinators, model.config.num_formations
-    num_bases = model.config.num_bases * formations
-    steps = arguments.student_steps
-    batch_size = min(arguments.student_batch_size or num_bases, num_bases)
+    num_bases = model.config.num_bases * model.config.num_formations
+    batch_size = min(batch_size or num_bases, num_bases)
     rounds = -(-steps * batch_size // num_bases)
     dealt = torch.cat([torch.randperm(num_bases, generator=generator) for _ in range(rounds)])
     bases_SB = dealt[: steps * batch_size].view(steps, batch_size)
-    if not hallucinators:
-        return bases_SB
-    columns = 1 if arguments.pairing == "step" else batch_size
-    hallucinators_SB = torch.randint(hallucinators, (steps, columns), generator=generator)
-    return (bases_SB // formations * hallucinators + hallucinators_SB) * formations + bases_SB % formations
+    return model.pair(bases_SB, generator, one_a_row=pairing == "step")
 
 
 def match_by_graph(

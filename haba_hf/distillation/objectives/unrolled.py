@@ -34,7 +34,7 @@ class UnrolledTraining:
 
     Args:
         network_arguments ([`NetworkArguments`]): the network that is drawn and trained.
-        arguments ([`DistillationArguments`]): `real_batch_size`, `pairing`, `kept_megabytes`, `dsa`, `lambda_dd`.
+        arguments ([`DistillationArguments`]): `real_batch_size`, `pairing`, `dsa`, `lambda_dd`.
     """
 
     learns_student_learning_rate = False
@@ -58,17 +58,17 @@ class UnrolledTraining:
     def backward(self, model: HabaModel, generator: torch.Generator) -> dict[str, float]:
         """Adds the gradient of lambda_DD * L_DD to the parameters of `model` and returns what to log."""
         start = flat_parameters(self._network(int(torch.randint(2**31 - 1, (), generator=generator)))).to(self.device)
-        pairs_TB = self._draw_pairs(model, generator)
-        pairs_U, positions_TB = torch.unique(pairs_TB, return_inverse=True)
-        hallucinators = model.config.num_hallucinators
-        output = model(pairs_U // hallucinators, pairs_U % hallucinators) if hallucinators else model(pairs_U)
+        shares_TB = torch.stack([model.share(step) for step in range(model.config.num_step_sizes)])
+        ids_TB = model.pair(shares_TB, generator, one_a_row=self.arguments.pairing == "step")
+        ids_U, positions_TB = torch.unique(ids_TB, return_inverse=True)
+        output = model.restore(ids_U)
         step_sizes_T = model.step_sizes
         assert step_sizes_T is not None  # `prepare` refused such a model
-        augmentations = [self.augmentation.draw(pairs_TB.shape[1], generator) for _ in pairs_TB]
+        augmentations = [self.augmentation.draw(ids_TB.shape[1], generator) for _ in ids_TB]
 
         run = output.samples, output.labels, step_sizes_T, positions_TB.to(self.device)
         step_loss = augmented_step_loss(self.network, augmentations)
-        thetas = unroll(step_loss, start, *run, kept_bytes=self.arguments.kept_megabytes * 10**6)
+        thetas = unroll(step_loss, start, *run)
         loss, terminal_gradient = self._real_loss(thetas[-1], generator)
         gradients = gradients_through(step_loss, thetas, terminal_gradient, *run)
 
@@ -84,16 +84,6 @@ class UnrolledTraining:
 
     def _network(self, seed: int) -> torch.nn.Module:
         return build_network(self.network_arguments, self.data.image_shape, self.data.num_labels, seed)
-
-    def _draw_pairs(self, model: HabaModel, generator: torch.Generator) -> Tensor:
-        """The samples of T steps, `[T, B]`, as basis * K + hallucinator (or the basis alone for plain pixels)."""
-        shares_TB = torch.stack([model.share(step).cpu() for step in range(model.config.num_step_sizes)])
-        hallucinators = model.config.num_hallucinators
-        if not hallucinators:
-            return shares_TB
-        steps, batch_size = shares_TB.shape
-        columns = 1 if self.arguments.pairing == "step" else batch_size
-        return shares_TB * hallucinators + torch.randint(hallucinators, (steps, columns), generator=generator)
 
     def _real_loss(self, theta: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Cross-entropy of theta `[P]` on a batch of real images, and its gradient `[P]`."""

@@ -1,0 +1,57 @@
+"""What a [`HabaModel`] tells: samples, and what they cost to store.
+
+Shape legend: P pairs (basis, hallucinator) or samples, C/H/W of a sample, L classes.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class HabaOutput(ModelOutput):
+    """
+    Samples and where they come from.
+
+    Args:
+        samples (`torch.FloatTensor` of shape `[P, C, H, W]`): in the model's space (as images are normalized).
+        labels (`torch.LongTensor` `[P]` or, soft, `torch.FloatTensor` `[P, L]` whose rows sum to 1).
+        basis_ids (`torch.LongTensor` of shape `[P]`).
+        hallucinator_ids (`torch.LongTensor` of shape `[P]`, `None` for plain pixels).
+        formation_ids (`torch.LongTensor` of shape `[P]`, `None` without multi-formation): which tile, row by row.
+    """
+
+    samples: Tensor | None = None
+    labels: Tensor | None = None
+    basis_ids: Tensor | None = None
+    hallucinator_ids: Tensor | None = None
+    formation_ids: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class StorageReport:
+    """
+    What an artifact stores, in floats of 4 bytes.
+
+    Args:
+        parts (`dict[str, int]`): floats of `bases`, `hallucinators`, `labels`, `student_learning_rate` and, if
+            there are any, `step_sizes`.
+        floats_per_image_per_class (`int`): L x C x H x W, what one plain image per class takes.
+    """
+
+    parts: dict[str, int]
+    floats_per_image_per_class: int
+
+    @property
+    def floats(self) -> int:
+        return sum(self.parts.values())
+
+    @property
+    def bytes(self) -> int:
+        return 4 * self.floats
+
+    @property
+    def images_per_class(self) -> float:
+        """Plain images per class (IPC) that take the storage of all parts."""
+        return self.floats / self.floats_per_image_per_class

@@ -1,0 +1,128 @@
+"""
+The runs of a table's rows, and what is kept of them.
+
+The commands of a row run in processes of their own, and its record goes to `<table>.jsonl` when the last of them is
+done, so that an interrupted table goes on where it stopped.
+"""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..files import atomic_file
+from ..recipe import Recipe
+from ..sections import section_values
+from .tables import Table, TableRow, recipe_path
+
+Record = dict[str, Any]
+
+
+def row_folder(table: Table, row: TableRow, output_root: Path) -> Path:
+    """Where a row's artifact, checkpoints and logs are."""
+    return output_root / table.name / re.sub(r"[^a-z0-9]+", "-", row.name.lower()).strip("-")
+
+
+def run_row(row: TableRow, folder: Path, settings: Mapping[str, Any], launch: Sequence[str]) -> None:
+    """
+    Runs a row's commands, going on from what an interrupted run has left.
+
+    Args:
+        row ([`TableRow`]): which.
+        folder (`Path`): for artifact, checkpoints and logs.
+        settings (`Mapping`): fields of the recipe that win over the row's.
+        launch (`Sequence[str]`): options of `accelerate launch`; without any, each command is one process.
+
+    Raises:
+        `ValueError`, `FileNotFoundError`: if the row's settings are wrong.
+        `RuntimeError`: if a command fails, naming it.
+    """
+    settings = {**settings, "output_dir": str(folder), "references": "none", "report_to": "none"}
+    launcher = ["-m", "accelerate.commands.launch", *launch] if launch else []
+    for command in row.commands(row.parse(settings)):
+        call = [sys.executable, *launcher, "-m", "haba_hf.cli", command, *row.words(settings)]
+        if subprocess.run(call).returncode:
+            raise RuntimeError(f"{row.name}: haba {command} failed; what it said is above.")
+
+
+def record_of(row: TableRow, folder: Path, overrides: Mapping[str, Any]) -> Record:
+    """
+    What is kept of a finished run: its settings, its students' accuracies as fractions of 1, floats, bytes, steps,
+    seconds, peak memory in bytes, and what it ran on.
+
+    Raises:
+        `FileNotFoundError`: if a file of the run is missing.
+    """
+    recipe = row.parse(overrides)
+    artifact = folder / "artifact"
+    made = json.loads((artifact / ("coreset.json" if row.coreset else "distillation.json")).read_text())
+    results = json.loads((folder / "results.json").read_text())
+    scored = results["rows"][0]
+    return {
+        "row": row.name,
+        "recipe": row.recipe,
+        "set": {name: value for name, value in (row.set | dict(overrides)).items() if name in result_values(recipe)},
+        "settings_hash": settings_hash(row, overrides),
+        "seed": recipe.distillation.seed,
+        "dataset": made["dataset"],
+        "data_fingerprint": made["data_fingerprint"],
+        "bases_per_class": recipe.model.bases_per_class,
+        "num_hallucinators": recipe.model.num_hallucinators,
+        **{name: scored["accuracy"][name] for name in ("mean", "std", "accuracies")},
+        **{name: scored["storage"][name] for name in ("floats", "bytes", "images_per_class")},
+        **{name: made.get(name) for name in ("steps", "seconds", "ended_by", "peak_memory_bytes")},
+        "evaluation_seconds": round(scored["accuracy"]["seconds"], 1),
+        **{
+            name: results[name] for name in ("device", "processes", "threads", "mixed_precision", "python", "versions")
+        },
+    }
+
+
+def settings_hash(row: TableRow, overrides: Mapping[str, Any]) -> str:
+    """
+    Tells the settings of two runs of a row apart: over what recipe, row and command line say, so that a record stays
+    valid when the package learns a new field. Fields that do not change a result are left out.
+    """
+    given = yaml.safe_load(recipe_path(row.recipe).read_text(encoding="utf-8")) | row.set | dict(overrides)
+    counting = result_values(row.parse(overrides))
+    chosen = {name: counting[name] for name in sorted(given) if name in counting and name != "seed"}
+    return hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:12]
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a table, none if there is no such file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def keep_record(path: Path, record: Record) -> None:
+    """
+    Puts a record in the place of the older one of its row and seed, or behind all others.
+
+    Raises:
+        `OSError`: if the file cannot be written; it is then left whole.
+    """
+    records = read_records(path)
+    same = [number for number, old in enumerate(records) if _key(old) == _key(record)]
+    if same:
+        records[same[0]] = record
+    else:
+        records.append(record)
+    with atomic_file(path) as aside:
+        lines = (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in records)
+        aside.write_text("".join(lines), encoding="utf-8")
+
+
+def result_values(recipe: Recipe) -> dict[str, Any]:
+    """All fields that change a result, and their values."""
+    sections = recipe.sections().values()
+    return {name: value for section in sections for name, value in section_values(section, result_only=True).items()}
+
+
+def _key(record: Record) -> tuple[str, int]:
+    return record["row"], record["seed"]

@@ -1,0 +1,153 @@
+"""
+A table of systems, each the run of one recipe, in a YAML file of `training/tables/`:
+
+```yaml
+title: Fashion-MNIST, 1 image per class
+source: the paper's supplement, Table 1   # where the figures called paper come from
+set: {evaluation_seeds: 5}                # of all rows; a row's own set wins
+rows:
+  - name: DM
+    recipe: fashion_mnist/dm-2pc-pixels
+    set: {bases_per_class: 1}
+    published: fashion_mnist/dm-1pc-pixels-paper
+  - {name: MTT, recipe: fashion_mnist/mtt-2pc-pixels}
+  - {name: MTT w. HaBa, recipe: fashion_mnist/mtt-1pc, paper: 80.9 ± 0.7, against: MTT}
+```
+
+`published` names the recipe with the published settings: what a row sets otherwise is listed below the table.
+`against` names an earlier row, whose mean is subtracted.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..recipe import Recipe, parse_recipe, recipes_folder
+
+
+@dataclass
+class TableRow:
+    """
+    One system of a table.
+
+    Args:
+        name (`str`): what the system is called; no two rows of a table share it.
+        recipe (`str`): the recipe's name, such as `"mnist/dm-1pc"`.
+        set (`dict`, *optional*): fields that this row sets otherwise than its recipe.
+        paper (`str`, *optional*): the published accuracy in percent.
+        published (`str`, *optional*): name of the recipe with the published settings.
+        against (`str`, *optional*): name of the row that is subtracted from this one.
+        coreset (`bool`, *optional*, defaults to `False`): the recipe chooses real images; nothing is distilled.
+    """
+
+    name: str
+    recipe: str
+    set: dict[str, Any] = field(default_factory=dict)
+    paper: str = ""
+    published: str | None = None
+    against: str | None = None
+    coreset: bool = False
+
+    def words(self, overrides: Mapping[str, Any]) -> list[str]:
+        """The row's command line; `overrides` win over its own fields."""
+        return [str(recipe_path(self.recipe)), *_words(self.set | dict(overrides))]
+
+    def parse(self, overrides: Mapping[str, Any]) -> Recipe:
+        """
+        All settings of the row.
+
+        Raises:
+            `ValueError`, `FileNotFoundError`: if there is no such recipe or field.
+        """
+        return parse_recipe(self.words(overrides))
+
+    def commands(self, recipe: Recipe) -> list[str]:
+        """The commands of `haba` that fill the row, in order."""
+        if self.coreset:
+            return ["select", "evaluate"]
+        return [*(["experts"] if recipe.distillation.objective == "mtt" else []), "distill", "evaluate"]
+
+
+@dataclass
+class Table:
+    """A table's name, title, the source of its published figures, and its rows."""
+
+    name: str
+    title: str
+    source: str
+    rows: list[TableRow]
+
+
+def tables_folder() -> Path:
+    """The folder of the tables that come with the package."""
+    return recipes_folder().with_name("tables")
+
+
+def read_table(name: str) -> Table:
+    """
+    Reads a table by its name or from a YAML file.
+
+    Raises:
+        `FileNotFoundError`: if there is none, naming those there are.
+        `ValueError`: if it is not YAML, a key is unknown or missing, two rows share a name, or `against` names no
+            earlier row.
+    """
+    path = Path(name) if name.endswith(".yaml") else tables_folder() / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in tables_folder().glob("*.yaml")))
+        raise FileNotFoundError(f"There is no table {name}; there are {known}.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    content = _checked(content, {"title", "rows"}, {"source", "set"}, path)
+    optional = {known.name for known in dataclasses.fields(TableRow)} - {"name", "recipe"}
+    rows: list[TableRow] = []
+    for number, entry in enumerate(content["rows"], start=1):
+        entry = _checked(entry, {"name", "recipe"}, optional, f"{path}, row {number}")
+        row = TableRow(**{**entry, "set": {**content.get("set", {}), **entry.get("set", {})}})
+        earlier = {other.name for other in rows}
+        if row.name in earlier:
+            raise ValueError(f"{path}: two rows are called {row.name}.")
+        if row.against is not None and row.against not in earlier:
+            raise ValueError(f"{path}, row {row.name}: against names {row.against}, which is no earlier row.")
+        rows.append(row)
+    return Table(path.stem, content["title"], content.get("source", "the paper"), rows)
+
+
+def recipe_path(name: str) -> Path:
+    """
+    The file of a recipe that comes with the package.
+
+    Raises:
+        `FileNotFoundError`: if there is none of that name.
+    """
+    path = recipes_folder() / f"{name}.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no recipe {name} in {recipes_folder()}.")
+    return path
+
+
+def _words(settings: Mapping[str, Any]) -> list[str]:
+    """Fields as the command line takes them."""
+    words = []
+    for name, value in settings.items():
+        if isinstance(value, list):
+            words += [f"--{name}", *map(str, value)]
+        else:
+            words.append(f"--{name}={'none' if value is None else value}")
+    return words
+
+
+def _checked(content: Any, required: set[str], optional: set[str], place: Any) -> dict[str, Any]:
+    if not isinstance(content, dict) or not required <= set(content) or set(content) - required - optional:
+        found = ", ".join(content) if isinstance(content, dict) else repr(content)
+        raise ValueError(
+            f"{place}: it needs {', '.join(sorted(required))} and may have {', '.join(sorted(optional))}; it has "
+            f"{found}."
+        )
+    return content

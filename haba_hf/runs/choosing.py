@@ -1,0 +1,65 @@
+"""From a recipe to a coreset."""
+
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from ..coresets import choose_coreset, real_images_artifact, real_images_config
+from ..data import load_image_data
+from ..evaluation import write_json
+from ..files import atomic_directory, check_writable
+from ..hub.figures import save_gallery
+from ..recipe import Recipe
+from ..storage import check_budget
+from .provenance import CORESET, environment, write_model
+
+
+def select_coreset(recipe: Recipe, accelerator: Accelerator) -> Path:
+    """
+    Chooses the recipe's coreset, `bases_per_class` real images of each class, and writes `output_dir/artifact`:
+    config, images, processor, recipe, `coreset.json` (which rows of the training split, where and how long it took)
+    and gallery. The main process does it, the others wait.
+
+    Returns:
+        The artifact's folder.
+
+    Raises:
+        `ValueError`: if the recipe asks for more than plain real images or a class has too few, or `output_dir` or
+            `coreset_dir` holds something else.
+        `OSError`: if a folder cannot be written.
+        `FloatingPointError`: if the expert diverges.
+    """
+    settings, seed = recipe.model, recipe.distillation.seed
+    if settings.num_hallucinators or settings.basis_channels or settings.label_kind != "hard":
+        raise ValueError(
+            "A coreset is real images with their labels, bases_per_class of each class: set num_hallucinators to 0 "
+            "and label_kind to hard, and leave basis_channels out."
+        )
+    path = Path(recipe.distillation.output_dir) / "artifact"
+    if path.exists() and not (path / CORESET).exists():
+        raise ValueError(f"{path} is no coreset but was distilled: choose another output_dir, or remove it.")
+    data = load_image_data(recipe.data, allow_missing_test=True)
+    config = real_images_config(data, settings.bases_per_class, settings.student_learning_rate)
+    if settings.storage_budget is not None:
+        check_budget(config, settings.storage_budget)
+    if accelerator.is_main_process:
+        check_writable(recipe.distillation.output_dir)
+        coreset = choose_coreset(data, config.bases_per_class, recipe.network, recipe.coreset, seed, accelerator)
+        rows_of_class = coreset.rows.view(data.num_labels, -1).tolist()
+        with atomic_directory(path) as aside:
+            model = real_images_artifact(data, coreset.rows, config)
+            write_model(aside, model, data.processor, recipe)
+            provenance = {
+                "coreset": recipe.coreset.coreset,
+                "recipe_hash": recipe.hash,
+                "dataset": data.name,
+                "data_fingerprint": data.fingerprint,
+                "training_rows": dict(zip(data.class_names, rows_of_class, strict=True)),
+                "seconds": round(coreset.seconds, 1),
+                **environment(accelerator),
+            }
+            write_json(aside / CORESET, provenance)
+            save_gallery(model, data.processor, aside / "gallery.png")
+        accelerator.print(f"{path}: {len(coreset.rows)} of {len(data.train):,} training images")
+    accelerator.wait_for_everyone()
+    return path

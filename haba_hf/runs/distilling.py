@@ -1,0 +1,157 @@
+"""From a recipe to a distilled artifact."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from ..allocator import peak_memory
+from ..data import ImageData, load_image_data
+from ..distillation import (
+    Distiller,
+    DistributionMatching,
+    ExpertStore,
+    FeatureAlignment,
+    GradientMatching,
+    IdcMatching,
+    LabelDistillation,
+    Objective,
+    TrajectoryMatching,
+    UnrolledTraining,
+    initial_model,
+)
+from ..evaluation import EvaluationArguments, evaluate_artifact, write_json
+from ..files import atomic_directory
+from ..hub.figures import plot_training_curves, save_gallery
+from ..modeling_haba import HabaModel
+from ..recipe import Recipe
+from ..storage import check_budget
+from .inputs import student_network
+from .provenance import environment, write_model
+
+# What a run computes depends on these sections, and on those of its objective alone.
+RUN_SECTIONS = ("data", "model", "network", "distillation", "adversary")
+OBJECTIVE_SECTIONS = {
+    "dm": ["distribution_matching"],
+    "mtt": ["experts", "trajectory_matching"],
+    "dc": ["gradient_matching"],
+    "dsa": ["gradient_matching"],
+    "idc": ["gradient_matching", "idc"],
+    "cafe": ["feature_alignment"],
+    "dd": [],
+    "ld": ["label_distillation"],
+}
+
+
+def distill(recipe: Recipe, accelerator: Accelerator) -> Path:
+    """
+    Distils the recipe's data (Algorithm 1), resuming an interrupted run, and writes `output_dir/artifact`: config,
+    weights, processor, recipe, `distillation.json` (what was run, where, how long), gallery and training curves.
+
+    Returns:
+        The artifact's folder.
+
+    Raises:
+        `ValueError`, `FileNotFoundError`, `OSError`: on bad settings, before anything is computed.
+        `FloatingPointError`: if a gradient becomes NaN or infinite.
+    """
+    arguments = recipe.distillation
+    data = load_image_data(recipe.data, allow_missing_test=True)
+    model = initial_model(recipe.model, data, arguments.seed)
+    if recipe.model.storage_budget is not None:
+        check_budget(model.config, recipe.model.storage_budget)
+    accelerator.print(f"{data.name}: {len(data.train):,} training images -> {model.storage().floats:,} floats")
+    distiller = Distiller(
+        model,
+        build_objective(recipe, data),
+        arguments,
+        recipe.adversary,
+        recipe.network,
+        data,
+        accelerator,
+        # Of the recipe and of the data themselves: a folder's images may have changed.
+        recipe_hash=f"{run_hash(recipe)}-{data.fingerprint}",
+        validate=_validation(recipe, data, accelerator) if arguments.validate_every else None,
+    )
+    if arguments.report_to != "none":
+        accelerator.init_trackers("haba", config={name: str(value) for name, value in recipe.to_dict().items()})
+    started = time.perf_counter()
+    distiller.run()
+    seconds = time.perf_counter() - started
+    path = Path(arguments.output_dir) / "artifact"
+    if accelerator.is_main_process:
+        write_artifact(path, distiller, recipe, data)
+        accelerator.print(f"{path}: written after {seconds:.0f} s")
+    accelerator.wait_for_everyone()
+    return path
+
+
+def run_hash(recipe: Recipe) -> str:
+    """What a checkpoint depends on: another objective's section leaves it valid."""
+    return recipe.hash_of(*RUN_SECTIONS, *OBJECTIVE_SECTIONS[recipe.distillation.objective])
+
+
+def build_objective(recipe: Recipe, data: ImageData) -> Objective:
+    """The recipe's objective; trajectory matching opens its experts."""
+    network, arguments = recipe.network, recipe.distillation
+    match arguments.objective:
+        case "dm":
+            return DistributionMatching(network, arguments, recipe.distribution_matching)
+        case "mtt":
+            experts = ExpertStore(recipe.experts, network, data)
+            return TrajectoryMatching(experts, network, arguments, recipe.trajectory_matching)
+        case "dc" | "dsa":
+            return GradientMatching(network, arguments, recipe.gradient_matching)
+        case "idc":
+            return IdcMatching(network, arguments, recipe.gradient_matching, recipe.idc)
+        case "cafe":
+            return FeatureAlignment(network, arguments, recipe.feature_alignment)
+        case "dd":
+            return UnrolledTraining(network, arguments)
+        case "ld":
+            return LabelDistillation(network, arguments, recipe.label_distillation)
+
+
+def write_artifact(path: Path, distiller: Distiller, recipe: Recipe, data: ImageData) -> None:
+    """The folder of a run's artifact in one piece, with its pictures and where it comes from."""
+    model, accelerator, device = distiller.model, distiller.accelerator, distiller.accelerator.device
+    with atomic_directory(path) as aside:
+        write_model(aside, model, data.processor, recipe)
+        provenance = {
+            "recipe_hash": recipe.hash,
+            "dataset": data.name,
+            "data_fingerprint": data.fingerprint,
+            "train_images": len(data.train),
+            "steps": distiller.step_number,
+            "seconds": round(distiller.seconds, 1),
+            "ended_by": distiller.ended_by,
+            "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory(),
+            **environment(accelerator),
+        }
+        write_json(aside / "distillation.json", provenance)
+        bases_per_class = min(3, model.config.bases_per_class)
+        save_gallery(model, data.processor, aside / "gallery.png", bases_per_class=bases_per_class)
+        plot_training_curves(Path(recipe.distillation.output_dir) / "metrics.jsonl", aside / "training_curves.png")
+
+
+def _validation(recipe: Recipe, data: ImageData, accelerator: Accelerator) -> Callable[[HabaModel, int], float]:
+    if not len(data.validation):
+        raise ValueError("validate_every needs a validation split: set validation_fraction above 0.")
+    if recipe.evaluation.evaluation_protocol == "schedule" and not recipe.model.num_step_sizes:
+        raise ValueError("evaluation_protocol schedule needs step sizes: set num_step_sizes, or the protocol to sgd.")
+    arguments: EvaluationArguments = dataclasses.replace(
+        recipe.evaluation,
+        evaluation_seeds=recipe.distillation.validation_seeds,
+        student_epochs=recipe.distillation.validation_epochs or recipe.evaluation.student_epochs,
+    )
+
+    def validate(model: HabaModel, step: int) -> float:
+        result = evaluate_artifact(
+            model, data.validation, data.processor, student_network(recipe), arguments, step, accelerator
+        )
+        return 100 * result.mean
+
+    return validate

@@ -1,0 +1,62 @@
+"""From an artifact to a table: fresh students of it, and what they are set against."""
+
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from ..evaluation import (
+    FULL_DATA,
+    RANDOM_REAL,
+    AccuracyResult,
+    ReportRow,
+    evaluate_artifact,
+    evaluate_full_data,
+    evaluate_random_real,
+    random_real_artifact,
+    write_results,
+)
+from ..hub.artifact import weights_fingerprint
+from ..recipe import Recipe
+from ..storage import StorageFigures, describe_storage, describe_training_set, equal_storage_images_per_class
+from .inputs import evaluation_facts, open_evaluation, student_network, system_name
+
+
+def evaluate(recipe: Recipe, accelerator: Accelerator) -> list[ReportRow]:
+    """
+    Trains fresh students on an artifact and scores them once on `evaluation_split`; beside it, under the same recipe,
+    random real images at equal storage and the full training set.
+
+    Returns:
+        The rows of the table, which are also written to `output_dir/results.json` (of the validation split:
+        `validation.json`).
+
+    Raises:
+        `ValueError`: if there is no such split, or the artifact is damaged or of other data.
+        `OSError`: if there is no artifact, or `output_dir` cannot be written.
+    """
+    artifact, model, processor, data, split = open_evaluation(recipe, accelerator)
+    network = student_network(recipe)
+    arguments, seed = recipe.evaluation, recipe.distillation.seed
+    results = {"test": "results.json", "validation": "validation.json"}[arguments.evaluation_split]
+    train_images, shape = len(data.train), data.image_shape
+
+    rows: list[ReportRow] = []
+
+    def add(system: str, result: AccuracyResult, storage: StorageFigures) -> None:
+        rows.append(ReportRow(system, result, storage))
+        if accelerator.is_main_process:  # row by row: an interruption loses no more than one
+            path = Path(recipe.distillation.output_dir) / results
+            facts = evaluation_facts(recipe, artifact, data, accelerator)
+            write_results(path, rows, weights_fingerprint=weights_fingerprint(model), **facts)
+
+    result = evaluate_artifact(model, split, processor, network, arguments, seed, accelerator)
+    add(system_name(artifact, model), result, describe_storage(model.storage(), train_images, shape))
+    if arguments.references in ("random", "all"):
+        images_per_class = equal_storage_images_per_class(model.config)
+        result = evaluate_random_real(data, split, images_per_class, network, arguments, seed, accelerator)
+        plain = random_real_artifact(data, images_per_class, seed).storage()
+        add(RANDOM_REAL, result, describe_storage(plain, train_images, shape))
+    if arguments.references == "all":
+        result = evaluate_full_data(data, split, network, arguments, seed, accelerator)
+        add(FULL_DATA, result, describe_training_set(train_images, shape, data.num_labels))
+    return rows

@@ -1,0 +1,94 @@
+"""What every evaluation opens: the artifact, the data it fits, and the student's network."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from accelerate import Accelerator
+from transformers import AutoImageProcessor
+
+from ..data import ImageData, Split, load_image_data
+from ..files import check_writable
+from ..modeling_haba import HabaModel
+from ..networks import NetworkArguments
+from ..processing_haba import HabaImageProcessor
+from ..recipe import Recipe
+from .provenance import CORESET, environment
+
+
+def open_evaluation(
+    recipe: Recipe, accelerator: Accelerator
+) -> tuple[str, HabaModel, HabaImageProcessor, ImageData, Split]:
+    """The artifact's name, model and processor, the data and the split to score on, once they are known to fit."""
+    output_dir = recipe.distillation.output_dir
+    artifact = recipe.evaluation.artifact or str(Path(output_dir) / "artifact")
+    if recipe.evaluation.artifact is None and not Path(artifact).is_dir():
+        raise FileNotFoundError(
+            f"There is no artifact in {output_dir}: run training/distill.py with the same recipe (of a coreset: "
+            "training/select_coreset.py), or set artifact."
+        )
+    model, processor = load_artifact(artifact)
+    on_test = recipe.evaluation.evaluation_split == "test"
+    data = load_image_data(recipe.data, allow_missing_test=not on_test)
+    split = data.test if on_test else data.validation
+    if not split:
+        advice = "add one" if on_test else "set validation_fraction above 0"
+        raise ValueError(f"{data.name} has no {recipe.evaluation.evaluation_split} split to score on: {advice}.")
+    expected, found = (model.config.num_labels, *model.config.sample_shape), (data.num_labels, *data.image_shape)
+    if expected != found:
+        raise ValueError(
+            f"The artifact {artifact} is of {expected[0]} classes and samples {list(expected[1:])} (C, H, W), but "
+            f"{data.name} has {found[0]} classes and images {list(found[1:])}: choose the data it was distilled from, "
+            "with the same resize."
+        )
+    if accelerator.is_main_process:
+        check_writable(output_dir)
+    return artifact, model, processor, data, split
+
+
+def load_artifact(artifact: str) -> tuple[HabaModel, HabaImageProcessor]:
+    """
+    Model and processor from a folder or a Hub id.
+
+    Raises:
+        `ValueError`: if it is damaged or not a haba artifact.
+        `OSError`: if it does not exist or lacks a file.
+    """
+    if artifact.count("/") != 1 and not Path(artifact).is_dir():
+        raise FileNotFoundError(f"There is no artifact {artifact}: it is neither a folder nor a Hub id (owner/name).")
+    model = HabaModel.from_pretrained(artifact)
+    return model, AutoImageProcessor.from_pretrained(artifact)
+
+
+def student_network(recipe: Recipe) -> NetworkArguments:
+    """
+    The evaluated student's architecture: the recipe's network, at `student_width` if that is set.
+
+    Raises:
+        `ValueError`: if `student_width` is set for a network that is no ConvNet.
+    """
+    if recipe.evaluation.student_width is not None and recipe.network.network != "convnet":
+        raise ValueError(f"student_width is a ConvNet's; leave it out for the network {recipe.network.network}.")
+    width = recipe.evaluation.student_width or recipe.network.network_width
+    return dataclasses.replace(recipe.network, network_width=width)
+
+
+def system_name(artifact: str, model: HabaModel) -> str:
+    """What an artifact is called in a table."""
+    provenance = Path(artifact) / CORESET
+    if provenance.is_file():
+        return f"coreset, {json.loads(provenance.read_text())['coreset']}"
+    hallucinators = model.config.num_hallucinators
+    return f"HaBa, {hallucinators} hallucinators" if hallucinators else "plain pixels"
+
+
+def evaluation_facts(recipe: Recipe, artifact: str, data: ImageData, accelerator: Accelerator) -> dict:
+    """What the results of an evaluation are to be read with."""
+    return {
+        "artifact": artifact,
+        "recipe_hash": recipe.hash,
+        "data_fingerprint": data.fingerprint,
+        "seed": recipe.distillation.seed,
+        "settings": {**dataclasses.asdict(student_network(recipe)), **dataclasses.asdict(recipe.evaluation)},
+        **environment(accelerator),
+    }

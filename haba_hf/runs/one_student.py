@@ -1,0 +1,77 @@
+"""One student trained on an artifact and kept."""
+
+import dataclasses
+from pathlib import Path
+
+from accelerate import Accelerator
+from safetensors.torch import save_model
+from tqdm.auto import tqdm
+
+from ..evaluation import accuracy, write_json
+from ..evaluation.students import TRAINING, artifact_training, train_fresh_student
+from ..files import atomic_directory
+from ..pairing import seeded_generator
+from ..recipe import Recipe
+from .inputs import open_evaluation, student_network
+from .provenance import environment
+
+
+def train_one_student(recipe: Recipe, accelerator: Accelerator) -> float:
+    """
+    Trains one student on an artifact by online pairing, scores it once on `evaluation_split` and writes it to
+    `output_dir/student`: `model.safetensors`, `student.json` (architecture, classes, training) and the artifact's
+    processor.
+
+    It is the first student of [`evaluate`], bit for bit. Of several processes each trains the same one.
+
+    Returns:
+        Its accuracy as a fraction of 1.
+
+    Raises:
+        `ValueError`: if there is no such split, or the artifact is damaged or of other data.
+        `OSError`: if there is no artifact, or `output_dir` cannot be written.
+        `FloatingPointError`: if the student diverges.
+    """
+    artifact, model, processor, data, split = open_evaluation(recipe, accelerator)
+    architecture, arguments, seed = student_network(recipe), recipe.evaluation, recipe.distillation.seed
+    generator = seeded_generator(seed, 0, TRAINING)
+    training = artifact_training(model, arguments, accelerator.device)
+    disable = None if accelerator.is_main_process else True  # None: shown only on a terminal
+    with tqdm(desc="student", total=training.epochs, unit="epoch", disable=disable) as progress:
+        network = train_fresh_student(
+            0,
+            training.batches_of_student(0, generator),
+            generator,
+            architecture,
+            arguments,
+            seed,
+            image_shape=data.image_shape,
+            num_labels=data.num_labels,
+            epochs=training.epochs,
+            learning_rate=training.learning_rate,
+            accelerator=accelerator,
+            on_epoch=lambda epoch, loss: progress.update(),
+        )
+    score = accuracy(network, split.images, split.labels, processor)
+    if accelerator.is_main_process:
+        with atomic_directory(Path(recipe.distillation.output_dir) / "student") as aside:
+            save_model(network, str(aside / "model.safetensors"))
+            processor.save_pretrained(aside)
+            settings = {
+                "accuracy": score,
+                "network": dataclasses.asdict(architecture),
+                "image_shape": data.image_shape,
+                "class_names": data.class_names,
+                "training": {
+                    **dataclasses.asdict(arguments),
+                    "evaluation_learning_rate": training.learning_rate,
+                    "seed": seed,
+                },
+                "artifact": artifact,
+                "recipe_hash": recipe.hash,
+                "data_fingerprint": data.fingerprint,
+                **environment(accelerator),
+            }
+            write_json(aside / "student.json", settings)
+    accelerator.wait_for_everyone()
+    return score

@@ -1,0 +1,43 @@
+"""What an artifact and its results are to be read with, and the artifact's files that every method writes alike."""
+
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from ..modeling_haba import HabaModel
+from ..processing_haba import HabaImageProcessor
+from ..recipe import Recipe
+
+CORESET = "coreset.json"  # what tells a chosen artifact from a distilled one
+
+
+def environment(accelerator: Accelerator) -> dict:
+    """Hardware and versions, as results are to be read with them."""
+    libraries = ("haba_hf", "torch", "transformers", "datasets", "accelerate")
+    device = accelerator.device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "mixed_precision": accelerator.mixed_precision,
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in libraries},
+    }
+
+
+def _cpu_name() -> str:
+    """The processor's name; Linux keeps it where `platform` does not look."""
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text().splitlines() if listing.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "cpu"
+
+
+def write_model(folder: Path, model: HabaModel, processor: HabaImageProcessor, recipe: Recipe) -> None:
+    """The artifact itself, its processor and its recipe, into a folder."""
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    recipe.write(folder / "recipe.yaml")

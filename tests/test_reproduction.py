@@ -1,0 +1,204 @@
+"""Tables of systems: read, run row by row, kept, printed."""
+
+import importlib.util
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from haba_hf.recipe import parse_recipe, recipes_folder
+from haba_hf.reproduction import (
+    TableRow,
+    departures,
+    keep_record,
+    markdown,
+    read_records,
+    read_table,
+    settings_hash,
+    tables_folder,
+)
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "training" / "reproduce.py"
+TINY = """
+title: Digits, tiny
+source: the moon
+set: {network_depth: 2, network_width: 4, max_train_samples: 200, evaluation_seeds: 2, student_epochs: 2}
+rows:
+  - {name: Random, recipe: digits/random-1pc, coreset: true, paper: 51.4 ± 3.8}
+  - name: DM
+    recipe: digits/dm-2pc-pixels
+    set: {steps: 2, real_batch_size: 4}
+    published: digits/dm-2pc-pixels
+  - {name: DM w. HaBa, recipe: digits/dm-1pc, set: {steps: 2, real_batch_size: 4}, against: DM}
+"""
+
+
+def table_of(folder, text=TINY):
+    path = folder / "tiny.yaml"
+    path.write_text(text)
+    return read_table(str(path))
+
+
+def record(row, accuracies, seed=0, **others):
+    return {
+        "row": row,
+        "set": {},
+        "seed": seed,
+        "mean": statistics.mean(accuracies),
+        "std": statistics.pstdev(accuracies),
+        "accuracies": accuracies,
+        "bytes": 62_724,
+        "images_per_class": 2.0,
+        "steps": 1000,
+        "seconds": 90.0,
+        "ended_by": "steps",
+        "device": "a machine",
+        "versions": {"torch": "2.14.1"},
+        **others,
+    }
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in tables_folder().glob("*.yaml")))
+def test_every_row_of_every_table_is_a_recipe_that_parses(name):
+    table = read_table(name)
+    assert table.rows
+    for row in table.rows:
+        recipe = row.parse({})
+        commands = row.commands(recipe)
+        assert commands[-1] == "evaluate"
+        assert row.coreset == ("\ncoreset: " in (recipes_folder() / f"{row.recipe}.yaml").read_text())
+        if row.published is not None:
+            assert parse_recipe([str(recipes_folder() / f"{row.published}.yaml")]).data.dataset == recipe.data.dataset
+        if row.against is not None:  # equal storage: the pair has the same objective, and floats within a few per cent
+            other = next(other for other in table.rows if other.name == row.against).parse({})
+            assert other.distillation.objective == recipe.distillation.objective
+
+
+def test_the_rows_own_settings_win_over_the_tables(tmp_path):
+    text = TINY.replace(
+        "{steps: 2, real_batch_size: 4}\n    published", "{steps: 2, student_epochs: 7}\n    published"
+    )
+    rows = table_of(tmp_path, text).rows
+    assert [row.parse({}).evaluation.student_epochs for row in rows] == [2, 7, 2]
+    assert rows[1].parse({"student_epochs": 9}).evaluation.student_epochs == 9
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("title: Digits, tiny", "", "title"),
+        ("against: DM", "against: DSA", "DSA, which is no earlier row"),
+        ("name: DM w. HaBa", "name: DM", "two rows are called DM"),
+        ("recipe: digits/random-1pc, ", "", "row 1: it needs name, recipe"),
+        ("paper: 51.4", "papers: 51.4", "papers"),
+        ("title: Digits, tiny", "title: Digits: tiny", "not YAML"),
+    ],
+)
+def test_a_wrong_table_is_refused(tmp_path, old, new, message):
+    assert old in TINY
+    with pytest.raises(ValueError, match=message):
+        table_of(tmp_path, TINY.replace(old, new))
+
+
+def test_an_unknown_table_names_those_there_are():
+    with pytest.raises(FileNotFoundError, match=r"no table nowhere; there are .*mnist-1"):
+        read_table("nowhere")
+
+
+def test_an_unknown_recipe_is_named():
+    with pytest.raises(FileNotFoundError, match="no recipe digits/nothing"):
+        TableRow("x", "digits/nothing").parse({})
+
+
+def test_what_a_row_sets_otherwise_than_published_is_listed_and_nothing_else():
+    published = parse_recipe([str(recipes_folder() / "mnist/dsa-1pc-pixels-paper.yaml")])
+    row = TableRow("DSA", "mnist/dsa-1pc-pixels-paper", {"steps": 7, "seed": 3, "output_dir": "elsewhere"})
+    assert departures(row.parse({}), published) == ["steps 7 (1000)"]
+
+
+def test_the_hash_tells_results_apart_and_only_them():
+    row = TableRow("DM", "digits/dm-1pc", {"steps": 5})
+    first = settings_hash(row, {})
+    assert settings_hash(row, {"output_dir": "elsewhere", "seed": 1, "checkpoint_every": 3}) == first
+    assert settings_hash(row, {"steps": "5"}) == first
+    assert settings_hash(row, {"steps": 6}) != first
+    assert settings_hash(TableRow("other name", "digits/dm-1pc", {"steps": 5}), {}) == first
+
+
+def test_a_record_takes_the_place_of_the_one_of_its_row_and_seed(tmp_path):
+    path = tmp_path / "table.jsonl"
+    for kept in (record("a", [0.5]), record("b", [0.6]), record("a", [0.7]), record("a", [0.8], seed=1)):
+        keep_record(path, kept)
+    assert [(kept["row"], kept["seed"], kept["mean"]) for kept in read_records(path)] == [
+        ("a", 0, 0.7),
+        ("b", 0, 0.6),
+        ("a", 1, 0.8),
+    ]
+
+
+def test_the_difference_of_a_pair_has_the_standard_error_of_two_independent_means(tmp_path):
+    plain, haba = [0.70, 0.72, 0.74], [0.75, 0.75, 0.78]
+    text = markdown(table_of(tmp_path), [record("DM", plain), record("DM w. HaBa", haba)])
+    error = math.sqrt(statistics.variance(plain) / 3 + statistics.variance(haba) / 3)
+    expected = f"{100 * (statistics.mean(haba) - statistics.mean(plain)):+.1f} ± {100 * error:.1f} (DM)"
+    assert expected in text
+    assert "| Random | not run | 51.4 ± 3.8 |" in text
+
+
+def test_the_table_marks_departures_and_runs_that_their_time_ended(tmp_path):
+    table = table_of(tmp_path)
+    text = markdown(table, [record("DM", [0.7, 0.8], set={"steps": 3}, steps=2, ended_by="max_minutes")])
+    assert "| DM [1] | 75.0 ± 5.0 |" in text
+    assert "| 2* |" in text and "*: ended by its budget of time." in text
+    assert "\n[1] `digits/dm-2pc-pixels` sets otherwise: " in text and ", steps 3 (300), " in text
+    assert "the moon" in text and "a machine, torch 2.14.1" in text
+
+
+@pytest.mark.slow
+def test_reproduce_fills_a_table_and_does_not_run_a_row_twice(tmp_path):
+    table_of(tmp_path)
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    places = ["--results", str(tmp_path / "results"), "--output_root", str(tmp_path / "runs")]
+
+    def reproduce(*words):
+        command = [sys.executable, str(SCRIPT), str(tmp_path / "tiny.yaml"), *places, *words]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
+
+    first = reproduce("--rows", "Random", "DM")
+    assert first.returncode == 0, first.stderr
+    records = read_records(tmp_path / "results" / "tiny.jsonl")
+    assert [kept["row"] for kept in records] == ["Random", "DM"]
+    assert [kept["steps"] for kept in records] == [None, 2]
+    assert all(len(kept["accuracies"]) == 2 and kept["seconds"] >= 0 for kept in records)
+    assert str(tmp_path) not in json.dumps(records)
+
+    again = reproduce()
+    assert again.returncode == 0, again.stderr
+    assert "tiny: DM w. HaBa" in again.stdout and "tiny: Random" not in again.stdout
+    assert again.stdout.rstrip().endswith((tmp_path / "results" / "tiny.md").read_text().rstrip())
+    assert "not run" not in again.stdout.split("# Digits, tiny")[1]
+
+    failing = reproduce("--rows", "DM", "--bases_per_class", "1000")
+    assert failing.returncode == 1
+    assert "these rows failed: DM" in failing.stderr
+    assert len(read_records(tmp_path / "results" / "tiny.jsonl")) == 3
+
+    wrong = reproduce("--steps", "0")
+    assert wrong.returncode == 2 and "steps must be at least 1" in wrong.stderr
+
+
+def test_fields_behind_the_options_are_read_as_the_recipes_are():
+    spec = importlib.util.spec_from_file_location("reproduce", SCRIPT)
+    reproduce = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reproduce)
+    assert reproduce.fields(["--steps=3", "--dsa", "a=b"]) == {"steps": "3", "dsa": "a=b"}
+    with pytest.raises(ValueError, match="steps: after the table"):
+        reproduce.fields(["steps", "3"])
+    with pytest.raises(ValueError, match="--steps: after the table"):
+        reproduce.fields(["--steps"])

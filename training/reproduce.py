@@ -1,0 +1,103 @@
+r"""Fill a table row by row: every system is distilled, its students are trained, and the record is kept.
+
+    python training/reproduce.py fashion_mnist-1 --data_root path/to/data --max_minutes 30
+    python training/reproduce.py fashion_mnist-1 --rows Random DM   # these rows only
+    python training/reproduce.py fashion_mnist-1 --print            # the table from the records there are
+    python training/reproduce.py cifar10-10 --launch="--config_file training/launch/gpu-8.yaml"
+
+The tables are in `training/tables/`. A row that has a record in `training/results/<table>.jsonl` with the same
+settings and seed is not run again, one that was interrupted goes on from its newest checkpoint, and one that fails
+leaves the others their turn. The table is in `training/results/<table>.md`. `--data_root` holds a folder for every
+named data set; without it they come from the Hub. Whatever else is given, such as `--max_minutes` or `--seed`, is a
+field of the recipes of all rows.
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from haba_hf.files import atomic_file
+from haba_hf.recipe import run_script
+from haba_hf.reproduction import (
+    Table,
+    TableRow,
+    keep_record,
+    markdown,
+    read_records,
+    read_table,
+    record_of,
+    row_folder,
+    run_row,
+    settings_hash,
+)
+from haba_hf.sections import RecipeError
+
+
+def main():
+    arguments, others = parser().parse_known_args()
+    overrides = fields(others)
+    table = read_table(arguments.table)
+    unknown = set(arguments.rows or []) - {row.name for row in table.rows}
+    if unknown:
+        raise ValueError(f"{table.name} has no row {', '.join(sorted(unknown))}.")
+    records = Path(arguments.results) / f"{table.name}.jsonl"
+    chosen = [row for row in table.rows if not arguments.rows or row.name in arguments.rows]
+    failed = (
+        [] if arguments.print else [row.name for row in chosen if not fill(table, row, records, arguments, overrides)]
+    )
+    text = markdown(table, read_records(records))
+    print(text)
+    if failed:
+        sys.exit(f"error: these rows failed: {', '.join(failed)}; the command given again tries them again.")
+
+
+def fill(table: Table, row: TableRow, records: Path, arguments: argparse.Namespace, overrides: dict[str, str]) -> bool:
+    """Runs a row unless its record is there, writes record and table, and tells whether that worked."""
+    folder, places = row_folder(table, row, Path(arguments.output_root)), {}
+    if arguments.data_root is not None:
+        places["data_dir"] = str(Path(arguments.data_root) / row.parse(overrides).data.dataset)
+    seed = row.parse(overrides).distillation.seed
+    known = {(record["row"], record["seed"], record["settings_hash"]) for record in read_records(records)}
+    if (row.name, seed, settings_hash(row, overrides)) not in known:
+        print(f"==> {table.name}: {row.name}", flush=True)
+        try:
+            run_row(row, folder, {**overrides, **places}, shlex.split(arguments.launch))
+        except RuntimeError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return False
+        keep_record(records, record_of(row, folder, overrides))
+    with atomic_file(records.with_suffix(".md")) as aside:
+        aside.write_text(markdown(table, read_records(records)), encoding="utf-8")
+    return True
+
+
+def fields(words: list[str]) -> dict[str, str]:
+    """`--field value` and `--field=value` as a dictionary."""
+    given = {}
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    while words:
+        name = words.pop(0)
+        if not name.startswith("--") or not words:
+            raise RecipeError(f"{name}: after the table come options and fields as --field value.")
+        given[name.removeprefix("--")] = words.pop(0)
+    return given
+
+
+def parser() -> argparse.ArgumentParser:
+    results = Path(__file__).parent / "results"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("table", help="name of a table in training/tables/, or a YAML file")
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="run only these rows")
+    parser.add_argument("--print", action="store_true", help="run nothing")
+    parser.add_argument("--data_root", help="folder with a folder of parquet files for every data set")
+    parser.add_argument("--output_root", default="runs", help="artifacts, checkpoints and logs (runs)")
+    parser.add_argument("--results", default=str(results), help="records and tables (training/results)")
+    parser.add_argument("--launch", default="", help="options of accelerate launch in one word, for several devices")
+    return parser
+
+
+if __name__ == "__main__":
+    run_script(main)
