@@ -120,14 +120,6 @@ class DistillationArguments:
         default="step",
         metadata={"help": "MTT, DD: one hallucinator for a whole student step, or one for each sample."},
     )
-    kept_megabytes: int = field(
-        default=2000,
-        metadata={
-            "help": "MTT and DD by the adjoint, on a CPU: what a ConvNet's convolutions give is kept for the way "
-            "back until the temporary file of a run is as large; 0 computes it twice.",
-            "result": False,
-        },
-    )
     inner_learning_rate: float = field(
         default=0.01,
         metadata={
@@ -151,8 +143,6 @@ class DistillationArguments:
         check_counts(self, "steps", "real_batch_size", "student_batch_size", "checkpoint_every")
         if self.max_minutes is not None and self.max_minutes <= 0:
             raise ValueError(f"max_minutes must be positive, got {self.max_minutes}.")
-        if self.kept_megabytes < 0:
-            raise ValueError(f"kept_megabytes must be 0 or more, got {self.kept_megabytes}.")
         if self.inner_learning_rate <= 0:
             raise ValueError(f"inner_learning_rate must be positive, got {self.inner_learning_rate}.")
         if not all(0 < fraction < 1 for fraction in self.learning_rate_halvings):

@@ -119,7 +119,7 @@ def unroll(
             need not compute it again, until the trajectory's temporary file is as large.
 
     Raises:
-        `OSError`: if the temporary file cannot be written.
+        `OSError`: if the temporary file cannot be written; says what to do.
     """
     samples_U, labels_U, step_sizes_S = samples_U.detach(), labels_U.detach(), step_sizes_S.detach()
     thetas = Trajectory(kept_bytes)

@@ -42,11 +42,21 @@ class TrajectoryMatchingArguments:
             "result": False,
         },
     )
+    kept_megabytes: int = field(
+        default=2000,
+        metadata={
+            "help": "By the adjoint, on a CPU: what a ConvNet's convolutions give is kept for the way back until the "
+            "temporary file of a run is as large; 0 computes it twice.",
+            "result": False,
+        },
+    )
 
     def __post_init__(self):
         check_counts(self, "student_steps", "expert_span", "max_start", "micro_batch_size")
         if self.micro_batch_size is not None and self.unroll == "graph":
             raise ValueError("micro_batch_size needs unroll: adjoint.")
+        if self.kept_megabytes < 0:
+            raise ValueError(f"kept_megabytes must be 0 or more, got {self.kept_megabytes}.")
 
     @property
     def num_snapshots(self) -> int:
@@ -59,7 +69,7 @@ class TrajectoryMatching:
     Args:
         experts ([`ExpertStore`]): recorded trajectories of the same network and data.
         network_arguments ([`NetworkArguments`]): the network of the experts.
-        arguments ([`DistillationArguments`]): `student_batch_size`, `pairing`, `kept_megabytes`, `dsa`, `lambda_dd`.
+        arguments ([`DistillationArguments`]): `student_batch_size`, `pairing`, `dsa`, `lambda_dd`.
         settings ([`TrajectoryMatchingArguments`]): where experts are met, and how the student is unrolled.
 
     Raises:
@@ -110,7 +120,7 @@ class TrajectoryMatching:
         if settings.unroll == "graph":
             loss, gradients = match_by_graph(step_loss, start, target, *run)
         else:
-            memory = settings.micro_batch_size, arguments.kept_megabytes * 10**6
+            memory = settings.micro_batch_size, settings.kept_megabytes * 10**6
             loss, gradients = match_by_adjoint(step_loss, start, target, *run, *memory)
 
         gradients.backward(arguments.lambda_dd, output.samples, output.labels, alpha_S)

@@ -34,7 +34,7 @@ class UnrolledTraining:
 
     Args:
         network_arguments ([`NetworkArguments`]): the network that is drawn and trained.
-        arguments ([`DistillationArguments`]): `real_batch_size`, `pairing`, `kept_megabytes`, `dsa`, `lambda_dd`.
+        arguments ([`DistillationArguments`]): `real_batch_size`, `pairing`, `dsa`, `lambda_dd`.
     """
 
     learns_student_learning_rate = False
@@ -68,7 +68,7 @@ class UnrolledTraining:
 
         run = output.samples, output.labels, step_sizes_T, positions_TB.to(self.device)
         step_loss = augmented_step_loss(self.network, augmentations)
-        thetas = unroll(step_loss, start, *run, kept_bytes=self.arguments.kept_megabytes * 10**6)
+        thetas = unroll(step_loss, start, *run)
         loss, terminal_gradient = self._real_loss(thetas[-1], generator)
         gradients = gradients_through(step_loss, thetas, terminal_gradient, *run)
 
