@@ -1,16 +1,14 @@
 """The ConvNet of the dataset-distillation literature (Gidaris and Komodakis, 2018; Zhao et al., 2021)."""
 
-from collections.abc import Iterator
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .cpu_kernels import average_pool, normalized_convolution
+from .convolution import convolution
+from .cpu_kernels import average_pool, first_block, normalized_convolution
 from .feature_network import FeatureNetwork, instance_norm
-
-BLOCK = 4  # modules of a block: convolution, normalization, ReLU, pooling
 
 
 class ConvNet(FeatureNetwork):
@@ -48,6 +46,7 @@ class ConvNet(FeatureNetwork):
                 f"A ConvNet of depth {depth} halves its input {depth} times, too often for "
                 f"{image_size[0]}x{image_size[1]} images: {advice}resize the images."
             )
+        self.depth = depth
         self.padding = 1 + extra  # of the first convolution
         blocks: list[nn.Module] = []
         channels = in_channels
@@ -64,27 +63,32 @@ class ConvNet(FeatureNetwork):
 
     def features(self, images: Tensor) -> Tensor:
         """`[B, C, H, W]` to the flattened features `[B, D]` that the classifier sees."""
-        for layer in self._layers(images):
-            features = layer
-        return features
+        if images.device.type != "cpu":
+            return torch.flatten(self.blocks(images), 1)
+        x = first_block(images, *self._block(0), self.padding)
+        for block in range(1, self.depth):
+            conv, norm = self._block(block)
+            x = average_pool(F.relu(norm(convolution(x, conv))))
+        return torch.flatten(x, 1)
 
     def layer_features(self, images: Tensor) -> list[Tensor]:
         """
         `[B, C, H, W]` to what each block's ReLU gives, `[B, width, H', W']` before it is pooled, from the first block
         to the last, and then the features `[B, D]`: `depth` + 1 tensors.
         """
-        return list(self._layers(images))
-
-    def _layers(self, x: Tensor) -> Iterator[Tensor]:
-        """The layers of `layer_features`: `self.blocks(x)` module by module, on a CPU by the kernels that suit it."""
-        on_cpu = x.device.type == "cpu"
-        for first in range(0, len(self.blocks), BLOCK):
-            convolution, norm = cast(nn.Conv2d, self.blocks[first]), cast(nn.GroupNorm, self.blocks[first + 1])
-            if on_cpu and first == 0:
-                normalized = normalized_convolution(x, convolution, norm, self.padding)
+        on_cpu = images.device.type == "cpu"
+        layers, x = [], images
+        for block in range(self.depth):
+            conv, norm = self._block(block)
+            if on_cpu and block == 0:
+                normalized = normalized_convolution(x, conv, norm, self.padding)
             else:
-                normalized = norm(convolution(x))
-            activated = F.relu(normalized)
-            yield activated
-            x = average_pool(activated) if on_cpu else F.avg_pool2d(activated, 2)
-        yield torch.flatten(x, 1)
+                normalized = norm(conv(x))
+            layers.append(F.relu(normalized))
+            x = average_pool(layers[-1]) if on_cpu else F.avg_pool2d(layers[-1], 2)
+        return [*layers, torch.flatten(x, 1)]
+
+    def _block(self, block: int) -> tuple[nn.Conv2d, nn.GroupNorm]:
+        """Convolution and normalization of a block."""
+        conv, norm = self.blocks[4 * block : 4 * block + 2]
+        return cast(nn.Conv2d, conv), cast(nn.GroupNorm, norm)

@@ -1,16 +1,22 @@
-"""What a ConvNet block costs most on a CPU, put another way: the same functions, differentiable as often as wanted.
+"""What a ConvNet block costs most on a CPU beside its convolution, put another way: the same functions, differentiable
+twice.
 
 PyTorch's average pooling of contiguous images and its instance normalization behind a convolution of one to three
 channels take as long on a CPU as all the large convolutions together. As matrix products they take a fraction of it;
 `make benchmark` shows by how much.
 
-Shape legend: B batch, C/H/W of the input, O output channels, K = 9 C numbers of a patch, P positions.
+Shape legend: B batch, C/H/W of the input, O output channels, K = 9 C numbers of a patch and a one, P positions, Q
+positions after pooling.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -30,16 +36,41 @@ def _pooling(width: int, dtype: torch.dtype) -> Tensor:
 
 
 def normalized_convolution(images_BCHW: Tensor, convolution: nn.Conv2d, norm: nn.GroupNorm, padding: int) -> Tensor:
+    """Instance normalization of a 3x3 convolution, `[B, O, H', W']`, as [`normalizing_filters`] has it."""
+    filters_BOK, patches_BKHW = normalizing_filters(images_BCHW, convolution, norm, padding)
+    return (filters_BOK @ patches_BKHW.flatten(2)).unflatten(2, patches_BKHW.shape[2:])
+
+
+def first_block(images_BCHW: Tensor, convolution: nn.Conv2d, norm: nn.GroupNorm, padding: int) -> Tensor:
+    """
+    Average pooling of the ReLU of [`normalized_convolution`], `[B, O, H' / 2, W' / 2]`: an image at a time, so that
+    nothing of the size before pooling leaves the cache, and computed again rather than held for the derivatives.
+    """
+    filters_BOK, patches_BKHW = normalizing_filters(images_BCHW, convolution, norm, padding)
+    height, width = (side // 2 for side in patches_BKHW.shape[2:])
+    tiles = patches_BKHW[:, :, : 2 * height, : 2 * width].unflatten(3, (width, 2)).unflatten(2, (height, 2))
+    patches_BK4Q = tiles.permute(0, 1, 3, 5, 2, 4).reshape(*patches_BKHW.shape[:2], 4, -1)
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        filters_BOK, patches_BK4Q = filters_BOK.to(dtype), patches_BK4Q.to(dtype)
+    pooled_BOQ: Tensor = _FilteredSum.apply(filters_BOK / 4, patches_BK4Q)
+    return pooled_BOQ.unflatten(2, (height, width))
+
+
+def normalizing_filters(
+    images_BCHW: Tensor, convolution: nn.Conv2d, norm: nn.GroupNorm, padding: int
+) -> tuple[Tensor, Tensor]:
     r"""
-    Instance normalization of a 3x3 convolution, without ever holding what the convolution gives.
+    Instance normalization of a 3x3 convolution as another filter, of its own for each image.
 
     With the patches p of an image, mean m and covariance S, a filter w gives an output of mean w.m + b and variance
-    w.S.w, so that normalizing it is another filter, of its own for each image:
+    w.S.w, so that normalizing it gives
 
         gamma (w.p + b - mean) / std + beta = (gamma w / std).(p - m) + beta.
 
     Returns:
-        `[B, O, H', W']`. The convolution's bias plays no part, as in any normalization of each channel by itself.
+        Filters `[B, O, K]` and patches `[B, K, H', W']`, whose last entries are beta and one. The convolution's bias
+        plays no part, as in any normalization of each channel by itself.
     """
     height, width = (side + 2 * padding - 2 for side in images_BCHW.shape[2:])
     # In float32 whatever autocast says: the variance is a small difference of large numbers for an edge filter.
@@ -50,8 +81,94 @@ def normalized_convolution(images_BCHW: Tensor, convolution: nn.Conv2d, norm: nn
         covariance_BKK = patches_BKP @ patches_BKP.transpose(1, 2) / patches_BKP.shape[2]
         variance_BO = ((weight_OK @ covariance_BKK) * weight_OK).sum(dim=2).clamp_min(0)
         scale_BO = norm.weight * torch.rsqrt(variance_BO + norm.eps)
-    filters_BOK = scale_BO[:, :, None] * weight_OK
-    assert convolution.bias is not None
-    shift_O = norm.bias + 0 * convolution.bias  # a gradient of zero rather than none
-    output = torch.baddbmm(shift_O[None, :, None], filters_BOK, patches_BKP)
-    return output.view(len(output), -1, height, width)
+        assert convolution.bias is not None
+        shift_O = norm.bias + 0 * convolution.bias  # a gradient of zero rather than none
+        filters_BOK = torch.cat([scale_BO[:, :, None] * weight_OK, shift_O.expand_as(scale_BO)[:, :, None]], dim=2)
+        ones_B1P = patches_BKP.new_ones(len(patches_BKP), 1, patches_BKP.shape[2])
+        return filters_BOK, torch.cat([patches_BKP, ones_B1P], dim=1).unflatten(2, (height, width))
+
+
+class _FilteredSum(Function):
+    """Sum over the four positions of each 2x2 tile of the ReLU of filters `[B, O, K]` on patches `[B, K, 4, Q]`."""
+
+    @staticmethod
+    def forward(ctx: Any, filters: Tensor, patches: Tensor) -> Tensor:
+        ctx.save_for_backward(filters, patches)
+        y = filters.new_empty(*filters.shape[:2], patches.shape[3])
+        z = _workspace(filters, patches)
+        for rows, f, p in _few_at_once(filters, patches):
+            torch.bmm(f, p, out=z[: len(f)]).relu_()
+            torch.sum(_tiles(z[: len(f)]), dim=2, out=y[rows])
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        return _FilteredSumGradient.apply(dy, *ctx.saved_tensors, ctx.needs_input_grad)
+
+
+class _FilteredSumGradient(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, dy: Tensor, filters: Tensor, patches: Tensor, wanted: tuple[bool, bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        ctx.save_for_backward(dy, filters, patches)
+        ctx.set_materialize_grads(False)
+        d_filters = filters.new_empty(filters.transpose(1, 2).shape) if wanted[0] else None
+        d_patches = torch.empty_like(patches) if wanted[1] else None
+        z = _workspace(filters, patches)
+        for rows, f, p in _few_at_once(filters, patches):
+            dz = torch.bmm(f, p, out=z[: len(f)])
+            _stop(dy[rows, :, None], dz, dz)
+            if d_filters is not None:
+                torch.bmm(p, dz.transpose(1, 2), out=d_filters[rows])
+            if d_patches is not None:
+                torch.bmm(f.transpose(1, 2), dz, out=d_patches[rows].flatten(2))
+        return None if d_filters is None else d_filters.transpose(1, 2), d_patches
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, v_filters: Tensor | None, v_patches: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Gradients for dy, filters and patches, v being those for the gradients of filters and patches."""
+        dy, filters, patches = ctx.saved_tensors
+        d_dy = torch.zeros_like(dy)
+        d_filters = None if v_patches is None else torch.empty_like(filters)
+        d_patches = None if v_filters is None else torch.empty_like(patches)
+        z, along = _workspace(filters, patches), _workspace(filters, patches)
+        for rows, f, p in _few_at_once(filters, patches):
+            z_of, v = torch.bmm(f, p, out=z[: len(f)]), along[: len(f)]
+            if v_filters is not None:
+                torch.bmm(v_filters[rows], p, out=v)
+                d_dy[rows] += _tiles(_stop(v, z_of, v)).sum(dim=2)
+            if v_patches is not None:
+                torch.bmm(f, v_patches[rows].flatten(2), out=v)
+                d_dy[rows] += _tiles(_stop(v, z_of, v)).sum(dim=2)
+            dz = _stop(dy[rows, :, None], z_of, z_of)
+            if v_filters is not None and d_patches is not None:
+                torch.bmm(v_filters[rows].transpose(1, 2), dz, out=d_patches[rows].flatten(2))
+            if v_patches is not None and d_filters is not None:
+                torch.bmm(dz, v_patches[rows].flatten(2).transpose(1, 2), out=d_filters[rows])
+        return d_dy, d_filters, d_patches, None
+
+
+def _few_at_once(filters: Tensor, patches: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """An image for each thread: which, their filters `[b, O, K]` and patches `[b, K, P]`."""
+    few = torch.get_num_threads()
+    for first in range(0, len(filters), few):
+        rows = slice(first, first + few)
+        yield rows, filters[rows], patches[rows].flatten(2)
+
+
+def _workspace(filters: Tensor, patches: Tensor) -> Tensor:
+    """Room for what the filters give on a few images at once, `[b, O, P]`."""
+    return filters.new_empty(torch.get_num_threads(), filters.shape[1], patches[0, 0].numel())
+
+
+def _tiles(z_BOP: Tensor) -> Tensor:
+    return z_BOP.unflatten(2, (4, -1))
+
+
+def _stop(gradient: Tensor, z_BOP: Tensor, out: Tensor) -> Tensor:
+    """Writes to `out` the gradient, `[b, O, P]` or `[b, O, 1, Q]`, where z is positive and 0 elsewhere."""
+    tiles = gradient.expand_as(_tiles(z_BOP)) if gradient.ndim == 4 else _tiles(gradient)
+    torch.ops.aten.threshold_backward.grad_input(tiles, _tiles(z_BOP), 0, grad_input=_tiles(out))
+    return out

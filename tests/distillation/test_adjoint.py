@@ -1,12 +1,18 @@
-"""Where the adjoint keeps its trajectory; its gradients are tested with the objectives that use it."""
+"""Where the adjoint keeps its trajectory and what convolutions gave on the way; its gradients are tested with the
+objectives that use it."""
 
 import errno
 
 import pytest
 import torch
 
-from haba_hf.distillation.objectives import adjoint
-from haba_hf.distillation.objectives.adjoint import Trajectory, unroll
+from haba_hf.data.augmentation import DsaParameters
+from haba_hf.distillation.experts import flat_parameters
+from haba_hf.distillation.objectives import scratch_file
+from haba_hf.distillation.objectives.adjoint import Trajectory, augmented_step_loss, gradients_through, unroll
+from haba_hf.distillation.objectives.flat_network import FlatNetwork
+from haba_hf.networks import ConvNet
+from haba_hf.networks.convolution import convolution
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -47,6 +53,43 @@ def test_plain_gradient_descent_and_a_full_disk(monkeypatch):
         def write(self, content):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(adjoint.tempfile, "TemporaryFile", FullDisk)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(scratch_file.tempfile, "TemporaryFile", FullDisk)
+    with pytest.raises(OSError, match=r"No space left.* TMPDIR .* kept_megabytes"):
         unroll(*run)
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 2])
+def test_what_is_kept_changes_no_gradient_and_spares_convolutions(monkeypatch, micro_batch_size):
+    network = FlatNetwork(ConvNet(1, (8, 8), 3, depth=3, width=4))
+    start = flat_parameters(network.network)
+    positions = torch.arange(12).view(4, 3)
+    run = torch.randn(12, 1, 8, 8), torch.arange(12) % 3, torch.full((4,), 0.1), positions, micro_batch_size
+    step_loss = augmented_step_loss(network, [DsaParameters("", torch.empty(1, 3))] * 4)
+    calls, found = [], {}
+    conv2d = torch.conv2d
+    monkeypatch.setattr(torch, "conv2d", lambda *arguments: calls.append(arguments) or conv2d(*arguments))
+    # Two blocks of four have convolutions; in the first sweep each is computed once, in the second once if it was not
+    # kept and twice more for the second derivative.
+    passes = 4 * (2 if micro_batch_size else 1) * 2
+    for kept_bytes, expected in ((0, 4 * passes), (1, 4 * passes), (10**9, 3 * passes)):
+        calls.clear()
+        thetas = unroll(step_loss, start, *run, kept_bytes)
+        found[kept_bytes] = gradients_through(step_loss, thetas, thetas[-1] - start, *run)
+        assert len(calls) == expected
+    for gradients in found.values():
+        torch.testing.assert_close(gradients.samples, found[0].samples, rtol=1e-4, atol=1e-8)
+        torch.testing.assert_close(gradients.step_sizes, found[0].step_sizes, rtol=1e-4, atol=1e-8)
+    assert found[0].samples.any()
+
+
+def test_a_file_that_has_reached_its_size_keeps_no_more():
+    """256 bytes a step, none of the last."""
+    trajectory = Trajectory(kept_bytes=600)
+    module, x = torch.nn.Conv2d(1, 1, 1), torch.randn(1, 1, 8, 8)
+    for step in range(4):
+        with trajectory.recorded(step, slice(0, 1)):
+            convolution(x + step, module)
+    for step in range(4):
+        with trajectory.replayed(step, slice(0, 1)):
+            found = convolution(torch.zeros_like(x), module)
+        assert torch.equal(found, module(x + step)) == (step < 3)

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from haba_hf.networks import ConvNet
-from haba_hf.networks.cpu_kernels import average_pool, normalized_convolution
+from haba_hf.networks.cpu_kernels import average_pool, first_block, normalized_convolution
 from tiny import double_precision
 
 
@@ -27,6 +27,48 @@ def test_normalized_convolution(channels, padding):
         norm.bias.data.normal_()
         x = 3 + 2 * torch.randn(4, channels, 6, 8)
         torch.testing.assert_close(normalized_convolution(x, convolution, norm, padding), norm(convolution(x)))
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize("shape", [(1, 6, 8), (3, 7, 9)])
+def test_first_block_and_its_derivatives(monkeypatch, shape, at_once):
+    """With respect to the images too, and at once a number of them that does not divide the batch."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: at_once)
+    torch.manual_seed(0)
+    with double_precision():
+        convolution, norm = nn.Conv2d(shape[0], 5, 3, padding=1), nn.GroupNorm(5, 5)
+        norm.weight.data.normal_()
+        norm.bias.data.normal_()
+        inputs = [torch.randn(3, *shape, requires_grad=True), norm.weight, norm.bias, convolution.weight]
+        found = []
+        for block in (
+            lambda: first_block(inputs[0], convolution, norm, padding=1),
+            lambda: F.avg_pool2d(F.relu(norm(convolution(inputs[0]))), 2),
+        ):
+            output = block()
+            cotangent = torch.linspace(-1, 2, output.numel()).view_as(output).requires_grad_()
+            first = torch.autograd.grad(output, inputs, cotangent, create_graph=True)
+            for part in (first, first[1:]):  # of the filters alone: what trajectory matching needs
+                product = sum((gradient * gradient.detach().cos()).sum() for gradient in part)
+                wanted = [cotangent, *inputs]
+                found.append(torch.autograd.grad(product, wanted, retain_graph=True, materialize_grads=True))
+            found.append([output, *first])
+    for ours, theirs in zip(found[:3], found[3:], strict=True):
+        for our, their in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(our, their)
+
+
+def test_first_block_in_bfloat16():
+    torch.manual_seed(0)
+    convolution, norm = nn.Conv2d(1, 5, 3, padding=1), nn.GroupNorm(5, 5)
+    images = torch.randn(3, 1, 8, 8)
+    expected = F.avg_pool2d(F.relu(norm(convolution(images))), 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = first_block(images, convolution, norm, padding=1)
+        actual.float().sum().backward()
+    assert actual.dtype == torch.bfloat16
+    torch.testing.assert_close(actual.float(), expected, rtol=0.02, atol=0.02)
+    assert convolution.weight.grad.dtype == torch.float32
 
 
 def test_an_image_without_contrast_gives_the_shift():

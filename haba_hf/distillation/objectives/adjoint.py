@@ -4,8 +4,8 @@ the memory of one micro-batch of one step, however many steps there are (Wang et
 Shape legend: S steps, B samples a step, U distinct samples of the run, P parameters of the network.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...data.augmentation import DsaAugmentation, DsaParameters
+from ...networks.convolution import recorded, replayed
 from .flat_network import FlatNetwork
+from .scratch_file import ScratchFile
 
 # (parameters [P], samples [b, C, H, W], labels, step, which rows of the step's B they are) -> mean loss
 StepLoss = Callable[[Tensor, Tensor, Tensor, int, slice], Tensor]
@@ -52,31 +54,45 @@ class UnrolledGradients(NamedTuple):
 
 class Trajectory:
     """
-    The parameters `[P]` that a run passes through, in a temporary file: they are read once each, backwards, and would
-    otherwise be the only memory of a run that grows with its steps.
+    The parameters `[P]` that a run passes through and, of its first steps, what its convolutions gave: in a temporary
+    file, for they are read once each, backwards, and would otherwise be the only memory of a run that grows with its
+    steps.
+
+    Args:
+        kept_bytes (`int`): once the file is as large, no more of what convolutions gave is kept.
     """
 
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - goes with the trajectory
-        self._length = 0
+    def __init__(self, kept_bytes: int = 0) -> None:
+        self.kept_bytes = kept_bytes
+        self._file = ScratchFile()
+        self._thetas: list[int] = []
+        self._kept: dict[tuple[int, int], list[list[int | None]]] = {}
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._thetas)
 
     def append(self, theta: Tensor) -> None:
         self._last = theta.detach()
-        self._file.seek(len(self) * theta.nbytes)
-        self._file.write(self._last.cpu().numpy().data)
-        self._length += 1
+        self._thetas.append(self._file.append(self._last))
 
     def __getitem__(self, step: int) -> Tensor:
         step = range(len(self))[step]
-        if step == len(self) - 1:
-            return self._last
-        theta = torch.empty_like(self._last, device="cpu")
-        self._file.seek(step * theta.nbytes)
-        self._file.readinto(theta.numpy().data)
-        return theta.to(self._last.device)
+        return self._last if step == len(self) - 1 else self._file[self._thetas[step]]
+
+    def recorded(self, step: int, rows: slice) -> AbstractContextManager[None]:
+        """Within it, what convolutions give is kept as that of some rows of a step."""
+        if self._file.nbytes >= self.kept_bytes:
+            return nullcontext()
+        kept = self._kept.setdefault((step, rows.start), [])
+        append = self._file.append
+        return recorded(lambda results: kept.append([None if of is None else append(of) for of in results]))
+
+    def replayed(self, step: int, rows: slice) -> AbstractContextManager[None]:
+        """Within it, convolutions give what was kept of these rows; if nothing was, they are computed."""
+        kept = self._kept.get((step, rows.start))
+        if kept is None:
+            return nullcontext()
+        return replayed([None if of is None else self._file[of] for of in places] for places in kept)
 
 
 def unroll(
@@ -87,6 +103,7 @@ def unroll(
     step_sizes_S: Tensor,
     positions_SB: Tensor,
     micro_batch_size: int | None = None,
+    kept_bytes: int = 0,
 ) -> Trajectory:
     """
     The run itself: parameters theta_0 (`start`) to theta_S, each `[P]`, without a graph.
@@ -98,18 +115,21 @@ def unroll(
         step_sizes_S (`torch.Tensor` `[S]`): eta.
         positions_SB (`torch.LongTensor` `[S, B]`): the rows of samples and labels that each step takes.
         micro_batch_size (`int`, *optional*): samples that go through the network at once; by default all of a step.
+        kept_bytes (`int`, *optional*, defaults to 0): what convolutions give is kept, so that [`gradients_through`]
+            need not compute it again, until the trajectory's temporary file is as large.
 
     Raises:
-        `OSError`: if the temporary file cannot be written.
+        `OSError`: if the temporary file cannot be written; says what to do.
     """
     samples_U, labels_U, step_sizes_S = samples_U.detach(), labels_U.detach(), step_sizes_S.detach()
-    thetas = Trajectory()
+    thetas = Trajectory(kept_bytes)
     thetas.append(start)
     for step, positions in enumerate(positions_SB):
         theta = thetas[-1].clone().requires_grad_()
         for rows, share in _micro_batches(len(positions), micro_batch_size):
             samples, labels = samples_U[positions[rows]], labels_U[positions[rows]]
-            (share * step_loss(theta, samples, labels, step, rows)).backward()
+            with thetas.recorded(step, rows):
+                (share * step_loss(theta, samples, labels, step, rows)).backward()
         assert theta.grad is not None
         thetas.append(thetas[-1] - step_sizes_S[step] * theta.grad)
     return thetas
@@ -148,8 +168,9 @@ def gradients_through(
         for rows, share in _micro_batches(len(positions), micro_batch_size):
             samples = samples_U[positions[rows]].requires_grad_()
             labels = labels_U[positions[rows]].requires_grad_(soft)
-            loss = share * step_loss(theta, samples, labels, step, rows)
-            (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
+            with thetas.replayed(step, rows):
+                loss = share * step_loss(theta, samples, labels, step, rows)
+                (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
             product = adjoint @ gradient
             wanted = [samples, theta, *([labels] if soft else [])]
             d_samples, d_theta_of_rows, *d_labels = torch.autograd.grad(product, wanted)

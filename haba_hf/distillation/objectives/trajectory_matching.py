@@ -42,11 +42,21 @@ class TrajectoryMatchingArguments:
             "result": False,
         },
     )
+    kept_megabytes: int = field(
+        default=2000,
+        metadata={
+            "help": "By the adjoint, on a CPU: what a ConvNet's convolutions give is kept for the way back until the "
+            "temporary file of a run is as large; 0 computes it twice.",
+            "result": False,
+        },
+    )
 
     def __post_init__(self):
         check_counts(self, "student_steps", "expert_span", "max_start", "micro_batch_size")
         if self.micro_batch_size is not None and self.unroll == "graph":
             raise ValueError("micro_batch_size needs unroll: adjoint.")
+        if self.kept_megabytes < 0:
+            raise ValueError(f"kept_megabytes must be 0 or more, got {self.kept_megabytes}.")
 
     @property
     def num_snapshots(self) -> int:
@@ -110,7 +120,8 @@ class TrajectoryMatching:
         if settings.unroll == "graph":
             loss, gradients = match_by_graph(step_loss, start, target, *run)
         else:
-            loss, gradients = match_by_adjoint(step_loss, start, target, *run, settings.micro_batch_size)
+            memory = settings.micro_batch_size, settings.kept_megabytes * 10**6
+            loss, gradients = match_by_adjoint(step_loss, start, target, *run, *memory)
 
         gradients.backward(arguments.lambda_dd, output.samples, output.labels, alpha_S)
         return {"l_dd": loss.item(), "student_learning_rate": model.student_learning_rate.item()}
@@ -180,6 +191,7 @@ def match_by_adjoint(
     step_sizes_S: Tensor,
     positions_SB: Tensor,
     micro_batch_size: int | None = None,
+    kept_bytes: int = 0,
 ) -> tuple[Tensor, UnrolledGradients]:
     """
     The same in constant memory.
@@ -187,13 +199,13 @@ def match_by_adjoint(
     Args:
         step_loss (`Callable`): the student's loss in a step.
         start, target (`torch.Tensor` `[P]`): theta*_t and theta*_{t+M}.
-        samples_U, labels_U, step_sizes_S, positions_SB, micro_batch_size: as in [`unroll`].
+        samples_U, labels_U, step_sizes_S, positions_SB, micro_batch_size, kept_bytes: as in [`unroll`].
 
     Returns:
         L_DD, 0-d, and its gradients.
     """
     run = samples_U, labels_U, step_sizes_S, positions_SB, micro_batch_size
-    thetas = unroll(step_loss, start, *run)
+    thetas = unroll(step_loss, start, *run, kept_bytes)
     scale = (start - target).square().sum()
     error = thetas[-1] - target
     return error.square().sum() / scale, gradients_through(step_loss, thetas, 2 * error / scale, *run)
