@@ -56,7 +56,7 @@ class HabaAudioProcessor(FeatureExtractionMixin):
     """
 
     model_input_names = ["pixel_values"]  # noqa: RUF012 - the name and form transformers reads
-    whitening = None  # spectrograms are standardized, never whitened
+    whitening = whitening_fingerprint = None  # spectrograms are standardized, never whitened
 
     def __init__(
         self,
