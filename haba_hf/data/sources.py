@@ -247,16 +247,15 @@ def load_image_data(
     Raises:
         ValueError: if the data set, a column, a label, an image or a split is missing or unfit; the message names it.
     """
-    if args.dataset == "digits":
-        name, class_names, splits = "digits", *_load_digits(args)
-    else:
+    name, tables = args.dataset, dict[str, Dataset]()
+    if args.dataset != "digits":
         name, tables = _open_splits(args, allow_missing_test)
         audio_column = find_audio_column(tables["train"].features, args.image_column, name)
         if audio_column is not None:
             return _load_speech_data(name, tables, audio_column, args)
-        if args.words is not None:
-            raise ValueError(f"words chooses words of speech, but {name} has no clips: leave it out.")
-        class_names, splits = _load_table_data(name, tables, args)
+    if args.words is not None:
+        raise ValueError(f"words chooses words of speech, but {name} has no clips: leave it out.")
+    class_names, splits = _load_table_data(name, tables, args) if tables else _load_digits(args)
     train, num_channels = splits["train"], splits["train"].images.shape[1]
     height, width = train.images.shape[2:]
     size = {"height": height, "width": width}
