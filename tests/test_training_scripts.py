@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -290,17 +291,26 @@ def test_downstream_speed_prints_a_row_for_each_way():
 
 @pytest.mark.slow
 def test_benchmark_prints_two_tables():
-    printed = run_script("benchmark", "--quick", "--cases", "student", "student-plain")
-    assert "torch " + torch.__version__ in printed
+    printed = run_script("benchmark", "--quick", "--cases", "student", "processes")
+    assert f"torch {torch.__version__}" in printed
     assert "1 threads" in printed
     rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")]
-    _, compared, _, alone = rows
+    _, compared, _, of_ours = rows
     assert compared[0] == "student training, 10 bases per class, bf16"
-    median, unit = compared[1].split()[:2]
-    assert unit == "samples/s"
-    assert float(median.replace(",", "")) > 0
-    assert float(compared[3]) > 0
-    assert alone[0] == "student training, 100 plain images, bf16"
+    assert of_ours[0] == "two evaluation students, float32: two processes / one"
+    for row in (compared, of_ours):
+        for way in row[1:3]:
+            median, unit = way.split()[:2]
+            assert unit == "samples/s"
+            assert float(median.replace(",", "")) > 0
+        assert float(row[3]) > 0
+
+
+def test_benchmark_of_experts_needs_data():
+    command = [sys.executable, TRAINING / "benchmark", "--quick", "--cases", "experts-accuracy"]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "experts-accuracy need --data_dir" in done.stderr
 
 
 @pytest.mark.parametrize("path", sorted((TRAINING / "launch").glob("*.yaml")), ids=lambda path: path.stem)
@@ -319,12 +329,24 @@ def benchmark_cases():
     sys.path.remove(str(TRAINING))
 
 
-def test_every_case_of_the_benchmark_runs(benchmark_cases):
+def test_every_case_of_the_benchmark_runs(benchmark_cases, tmp_path):
+    for split, count in (("train", 300), ("test", 20)):
+        images = [Image.new("L", (28, 28), color=index % 256) for index in range(count)]
+        features = datasets.Features(
+            image=datasets.Image(), label=datasets.ClassLabel(names=[str(label) for label in range(10)])
+        )
+        rows = {"image": images, "label": [index % 10 for index in range(count)]}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / f"{split}.parquet")
+    size = replace(benchmark_cases.QUICK, data_dir=str(tmp_path))
     for name, case in benchmark_cases.CASES.items():
-        for prepare in filter(None, (case.ours, case.naive)):
+        for way in case.ways:
             AcceleratorState._reset_state(reset_partial_state=True)
             with torch.random.fork_rng():
-                assert prepare(benchmark_cases.QUICK)() > 0, name
+                done = way.prepare(size)()
+            if case.needs_data:
+                done, score = done
+                assert 0 <= score() <= 1
+            assert done > 0, name
     AcceleratorState._reset_state(reset_partial_state=True)
 
 

@@ -1,15 +1,18 @@
-"""What the benchmark measures: each case prepares something to time, ours and, where there is one, the naive way."""
+"""What the benchmark measures: each case prepares two ways of the same to time, ours and the naive one, or two of
+ours."""
 
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 
 # torch and haba_hf are imported in the functions that a case's process calls: a new process begins with the peak
 # memory of the one that started it, which therefore has to be small.
 
 CLASSES, HALLUCINATORS = 10, 5
+NAIVE = "naive"
 
 
 @dataclass
@@ -25,24 +28,50 @@ class Size:
     bank_steps: int = 5
     materializations: int = 20
     expert_images: int = 2560
+    data_dir: str | None = None
+    data_images: int = 10_000
 
 
 QUICK = Size(
-    side=8, depth=2, width=4, student_epochs=2, real_batch_size=4, student_steps=3, bank_steps=2, expert_images=32
+    side=8,
+    depth=2,
+    width=4,
+    student_epochs=2,
+    real_batch_size=4,
+    student_steps=3,
+    bank_steps=2,
+    expert_images=32,
+    data_images=200,
 )
 
-# Gives what to time, which returns how many samples or steps it did.
-Prepare = Callable[[Size], Callable[[], int]]
+# Gives what to time, which returns how many samples, epochs or steps it did and, where what it made has a score, what
+# gives that once the clock stands.
+Prepare = Callable[[Size], Callable[[], int | tuple[int, Callable[[], float]]]]
+
+
+@dataclass
+class Way:
+    """One of the two ways of a case."""
+
+    title: str
+    prepare: Prepare
+    processes: int = 1
+
+    @property
+    def keep_freed_memory(self) -> bool:
+        """Whether its process does as our scripts do."""
+        return self.title != NAIVE
 
 
 @dataclass
 class Case:
-    """One line of the first table: ours beside naive; or, without `naive`, of the second, how ours grows."""
+    """One line of the first table, where the second way is the naive one, or of the second table."""
 
     title: str
-    unit: str  # "samples/s", or "s" for seconds a step
-    ours: Prepare
-    naive: Prepare | None = None
+    unit: str  # "samples/s" or "epochs/s", or "s" for seconds a step
+    ways: tuple[Way, Way]
+    times_as_often: int = 1  # what has to be known to a percent
+    needs_data: bool = False
 
 
 def artifact(size: Size, bases_per_class: int = 10, num_hallucinators: int = HALLUCINATORS):
@@ -122,19 +151,37 @@ def students(size: Size, naive: bool = False, num_hallucinators: int = HALLUCINA
     return run
 
 
-def pairing(size: Size, num_hallucinators: int = HALLUCINATORS):
-    """The batches of 100 epochs at 10 bases per class, without training on them."""
-    import torch
-
-    from haba_hf.pairing import materialize_if_small, paired_batches
-
-    model = artifact(size, num_hallucinators=num_hallucinators)
-    generator, materialized = torch.Generator().manual_seed(0), materialize_if_small(model)
+def epochs(size: Size, num_hallucinators: int = HALLUCINATORS):
+    """The same, counted in epochs: five times as many, for what is done once before them."""
+    size = replace(size, student_epochs=5 * size.student_epochs)
+    train = students(size, num_hallucinators=num_hallucinators)
 
     def run() -> int:
-        return sum(
-            len(labels) for _ in range(100) for _, labels in paired_batches(model, 256, generator, materialized)
-        )
+        train()
+        return size.student_epochs
+
+    return run
+
+
+def evaluation(size: Size):
+    """Two students of an evaluation, shared out among the processes."""
+    import torch
+
+    from haba_hf.data import Split
+    from haba_hf.evaluation import EvaluationArguments, evaluate_artifact
+    from haba_hf.processing_haba import HabaImageProcessor
+    from haba_hf.runs import start_accelerator
+
+    model, accelerator = artifact(size), start_accelerator()
+    arguments = EvaluationArguments(
+        evaluation_seeds=2, student_epochs=size.student_epochs, evaluation_learning_rate=0.01
+    )
+    split = Split(torch.zeros(CLASSES, *model.config.sample_shape, dtype=torch.uint8), torch.arange(CLASSES))
+    processor = HabaImageProcessor(num_channels=1, image_mean=[0.5], image_std=[0.29])
+
+    def run() -> int:
+        evaluate_artifact(model, split, processor, convnet(size), arguments, seed=0, accelerator=accelerator)
+        return 2 * size.student_epochs * model.config.num_bases
 
     return run
 
@@ -186,30 +233,47 @@ def distill(size: Size, objective: str = "mtt", naive: bool = False, bases_per_c
     return run
 
 
-def experts(size: Size, naive: bool = False):
-    """An epoch of an expert."""
+def experts(size: Size, naive: bool = False, real: bool = False):
+    """An epoch of an expert; of real images, each run that of another seed, and its accuracy on the test images."""
     import torch
     from accelerate import Accelerator
 
     from benchmark.naive import train_on_real
-    from haba_hf.distillation import ExpertArguments, record_experts
+    from haba_hf.distillation import ExpertArguments, ExpertStore, record_experts
+    from haba_hf.evaluation.training import accuracy
     from haba_hf.networks import build_network
+    from haba_hf.pairing import derived_seed
 
-    data = random_data(size, size.expert_images // CLASSES)
+    data = fashion_mnist(size) if real else random_data(size, size.expert_images // CLASSES)
     accelerator = None if naive else Accelerator(cpu=True, mixed_precision="bf16")
+    settings = {"expert_learning_rate": 0.1, "expert_batch_size": 64} if real else {}
+    seeds = count()
 
-    def run() -> int:
-        if naive:
-            network = build_network(convnet(size), data.image_shape, CLASSES, seed=0)
-            train_on_real(network, data.train.images, data.train.labels, data.processor, 256, 0.01)
-        else:
-            with tempfile.TemporaryDirectory() as directory:
-                arguments = ExpertArguments(experts_dir=directory, num_experts=1)
+    def run() -> int | tuple[int, Callable[[], float]]:
+        with tempfile.TemporaryDirectory() as directory:
+            arguments = ExpertArguments(experts_dir=directory, num_experts=1, expert_seed=next(seeds), **settings)
+            seed = derived_seed(arguments.expert_seed, 0)
+            network = build_network(convnet(size), data.image_shape, CLASSES, seed)
+            if naive:
+                recipe = arguments.expert_batch_size, arguments.expert_learning_rate, seed
+                train_on_real(network, data.train.images, data.train.labels, data.processor, *recipe)
+            else:
                 record_experts(data, convnet(size), arguments, 2, accelerator)
-        return len(data.train)
+                (parameters,) = ExpertStore(arguments, convnet(size), data).snapshots(0, 1)
+                torch.nn.utils.vector_to_parameters(parameters, network.parameters())
+        if not real:
+            return len(data.train)
+        return len(data.train), lambda: accuracy(network, data.test.images, data.test.labels, data.processor)
 
-    torch.manual_seed(0)
     return run
+
+
+def fashion_mnist(size: Size):
+    """Some training images of Fashion-MNIST, and all of its test images."""
+    from haba_hf.data import DataArguments, load_image_data
+
+    of = {"dataset": "fashion_mnist", "data_dir": size.data_dir, "max_train_samples": size.data_images}
+    return load_image_data(DataArguments(**of))
 
 
 def augment(size: Size, naive: bool = False):
@@ -251,9 +315,14 @@ def materialize(size: Size, naive: bool = False, num_hallucinators: int = HALLUC
     return run
 
 
-def both(prepare: Callable, **settings) -> dict[str, Prepare]:
+def both(prepare: Callable, **settings) -> tuple[Way, Way]:
     """Ours and the naive way of the same."""
-    return {"ours": partial(prepare, **settings), "naive": partial(prepare, naive=True, **settings)}
+    return Way("ours", partial(prepare, **settings)), Way(NAIVE, partial(prepare, naive=True, **settings))
+
+
+def two(first: Prepare, second: Prepare) -> tuple[Way, Way]:
+    """Two ways, both ours."""
+    return Way("first", first), Way("second", second)
 
 
 def resized(prepare: Prepare, **changes: int) -> Prepare:
@@ -262,45 +331,77 @@ def resized(prepare: Prepare, **changes: int) -> Prepare:
 
 
 CASES = {
-    "mtt-1": Case("MTT step, 1 basis per class, 50 student steps x 10", "s", **both(distill)),
+    "mtt-1": Case("MTT step, 1 basis per class, 50 student steps x 10", "s", both(distill)),
     "mtt-10": Case(
         "MTT step, 10 bases per class, 5 student steps x 100",
         "s",
-        **both(distill, bases_per_class=10, student_steps=5),
+        both(distill, bases_per_class=10, student_steps=5),
     ),
-    "dm": Case("DM step, new network, 256 real images a class", "s", **both(distill, objective="dm")),
+    "dm": Case("DM step, new network, 256 real images a class", "s", both(distill, objective="dm")),
     "dm-bank": Case(
         "DM step, network bank with cached real means",
         "s",
-        ours=partial(distill, objective="dm", network_bank=1),
-        naive=partial(distill, objective="dm", naive=True),
+        (
+            Way("ours", partial(distill, objective="dm", network_bank=1)),
+            Way(NAIVE, partial(distill, objective="dm", naive=True)),
+        ),
     ),
-    "dsa": Case("DSA of a batch of 256", "samples/s", **both(augment)),
-    "student": Case("student training, 10 bases per class, bf16", "samples/s", **both(students)),
-    "student-fp32": Case(
-        "student training, 10 bases per class, float32",
+    "dsa": Case("DSA of a batch of 256", "samples/s", both(augment)),
+    "student": Case("student training, 10 bases per class, bf16", "samples/s", both(students)),
+    "student-fp32": Case("student training, 10 bases per class, float32", "samples/s", both(students, bf16=False)),
+    "experts": Case("expert recording, bf16", "samples/s", both(experts)),
+    "experts-accuracy": Case(
+        "expert, an epoch of 10,000 Fashion-MNIST images, bf16, test accuracy over seeds",
         "samples/s",
-        ours=partial(students, bf16=False),
-        naive=partial(students, naive=True),
+        both(experts, real=True),
+        needs_data=True,
     ),
-    "experts": Case("expert recording, bf16", "samples/s", **both(experts)),
-    "materialize": Case("materialization, 10 bases per class", "samples/s", **both(materialize)),
-    "mtt-steps-10": Case("MTT, 10 student steps", "s", partial(distill, student_steps=10)),
-    "mtt-steps-100": Case("MTT, 100 student steps", "s", partial(distill, student_steps=100)),
-    "mtt-graph": Case("MTT, 50 student steps, full graph", "s", partial(distill, unroll="graph")),
-    "mtt-micro": Case(
-        "MTT, 10 bases per class, 5 student steps x 100 in micro-batches of 10",
+    "materialize": Case("materialization, 10 bases per class", "samples/s", both(materialize)),
+    "mtt-graph": Case(
+        "MTT, 50 student steps: adjoint / full graph", "s", two(distill, partial(distill, unroll="graph"))
+    ),
+    "mtt-kept": Case(
+        "MTT, 50 student steps: convolutions kept in a file / computed twice",
         "s",
-        partial(distill, bases_per_class=10, student_steps=5, micro_batch_size=10),
+        two(distill, partial(distill, kept_megabytes=0)),
+    ),
+    "mtt-steps": Case(
+        "MTT: 100 student steps / 10",
+        "s",
+        two(partial(distill, student_steps=100), partial(distill, student_steps=10)),
+    ),
+    "mtt-bases": Case(
+        "MTT, 5 student steps: 10 bases per class / 1",
+        "s",
+        two(partial(distill, bases_per_class=10, student_steps=5), partial(distill, student_steps=5)),
+    ),
+    "mtt-micro": Case(
+        "MTT, 5 student steps x 100: micro-batches of 10 / all at once",
+        "s",
+        two(
+            partial(distill, bases_per_class=10, student_steps=5, micro_batch_size=10),
+            partial(distill, bases_per_class=10, student_steps=5),
+        ),
     ),
     "mtt-64px": Case(
-        "MTT, 64x64 pixels, 5 student steps", "s", resized(partial(distill, student_steps=5), side=64, depth=4)
+        "MTT, 5 student steps: 64x64 pixels and ConvNet-4 / 28x28 and ConvNet-3",
+        "s",
+        two(resized(partial(distill, student_steps=5), side=64, depth=4), partial(distill, student_steps=5)),
     ),
-    "student-plain": Case(
-        "student training, 100 plain images, bf16", "samples/s", partial(students, num_hallucinators=0)
+    "pairing": Case(
+        "student, bf16: 100 bases with 5 hallucinators / 100 plain images",
+        "epochs/s",
+        two(epochs, partial(epochs, num_hallucinators=0)),
+        times_as_often=4,
     ),
-    "pairing": Case("online pairing alone, 10 bases per class", "samples/s", pairing),
     "materialize-20": Case(
-        "materialization, 20 hallucinators", "samples/s", partial(materialize, num_hallucinators=20)
+        "materialization: 20 hallucinators / 5",
+        "samples/s",
+        two(partial(materialize, num_hallucinators=20), materialize),
+    ),
+    "processes": Case(
+        "two evaluation students, float32: two processes / one",
+        "samples/s",
+        (Way("first", evaluation, processes=2), Way("second", evaluation)),
     ),
 }

@@ -78,11 +78,11 @@ class NaiveDistributionMatching(DistributionMatching):
         return {"l_dd": loss.item()}
 
 
-def train_on_real(network, images, labels, processor, batch_size, learning_rate):
+def train_on_real(network, images, labels, processor, batch_size, learning_rate, seed):
     """An epoch of an expert."""
     native, augmentation = NativeConvNet(network), DsaAugmentation()
     optimizer = torch.optim.SGD(native.parameters(), lr=learning_rate)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     for rows in torch.randperm(len(labels), generator=generator).split(batch_size):
         loss = F.cross_entropy(native(augmentation(processor.normalize(images[rows]), generator)), labels[rows])
         optimizer.zero_grad()
