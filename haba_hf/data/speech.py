@@ -35,7 +35,7 @@ FRONT_ENDS: dict[str, dict[str, int]] = {
 }
 
 
-@dataclass
+@dataclass(kw_only=True)  # so that `dataset` stays the first argument of [`DataArguments`]
 class SpeechArguments:
     """How clips of speech become spectrograms (see [`HabaAudioProcessor`]); images have no use for it."""
 
