@@ -4,8 +4,8 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, A
 
 from .configuration_haba import HabaConfig
 from .modeling_haba import HabaModel, HabaOutput, Hallucinator, StorageReport
+from .processing_audio_haba import HabaAudioProcessor
 from .processing_haba import HabaImageProcessor
-from .processing_haba_audio import HabaAudioProcessor
 
 __version__ = "0.1.0"
 

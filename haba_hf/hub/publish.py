@@ -23,8 +23,8 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from .. import modeling_haba
 from ..files import atomic_directory
 from ..modeling_haba import HabaModel
+from ..processing_audio_haba import HabaAudioProcessor
 from ..processing_haba import HabaImageProcessor
-from ..processing_haba_audio import HabaAudioProcessor
 from ..processors import HabaProcessor
 from .artifact import (
     CARD,
@@ -52,7 +52,7 @@ LOCAL = (*KNOWN, ".eval_results")  # names in a folder that was pulled
 MODEL_CLASSES = {"AutoConfig": "configuration_haba.HabaConfig", "AutoModel": "modeling_haba.HabaModel"}
 PROCESSOR_CLASSES: dict[type, dict[str, str]] = {
     HabaImageProcessor: {"AutoImageProcessor": "processing_haba.HabaImageProcessor"},
-    HabaAudioProcessor: {"AutoFeatureExtractor": "processing_haba_audio.HabaAudioProcessor"},
+    HabaAudioProcessor: {"AutoFeatureExtractor": "processing_audio_haba.HabaAudioProcessor"},
 }
 
 
