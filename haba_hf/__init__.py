@@ -6,8 +6,8 @@ from .configuration_haba import HabaConfig
 from .hallucinator_haba import Hallucinator
 from .modeling_haba import HabaModel
 from .output_haba import HabaOutput, StorageReport
+from .processing_audio_haba import HabaAudioProcessor
 from .processing_haba import HabaImageProcessor
-from .processing_haba_audio import HabaAudioProcessor
 
 __version__ = "0.1.0"
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from transformers import FeatureExtractionMixin
 
+from .processing_audio_haba import HabaAudioProcessor
 from .processing_haba import HabaImageProcessor
-from .processing_haba_audio import HabaAudioProcessor
 
 HabaProcessor = HabaImageProcessor | HabaAudioProcessor
 

@@ -10,11 +10,19 @@ import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
 
+from fake_hub import serving
 from haba_hf import HabaAudioProcessor
 from haba_hf.analyses import embed, evaluate_architectures, evaluate_robustness
 from haba_hf.cli import main
 from haba_hf.data import load_image_data
-from haba_hf.hub import read_artifact, render_dataset_card, render_model_card, save_sounds
+from haba_hf.hub import (
+    pull_artifact,
+    push_artifact,
+    read_artifact,
+    render_dataset_card,
+    render_model_card,
+    save_sounds,
+)
 from haba_hf.hub.cards import eval_results_yaml
 from haba_hf.hub.publish import code_files
 from haba_hf.recipe import parse_recipe
@@ -211,4 +219,21 @@ def test_cards_and_code_of_speech(speech_artifact):
     assert dataset_card["task_categories"] == ["audio-classification"]
     assert eval_results_yaml(artifact) is None, "eight words are not the Hub's whole data set"
     names = {path.name for path in code_files(HabaAudioProcessor)}
-    assert "processing_haba_audio.py" in names and "processing_haba.py" not in names
+    assert "processing_audio_haba.py" in names and "processing_haba.py" not in names
+
+
+def test_to_the_hub_and_back_with_its_processor(speech_artifact, tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    directory = speech_artifact()
+    with serving(tmp_path, monkeypatch) as hub:
+        push_artifact(directory, "me/words")
+        files = hub.files("me/words")
+        names = {name for name in files if name.endswith(".py")}
+        assert names == {path.name for path in code_files(HabaAudioProcessor)}
+        settings = json.loads(files["preprocessor_config.json"])
+        assert settings["auto_map"] == {"AutoFeatureExtractor": "processing_audio_haba.HabaAudioProcessor"}
+        copy = pull_artifact("me/words", tmp_path / "copy")
+        assert {path.name for path in copy.glob("*.py")} == names, "the code comes along"
+        model, processor = load_artifact("me/words")
+        assert type(processor) is HabaAudioProcessor and processor.spectrogram_mean == -4.0
+        assert (model.bases == read_artifact(copy).model.bases).all()

@@ -13,7 +13,7 @@ import soundfile
 import torch
 from datasets import Audio, ClassLabel, Dataset, Features, Value
 
-from ..processing_haba_audio import HabaAudioProcessor
+from ..processing_audio_haba import HabaAudioProcessor
 from .splits import Split, hold_out_speakers, subset
 from .tables import VALIDATION_SPLIT_NAMES, class_names_of, columns_in_words, find_label_column, read_labels
 
@@ -35,7 +35,7 @@ FRONT_ENDS: dict[str, dict[str, int]] = {
 }
 
 
-@dataclass
+@dataclass(kw_only=True)  # so that `dataset` stays the first argument of [`DataArguments`]
 class SpeechArguments:
     """How clips of speech become spectrograms (see [`HabaAudioProcessor`]); images have no use for it."""
 

@@ -18,7 +18,7 @@ from jinja2 import FileSystemLoader, StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 
 from ..evaluation import FULL_DATA, RANDOM_REAL, architecture_table, markdown_table, robustness_table
-from ..processing_haba_audio import HabaAudioProcessor
+from ..processing_audio_haba import HabaAudioProcessor
 from ..storage import describe_storage
 from .artifact import Artifact, without_machine_paths
 from .sources import source_of

@@ -19,7 +19,7 @@ from ..data.corruptions import CORRUPTIONS, SEVERITIES, STANDARD_CORRUPTIONS, co
 from ..evaluation import REAL, Embedding, RobustnessResult
 from ..files import atomic_file
 from ..modeling_haba import HabaModel
-from ..processing_haba_audio import HabaAudioProcessor
+from ..processing_audio_haba import HabaAudioProcessor
 from ..processors import HabaProcessor
 
 DPI = 100

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..files import atomic_directory
 from ..modeling_haba import HabaModel, HabaOutput
-from ..processing_haba_audio import GRIFFIN_LIM_STEPS, HabaAudioProcessor
+from ..processing_audio_haba import GRIFFIN_LIM_STEPS, HabaAudioProcessor
 from ..processors import HabaProcessor
 
 BATCH_SIZE = 64

@@ -24,8 +24,8 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from .. import modeling_haba
 from ..files import atomic_directory
 from ..modeling_haba import HabaModel
+from ..processing_audio_haba import HabaAudioProcessor
 from ..processing_haba import HabaImageProcessor
-from ..processing_haba_audio import HabaAudioProcessor
 from ..processors import HabaProcessor, load_processor
 from ..whitening_haba import WHITENING
 from .artifact import (
@@ -48,15 +48,15 @@ from .cards import eval_results_yaml, render_model_card
 from .tables import materialize_artifact
 
 EVAL_RESULTS = ".eval_results/haba.yaml"
-CODE = ("*_haba.py", "*_haba_audio.py")
+CODE = "*_haba.py"
 TABLES = ("exact/*.parquet", "images/*.parquet")
-KNOWN = (*REQUIRED, WHITENING, *RECORDS, *FIGURES, CARD, EVAL_RESULTS, *CODE)  # all that is read of a repository
+KNOWN = (*REQUIRED, WHITENING, *RECORDS, *FIGURES, CARD, EVAL_RESULTS, CODE)  # all that is read of a repository
 LOCAL = (*KNOWN, ".eval_results")  # names in a folder that was pulled
 
 MODEL_CLASSES = {"AutoConfig": "configuration_haba.HabaConfig", "AutoModel": "modeling_haba.HabaModel"}
 PROCESSOR_CLASSES: dict[type, dict[str, str]] = {
     HabaImageProcessor: {"AutoImageProcessor": "processing_haba.HabaImageProcessor"},
-    HabaAudioProcessor: {"AutoFeatureExtractor": "processing_haba_audio.HabaAudioProcessor"},
+    HabaAudioProcessor: {"AutoFeatureExtractor": "processing_audio_haba.HabaAudioProcessor"},
 }
 
 

@@ -172,7 +172,7 @@ def test_save_and_load(tmp_path, monkeypatch):
     processor = HabaAudioProcessor(sampling_rate=8000, mel_bins=40, n_fft=512, spectrogram_mean=-3.25)
     processor.save_pretrained(tmp_path)
     written = json.loads((tmp_path / "preprocessor_config.json").read_text())
-    assert written["auto_map"] == {"AutoFeatureExtractor": "processing_haba_audio.HabaAudioProcessor"}
+    assert written["auto_map"] == {"AutoFeatureExtractor": "processing_audio_haba.HabaAudioProcessor"}
     for loaded in (
         HabaAudioProcessor.from_pretrained(tmp_path),
         AutoFeatureExtractor.from_pretrained(tmp_path, trust_remote_code=False),
