@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from haba_hf.data.augmentation import DsaAugmentation
 from haba_hf.distillation import TrajectoryMatching
 from haba_hf.distillation.experts import flat_parameters
-from haba_hf.distillation.objectives.trajectory_matching import draw_pairs
+from haba_hf.distillation.objectives.trajectory_matching import TrajectoryMatchingArguments, draw_pairs
 from haba_hf.networks import build_network
 from tiny import (
     NETWORK,
@@ -289,3 +289,16 @@ def test_experts_too_short():
         ValueError, match=r"hold 9 snapshots, but max_start \+ expert_span = 11: record longer experts"
     ):
         TrajectoryMatching(FewExperts(data), NETWORK, recipe.distillation, recipe.trajectory_matching)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"micro_batch_size": 2, "unroll": "graph"}, "micro_batch_size needs unroll: adjoint"),
+        ({"micro_batch_size": 0}, "micro_batch_size must be at least 1, got 0"),
+        ({"kept_megabytes": -1}, "kept_megabytes must be 0 or more, got -1"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, problem):
+    with pytest.raises(ValueError, match=problem):
+        TrajectoryMatchingArguments(**settings)

@@ -128,7 +128,7 @@ def _start(way: Way, options: list[str]) -> subprocess.Popen:
 def _answer(process: subprocess.Popen, name: str) -> dict:
     line = process.stdout.readline()
     if not line:
-        sys.exit(f"error: the case {name} failed; what it said is above.")
+        sys.exit(f"error: the case {name} failed with exit code {process.wait()}; what it said is above.")
     return json.loads(line)
 
 
