@@ -20,7 +20,6 @@ from haba_hf.reproduction import (
     read_records,
     read_table,
     settings_hash,
-    tables_folder,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -62,22 +61,6 @@ def record(row, accuracies, seed=0, **others):
         "versions": {"torch": "2.14.1"},
         **others,
     }
-
-
-@pytest.mark.parametrize("name", sorted(path.stem for path in tables_folder().glob("*.yaml")))
-def test_every_row_of_every_table_is_a_recipe_that_parses(name):
-    table = read_table(name)
-    assert table.rows
-    for row in table.rows:
-        recipe = row.parse({})
-        commands = row.commands(recipe)
-        assert commands[-1] == "evaluate"
-        assert row.coreset == ("\ncoreset: " in (recipes_folder() / f"{row.recipe}.yaml").read_text())
-        if row.published is not None:
-            assert parse_recipe([str(recipes_folder() / f"{row.published}.yaml")]).data.dataset == recipe.data.dataset
-        if row.against is not None:  # equal storage: the pair has the same objective, and floats within a few per cent
-            other = next(other for other in table.rows if other.name == row.against).parse({})
-            assert other.distillation.objective == recipe.distillation.objective
 
 
 def test_the_rows_own_settings_win_over_the_tables(tmp_path):

@@ -1,15 +1,21 @@
-"""The ablation tables: every row is a recipe whose artifact can be made, and says what its name says."""
+"""The tables that come with the package: every row is a recipe whose artifact can be made and is what its name says."""
 
 import re
 
 import pytest
 
 from haba_hf import HabaConfig
-from haba_hf.recipe import Recipe
+from haba_hf.recipe import Recipe, parse_recipe, recipes_folder
 from haba_hf.reproduction import read_table, tables_folder
 from haba_hf.storage import plan_storage
 
-SHAPES = {"fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32), "mnist": (1, 28, 28), "digits": (1, 8, 8)}
+SHAPES = {
+    "fashion_mnist": (1, 28, 28),
+    "cifar10": (3, 32, 32),
+    "mnist": (1, 28, 28),
+    "digits": (1, 8, 8),
+    "mini_speech_commands": (1, 64, 64),
+}
 MODEL_FIELDS = (
     *("bases_per_class", "num_hallucinators", "hallucinator_depth", "hallucinator_channels", "share_encoder_decoder"),
     *("basis_channels", "label_kind", "hallucinator_init", "formation_factor", "formation_axes", "num_step_sizes"),
@@ -29,7 +35,15 @@ def test_every_row_of_every_table_parses_and_has_an_artifact(name):
     assert table.title and table.rows
     for row in table.rows:
         assert isinstance(row.paper, str) and isinstance(row.name, str)
-        assert config_of(row.parse({})).num_samples > 0
+        recipe = row.parse({})
+        assert config_of(recipe).num_samples > 0
+        assert row.coreset == ("\ncoreset: " in (recipes_folder() / f"{row.recipe}.yaml").read_text())
+        if row.published is not None:
+            assert parse_recipe([str(recipes_folder() / f"{row.published}.yaml")]).data.dataset == recipe.data.dataset
+        if row.against is not None:  # a pair differs in its artifact alone
+            other = next(other for other in table.rows if other.name == row.against).parse({})
+            assert other.distillation.objective == recipe.distillation.objective
+            assert other.evaluation.student_epochs == recipe.evaluation.student_epochs
 
 
 @pytest.mark.parametrize("name", ["hallucinators", "losses", "number", "budget"])
