@@ -12,11 +12,11 @@ def markdown(table: Table, records: Sequence[Record]) -> str:
     """The table, in the order of its rows, as Markdown; a row without a record says so."""
     notes: dict[str, int] = {}
     lines = []
-    compared = any(row.against for row in table.rows)
+    compared, published = any(row.against for row in table.rows), any(row.paper for row in table.rows)
     for row in table.rows:
         runs = [record for record in records if record["row"] == row.name]
         if not runs:
-            lines.append([row.name, "not run", row.paper or "-", *["-"] * (4 + compared)])
+            lines.append([row.name, "not run", *[row.paper or "-"] * published, *["-"] * (4 + compared)])
         for record in runs:
             mark = ""
             if row.published is not None:
@@ -28,7 +28,7 @@ def markdown(table: Table, records: Sequence[Record]) -> str:
                 [
                     row.name + mark,
                     f"{100 * record['mean']:.1f} ± {100 * record['std']:.1f}",
-                    row.paper or "-",
+                    *[row.paper or "-"] * published,
                     *([_difference(row, record, records)] if compared else []),
                     f"{record['images_per_class']:.2f}",
                     f"{record['bytes']:,}",
@@ -38,28 +38,28 @@ def markdown(table: Table, records: Sequence[Record]) -> str:
                     f"{record['seconds'] / 60:.1f}",
                 ]
             )
-    columns = ["system", "accuracy (%)", "published (%)", *(["difference"] if compared else [])]
+    columns = ["system", "accuracy (%)", *["published (%)"] * published, *["difference"] * compared]
     columns += ["images per class", "bytes", "steps", "minutes"]
     return "\n".join(
         [
             f"# {table.title}\n",
             *("| " + " | ".join(cells) + " |" for cells in [columns, ["---"] * len(columns), *lines]),
-            f"\n{_legend(table, records, compared)}",
+            f"\n{_legend(table, records, compared, published)}",
             *(f"\n[{number}] {note}" for note, number in notes.items()),
             "",
         ]
     )
 
 
-def _legend(table: Table, records: Sequence[Record], compared: bool) -> str:
+def _legend(table: Table, records: Sequence[Record], compared: bool, published: bool) -> str:
     """How to read the columns, and what the rows ran on."""
     students = "/".join(str(number) for number in sorted({len(record["accuracies"]) for record in records}))
     machines = sorted({f"{record['device']}, torch {record['versions']['torch']}" for record in records})
     sentences = [
         f"Test accuracy after the last epoch, mean ± population standard deviation over {students or 'no'} students.",
-        f"Published: {table.source}.",
+        *[f"Published: {table.source}."] * published,
         "Images per class: plain images that take as many floats.",
-        "Minutes: of distillation (of a coreset: of choosing).",
+        "Minutes: of distillation (of a coreset: of choosing), by the clock.",
     ]
     if compared:
         sentences.append(
