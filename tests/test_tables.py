@@ -1,4 +1,4 @@
-"""The tables that come with the package: every row is a recipe whose artifact can be made and is what its name says."""
+"""The tables that come with the package: every row is a recipe whose artifact can be made and is what it says."""
 
 import re
 
