@@ -46,8 +46,7 @@ def main():
     failed = (
         [] if arguments.print else [row.name for row in chosen if not fill(table, row, records, arguments, overrides)]
     )
-    text = markdown(table, read_records(records))
-    print(text)
+    print(write_table(table, records))
     if failed:
         sys.exit(f"error: these rows failed: {', '.join(failed)}; the command given again tries them again.")
 
@@ -67,9 +66,16 @@ def fill(table: Table, row: TableRow, records: Path, arguments: argparse.Namespa
             print(f"error: {error}", file=sys.stderr)
             return False
         keep_record(records, record_of(row, folder, overrides))
-    with atomic_file(records.with_suffix(".md")) as aside:
-        aside.write_text(markdown(table, read_records(records)), encoding="utf-8")
+    write_table(table, records)
     return True
+
+
+def write_table(table: Table, records: Path) -> str:
+    """Writes the table beside its records and returns it."""
+    text = markdown(table, read_records(records))
+    with atomic_file(records.with_suffix(".md")) as aside:
+        aside.write_text(text, encoding="utf-8")
+    return text
 
 
 def fields(words: list[str]) -> dict[str, str]:
