@@ -41,6 +41,7 @@ from .hub import (
 )
 from .recipe import Recipe, parse_recipe, recipes_folder, run_script
 from .runs import distill, evaluate, select_coreset, start_accelerator
+from .runs.provenance import CORESET, DISTILLATION
 from .storage import plan_storage
 
 # What a command gives back: an object for --json, and the text it prints without.
@@ -85,7 +86,7 @@ def _trackers(recipe: Recipe) -> dict[str, Any]:
 
 def _distill(recipe: Recipe, accelerator: Accelerator) -> Answer:
     path = distill(recipe, accelerator)
-    record = json.loads((path / "distillation.json").read_text(encoding="utf-8"))
+    record = json.loads((path / DISTILLATION).read_text(encoding="utf-8"))
     return {"artifact": str(path), **record}, f"Look at it: haba info {path}"
 
 
@@ -107,7 +108,7 @@ Every field below can be set on the command line too; --json prints one JSON obj
 
 def _select(recipe: Recipe, accelerator: Accelerator) -> Answer:
     path = select_coreset(recipe, accelerator)
-    record = json.loads((path / "coreset.json").read_text(encoding="utf-8"))
+    record = json.loads((path / CORESET).read_text(encoding="utf-8"))
     return {"artifact": str(path), **record}, f"Look at it: haba info {path}"
 
 

@@ -4,10 +4,29 @@ from pathlib import Path
 
 from transformers import FeatureExtractionMixin
 
+from .modeling_haba import HabaModel
 from .processing_audio_haba import HabaAudioProcessor
 from .processing_haba import HabaImageProcessor
 
 HabaProcessor = HabaImageProcessor | HabaAudioProcessor
+
+
+def load_model_and_processor(artifact: str | Path, local_files_only: bool = False) -> tuple[HabaModel, HabaProcessor]:
+    """
+    An artifact's model and processor, which are known to fit each other; no code of the artifact is run.
+
+    Args:
+        artifact (`str`): a folder or a Hub id.
+        local_files_only (`bool`, *optional*, defaults to `False`): do not ask the Hub.
+
+    Raises:
+        `OSError`: if it does not exist or lacks a file.
+        `ValueError`: if it is damaged, not a haba artifact, or its processor lacks the whitening of its samples.
+    """
+    model = HabaModel.from_pretrained(artifact, local_files_only=local_files_only)
+    processor = load_processor(artifact, local_files_only)
+    processor.check_fits(model.config)
+    return model, processor
 
 
 def load_processor(artifact: str | Path, local_files_only: bool = False) -> HabaProcessor:

@@ -70,9 +70,10 @@ class Recipe:
         """The sections by name, in order."""
         return dict(vars(self))
 
-    def to_dict(self) -> dict[str, Any]:
-        """All fields of all sections in one flat dictionary."""
-        return {name: value for section in self.sections().values() for name, value in section_values(section).items()}
+    def to_dict(self, result_only: bool = False) -> dict[str, Any]:
+        """All fields of all sections in one flat dictionary, or those alone that change the result."""
+        values = [section_values(section, result_only) for section in self.sections().values()]
+        return {name: value for section in values for name, value in section.items()}
 
     @property
     def hash(self) -> str:

@@ -13,7 +13,7 @@ import yaml
 
 from ..evaluation import AccuracyResult, ArchitectureRow, ReportRow, RobustnessResult
 from ..modeling_haba import HabaModel
-from ..processors import HabaProcessor, load_processor
+from ..processors import HabaProcessor, load_model_and_processor
 from ..storage import StorageFigures
 from ..whitening_haba import WHITENING
 
@@ -94,9 +94,7 @@ def read_artifact(directory: str | Path) -> Artifact:
             f"{directory} is no whole artifact, it lacks {', '.join(missing)}: give the folder that distillation "
             "wrote (output_dir/artifact), or save model and processor there with save_pretrained."
         )
-    model = HabaModel.from_pretrained(directory, local_files_only=True)
-    processor = load_processor(directory, local_files_only=True)
-    processor.check_fits(model.config)
+    model, processor = load_model_and_processor(directory, local_files_only=True)
     recipe, distillation, coreset = (_read_record(directory / name) for name in ORIGINS)
     if distillation and coreset:
         raise ValueError(

@@ -23,10 +23,9 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from .. import modeling_haba
 from ..files import atomic_directory
-from ..modeling_haba import HabaModel
 from ..processing_audio_haba import HabaAudioProcessor
 from ..processing_haba import HabaImageProcessor
-from ..processors import HabaProcessor, load_processor
+from ..processors import HabaProcessor, load_model_and_processor
 from ..whitening_haba import WHITENING
 from .artifact import (
     CARD,
@@ -182,8 +181,7 @@ def pull_artifact(repo_id: str, local_dir: str | Path, revision: str | None = No
             if _is_of(name, KNOWN) and path.is_file():
                 (aside / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, aside / name)  # the cache holds links
-        model = HabaModel.from_pretrained(aside, local_files_only=True)
-        load_processor(aside, local_files_only=True).check_fits(model.config)
+        load_model_and_processor(aside, local_files_only=True)
     return local_dir
 
 

@@ -17,8 +17,7 @@ from typing import Any
 import yaml
 
 from ..files import atomic_file
-from ..recipe import Recipe
-from ..sections import section_values
+from ..runs.provenance import CORESET, DISTILLATION
 from .tables import Table, TableRow, recipe_path
 
 Record = dict[str, Any]
@@ -60,14 +59,15 @@ def record_of(row: TableRow, folder: Path, overrides: Mapping[str, Any]) -> Reco
         `FileNotFoundError`: if a file of the run is missing.
     """
     recipe = row.parse(overrides)
+    counting = recipe.to_dict(result_only=True)
     artifact = folder / "artifact"
-    made = json.loads((artifact / ("coreset.json" if row.coreset else "distillation.json")).read_text())
+    made = json.loads((artifact / (CORESET if row.coreset else DISTILLATION)).read_text())
     results = json.loads((folder / "results.json").read_text())
     scored = results["rows"][0]
     return {
         "row": row.name,
         "recipe": row.recipe,
-        "set": {name: value for name, value in (row.set | dict(overrides)).items() if name in result_values(recipe)},
+        "set": {name: value for name, value in (row.set | dict(overrides)).items() if name in counting},
         "settings_hash": settings_hash(row, overrides),
         "seed": recipe.distillation.seed,
         "dataset": made["dataset"],
@@ -90,7 +90,7 @@ def settings_hash(row: TableRow, overrides: Mapping[str, Any]) -> str:
     valid when the package learns a new field. Fields that do not change a result are left out.
     """
     given = yaml.safe_load(recipe_path(row.recipe).read_text(encoding="utf-8")) | row.set | dict(overrides)
-    counting = result_values(row.parse(overrides))
+    counting = row.parse(overrides).to_dict(result_only=True)
     chosen = {name: counting[name] for name in sorted(given) if name in counting and name != "seed"}
     return hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:12]
 
@@ -116,12 +116,6 @@ def keep_record(path: Path, record: Record) -> None:
     with atomic_file(path) as aside:
         lines = (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in records)
         aside.write_text("".join(lines), encoding="utf-8")
-
-
-def result_values(recipe: Recipe) -> dict[str, Any]:
-    """All fields that change a result, and their values."""
-    sections = recipe.sections().values()
-    return {name: value for section in sections for name, value in section_values(section, result_only=True).items()}
 
 
 def _key(record: Record) -> tuple[str, int]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from ..recipe import Recipe, parse_recipe
-from .records import Record, result_values
+from .records import Record
 from .tables import Table, TableRow, recipe_path
 
 
@@ -83,5 +83,5 @@ def _difference(row: TableRow, record: Record, records: Sequence[Record]) -> str
 
 def departures(recipe: Recipe, published: Recipe) -> list[str]:
     """What a recipe sets otherwise than the published one, each as `field ours (theirs)`."""
-    ours, theirs = result_values(recipe), result_values(published)
+    ours, theirs = recipe.to_dict(result_only=True), published.to_dict(result_only=True)
     return [f"{name} {ours[name]} ({theirs[name]})" for name in ours if name != "seed" and ours[name] != theirs[name]]

@@ -30,7 +30,7 @@ from ..modeling_haba import HabaModel
 from ..recipe import Recipe
 from ..storage import check_budget
 from .inputs import student_network
-from .provenance import environment, write_model
+from .provenance import DISTILLATION, environment, write_model
 
 # What a run computes depends on these sections, and on those of its objective alone.
 RUN_SECTIONS = ("data", "model", "network", "distillation", "adversary")
@@ -131,7 +131,7 @@ def write_artifact(path: Path, distiller: Distiller, recipe: Recipe, data: Image
             "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory(),
             **environment(accelerator),
         }
-        write_json(aside / "distillation.json", provenance)
+        write_json(aside / DISTILLATION, provenance)
         bases_per_class = min(3, model.config.bases_per_class)
         save_gallery(model, data.processor, aside / "gallery.png", bases_per_class=bases_per_class)
         plot_training_curves(Path(recipe.distillation.output_dir) / "metrics.jsonl", aside / "training_curves.png")

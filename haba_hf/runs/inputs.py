@@ -10,7 +10,7 @@ from ..data import ImageData, Split, load_image_data
 from ..files import check_writable
 from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments
-from ..processors import HabaProcessor, check_same_space, load_processor
+from ..processors import HabaProcessor, check_same_space, load_model_and_processor
 from ..recipe import Recipe
 from .provenance import CORESET, environment
 
@@ -61,10 +61,7 @@ def load_artifact(artifact: str) -> tuple[HabaModel, HabaProcessor]:
     """
     if artifact.count("/") != 1 and not Path(artifact).is_dir():
         raise FileNotFoundError(f"There is no artifact {artifact}: it is neither a folder nor a Hub id (owner/name).")
-    model = HabaModel.from_pretrained(artifact)
-    processor = load_processor(artifact)
-    processor.check_fits(model.config)
-    return model, processor
+    return load_model_and_processor(artifact)
 
 
 def student_network(recipe: Recipe) -> NetworkArguments:

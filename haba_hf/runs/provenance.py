@@ -11,7 +11,8 @@ from ..modeling_haba import HabaModel
 from ..processors import HabaProcessor
 from ..recipe import Recipe
 
-CORESET = "coreset.json"  # what tells a chosen artifact from a distilled one
+# Where an artifact comes from: the one or the other, which tells a distilled artifact from a chosen one.
+DISTILLATION, CORESET = "distillation.json", "coreset.json"
 
 
 def environment(accelerator: Accelerator) -> dict:
