@@ -68,9 +68,6 @@ def _run(words: list[str]) -> None:
 
 def _run_recipe(command: str, words: list[str]) -> Answer | None:
     """A command that takes `[RECIPE] [--field value ...]`; `None` on all processes but the main one."""
-    if words and not words[0].startswith("-") and not Path(words[0]).is_file():
-        named = recipes_folder() / f"{words[0]}.yaml"
-        words = [str(named) if named.is_file() else words[0], *words[1:]]
     function, description = RECIPE_COMMANDS[command]
     recipe = parse_recipe(words, description=f"{description}\n\n{RECIPE_HELP.format(', '.join(_recipe_names()))}")
     accelerator = start_accelerator(**_trackers(recipe) if command == "distill" else {})

@@ -41,9 +41,9 @@ from .distillation import (
 from .evaluation import AnalysisArguments, EvaluationArguments
 from .files import atomic_file
 from .networks import NetworkArguments
-from .sections import RecipeError, parse_sections, recipes_folder, section_values
+from .sections import RecipeError, parse_sections, recipe_path, recipes_folder, section_values
 
-__all__ = ["Recipe", "RecipeError", "parse_recipe", "parse_sections", "recipes_folder", "run_script"]
+__all__ = ["Recipe", "RecipeError", "parse_recipe", "parse_sections", "recipe_path", "recipes_folder", "run_script"]
 
 
 @dataclass
@@ -108,7 +108,8 @@ class Recipe:
 
 def parse_recipe(argv: Sequence[str] | None = None, description: str | None = None) -> Recipe:
     """
-    Read a recipe from a command line: `[recipe.yaml] [--field value ...]`.
+    Read a recipe from a command line: `[RECIPE] [--field value ...]`, where RECIPE is a file or a name as in
+    [`recipe_path`].
 
     Args:
         argv (`Sequence[str]`, *optional*, defaults to the arguments of the process): what follows the script's name.
@@ -116,7 +117,7 @@ def parse_recipe(argv: Sequence[str] | None = None, description: str | None = No
 
     Raises:
         `RecipeError`: if a field is unknown, or a value does not fit its field.
-        `FileNotFoundError`: if there is no such recipe file.
+        `FileNotFoundError`: if there is no such recipe.
     """
     return Recipe(*parse_sections(get_type_hints(Recipe).values(), argv, description))
 

@@ -31,9 +31,9 @@ def parse_sections(
     section_types: Iterable[type], argv: Sequence[str] | None = None, description: str | None = None
 ) -> tuple[Any, ...]:
     """
-    Read `[recipe.yaml] [--field value ...]` into one instance of each dataclass of `section_types`, in their order.
+    Read `[RECIPE] [--field value ...]` into one instance of each dataclass of `section_types`, in their order.
 
-    The command line wins over the file, the file over the defaults.
+    RECIPE is as in [`recipe_path`]. The command line wins over the file, the file over the defaults.
 
     Args:
         section_types (`Iterable[type]`): dataclasses; no two may share the name of a field.
@@ -44,7 +44,7 @@ def parse_sections(
 
     Raises:
         `RecipeError`: if a field is unknown or set twice, or a value does not fit its field.
-        `FileNotFoundError`: if there is no such recipe file.
+        `FileNotFoundError`: if there is no such recipe.
         `TypeError`: if two sections share a field name, or a field has a type that cannot be read.
     """
     section_types = tuple(section_types)
@@ -56,13 +56,14 @@ def parse_sections(
                 raise TypeError(f"the field {section_field.name!r} is in more than one section")
             hints[section_field.name] = types_by_name[section_field.name]
 
-    recipe_path, given = _parse_command_line(section_types, hints, argv, description)
+    recipe, given = _parse_command_line(section_types, hints, argv, description)
     values: dict[str, Any] = {}
-    if recipe_path is not None:
-        for name, value in _read_recipe_file(Path(recipe_path)).items():
+    if recipe is not None:
+        path = recipe_path(recipe)
+        for name, value in _read_recipe_file(path).items():
             if name not in hints:
-                raise _unknown_field(recipe_path, str(name), hints)
-            values[name] = _convert(value, hints[name], f"{recipe_path}: {name}")
+                raise _unknown_field(str(path), str(name), hints)
+            values[name] = _convert(value, hints[name], f"{path}: {name}")
     values |= {name: _convert(value, hints[name], f"{COMMAND_LINE}: {name}") for name, value in given.items()}
 
     sections = []
@@ -98,6 +99,19 @@ def recipes_folder() -> Path:
     package = Path(__file__).parent
     inside = package / "training" / "recipes"
     return inside if inside.is_dir() else package.parent / "training" / "recipes"
+
+
+def recipe_path(recipe: str | Path) -> Path:
+    """
+    The file of a recipe: itself, or the one of that name (`"mnist/dm-1pc"`) that comes with the package.
+
+    Raises:
+        `FileNotFoundError`: if there is neither, naming those that come near.
+    """
+    path, named = Path(recipe), recipes_folder() / f"{recipe}.yaml"
+    if not path.is_file() and not named.is_file():
+        raise FileNotFoundError(f"there is no recipe {recipe}; {_near_recipes(path)}")
+    return path if path.is_file() else named
 
 
 class _Parser(HfArgumentParser):
@@ -151,8 +165,6 @@ def _parse_command_line(
 
 
 def _read_recipe_file(path: Path) -> dict[Any, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no recipe file {path}; {_near_recipes(path)}")
     try:
         text = path.read_text(encoding="utf-8")
         tree, values = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)

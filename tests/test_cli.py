@@ -12,7 +12,6 @@ from fake_hub import serving
 from haba_hf import HabaConfig, HabaModel
 from haba_hf.cli import RECIPE_COMMANDS, main
 from haba_hf.data import DataArguments, load_image_data
-from haba_hf.sections import recipes_folder
 from haba_hf.storage import plan_storage
 from tiny_artifact import tiny_artifact
 
@@ -91,18 +90,6 @@ def test_a_coreset_is_selected(haba, tmp_path):
     assert found["artifact"] == str(run / "artifact")
     assert found["coreset"] == "random"
     assert HabaModel.from_pretrained(run / "artifact").config.num_bases == 20
-
-
-def test_every_named_recipe_is_found(monkeypatch, capsys):
-    """Each name leads to the file of that name."""
-    seen = []
-    monkeypatch.setattr("haba_hf.cli.parse_recipe", lambda words, description: seen.append(words[0]) or exit(0))
-    names = [path.relative_to(recipes_folder()).with_suffix("") for path in recipes_folder().rglob("*.yaml")]
-    assert len(names) >= 16
-    for name in names:
-        with pytest.raises(SystemExit):
-            main(["distill", str(name)])
-        assert seen[-1] == str(recipes_folder() / f"{name}.yaml")
 
 
 def test_materialize_and_gallery(haba, error_of, tmp_path):

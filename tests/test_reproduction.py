@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from haba_hf.recipe import parse_recipe, recipes_folder
+from haba_hf.recipe import parse_recipe
 from haba_hf.reproduction import (
     TableRow,
     departures,
@@ -29,12 +29,13 @@ title: Digits, tiny
 source: the moon
 set: {network_depth: 2, network_width: 4, max_train_samples: 200, evaluation_seeds: 2, student_epochs: 2}
 rows:
-  - {name: Random, recipe: digits/random-1pc, coreset: true, paper: 51.4 ± 3.8}
+  - {name: Random, recipe: digits/random-1pc, kind: coreset, paper: 51.4 ± 3.8}
   - name: DM
     recipe: digits/dm-2pc-pixels
     set: {steps: 2, real_batch_size: 4}
     published: digits/dm-2pc-pixels
   - {name: DM w. HaBa, recipe: digits/dm-1pc, set: {steps: 2, real_batch_size: 4}, against: DM}
+  - {name: Full data, recipe: digits/dm-1pc, set: {real_student_epochs: 1}, kind: full_data}
 """
 
 
@@ -68,7 +69,7 @@ def test_the_rows_own_settings_win_over_the_tables(tmp_path):
         "{steps: 2, real_batch_size: 4}\n    published", "{steps: 2, student_epochs: 7}\n    published"
     )
     rows = table_of(tmp_path, text).rows
-    assert [row.parse({}).evaluation.student_epochs for row in rows] == [2, 7, 2]
+    assert [row.parse({}).evaluation.student_epochs for row in rows] == [2, 7, 2, 2]
     assert rows[1].parse({"student_epochs": 9}).evaluation.student_epochs == 9
 
 
@@ -81,6 +82,7 @@ def test_the_rows_own_settings_win_over_the_tables(tmp_path):
         ("recipe: digits/random-1pc, ", "", "row 1: it needs name, recipe"),
         ("paper: 51.4", "papers: 51.4", "papers"),
         ("title: Digits, tiny", "title: Digits: tiny", "not YAML"),
+        ("kind: coreset", "kind: random", "kind must be distilled, coreset, full_data, got random"),
     ],
 )
 def test_a_wrong_table_is_refused(tmp_path, old, new, message):
@@ -95,12 +97,12 @@ def test_an_unknown_table_names_those_there_are():
 
 
 def test_an_unknown_recipe_is_named():
-    with pytest.raises(FileNotFoundError, match="no recipe digits/nothing"):
+    with pytest.raises(FileNotFoundError, match="no recipe digits/nothing; did you mean"):
         TableRow("x", "digits/nothing").parse({})
 
 
 def test_what_a_row_sets_otherwise_than_published_is_listed_and_nothing_else():
-    published = parse_recipe([str(recipes_folder() / "mnist/dsa-1pc-pixels-paper.yaml")])
+    published = parse_recipe(["mnist/dsa-1pc-pixels-paper"])
     row = TableRow("DSA", "mnist/dsa-1pc-pixels-paper", {"steps": 7, "seed": 3, "output_dir": "elsewhere"})
     assert departures(row.parse({}), published) == ["steps 7 (1000)"]
 
@@ -166,11 +168,14 @@ def test_reproduce_fills_a_table_and_does_not_run_a_row_twice(tmp_path):
     assert "tiny: DM w. HaBa" in again.stdout and "tiny: Random" not in again.stdout
     assert again.stdout.rstrip().endswith((tmp_path / "results" / "tiny.md").read_text().rstrip())
     assert "not run" not in again.stdout.split("# Digits, tiny")[1]
+    full = read_records(tmp_path / "results" / "tiny.jsonl")[-1]
+    assert (full["row"], full["bytes"], full["bases_per_class"]) == ("Full data", 200 * 64, None)
+    assert "| Full data | " in again.stdout and not (tmp_path / "runs" / "tiny" / "full-data" / "artifact").exists()
 
     failing = reproduce("--rows", "DM", "--bases_per_class", "1000")
     assert failing.returncode == 1
     assert "these rows failed: DM" in failing.stderr
-    assert len(read_records(tmp_path / "results" / "tiny.jsonl")) == 3
+    assert len(read_records(tmp_path / "results" / "tiny.jsonl")) == 4
 
     wrong = reproduce("--steps", "0")
     assert wrong.returncode == 2 and "steps must be at least 1" in wrong.stderr

@@ -375,6 +375,18 @@ def test_an_artifact_over_budget_is_refused_before_any_work(recipe_of, tmp_path)
     distill(recipe_of(), tiny_accelerator())  # the checkpoint is this recipe's
 
 
+def test_students_of_the_full_data_alone_need_no_artifact(recipe_of, tmp_path):
+    recipe, accelerator = recipe_of(students_of="full_data"), tiny_accelerator()
+    (full,) = evaluate(recipe, accelerator)
+    assert full.system == "full data" and full.storage.images_per_class == 6
+    results = json.loads((tmp_path / "run" / "full_data.json").read_text())
+    assert results["artifact"] is None and "weights_fingerprint" not in results
+    distill(recipe_of(), accelerator)
+    beside = evaluate(recipe_of(), accelerator)[-1]
+    assert beside.accuracy.accuracies == full.accuracy.accuracies
+    assert (tmp_path / "run" / "results.json").exists()
+
+
 def test_student_network(recipe_of):
     assert student_network(recipe_of()).network_width == 8
     assert student_network(recipe_of(student_width=16)).network_width == 16

@@ -198,14 +198,14 @@ def test_file_that_is_not_text(tmp_path):
 
 def test_missing_file_names_near_ones(tmp_path):
     (tmp_path / "plum-cake.yaml").touch()
-    with pytest.raises(FileNotFoundError, match=r"no recipe file .*plumcake\.yaml; did you mean .*plum-cake\.yaml"):
+    with pytest.raises(FileNotFoundError, match=r"no recipe .*plumcake\.yaml; did you mean .*plum-cake\.yaml"):
         parse_sections((Oven,), [str(tmp_path / "plumcake.yaml")])
     with pytest.raises(FileNotFoundError, match="the recipes are in "):
         parse_sections((Oven,), [str(tmp_path / "nowhere" / "1234567890")])
 
 
 def test_folder_in_place_of_a_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no recipe file"):
+    with pytest.raises(FileNotFoundError, match="no recipe"):
         parse_sections((Oven,), [str(tmp_path)])
 
 

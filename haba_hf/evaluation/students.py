@@ -41,6 +41,14 @@ class EvaluationArguments:
         default=None,
         metadata={"help": "Folder or Hub id of the artifact; by default output_dir/artifact.", "result": False},
     )
+    students_of: Literal["artifact", "full_data"] = field(
+        default="artifact",
+        metadata={
+            "help": "What students are trained on: the artifact and its references, or the full real data alone, "
+            "which needs no artifact and goes to full_data.json.",
+            "result": False,
+        },
+    )
     references: Literal["all", "random", "none"] = field(
         default="all",
         metadata={

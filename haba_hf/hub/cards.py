@@ -204,7 +204,7 @@ def _split(record: dict[str, Any]) -> str:
 def _settings(record: dict[str, Any]) -> str:
     """How students were trained, as `name value` pairs."""
     settings = without_machine_paths(record.get("settings", {}))
-    left_out = ("artifact", "references", "evaluation_split", "architectures")
+    left_out = ("artifact", "students_of", "references", "evaluation_split", "architectures")
     pairs = {name: value for name, value in settings.items() if value is not None and name not in left_out}
     if "seed" in record:
         pairs["seed"] = record["seed"]

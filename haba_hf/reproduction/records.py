@@ -17,10 +17,15 @@ from typing import Any
 import yaml
 
 from ..files import atomic_file
+from ..recipe import recipe_path
+from ..runs import results_file
 from ..runs.provenance import CORESET, DISTILLATION
-from .tables import Table, TableRow, recipe_path
+from .tables import Table, TableRow
 
 Record = dict[str, Any]
+
+# The file of an artifact that says how it was made.
+MADE = {"distilled": DISTILLATION, "coreset": CORESET}
 
 
 def row_folder(table: Table, row: TableRow, output_root: Path) -> Path:
@@ -60,9 +65,8 @@ def record_of(row: TableRow, folder: Path, overrides: Mapping[str, Any]) -> Reco
     """
     recipe = row.parse(overrides)
     counting = recipe.to_dict(result_only=True)
-    artifact = folder / "artifact"
-    made = json.loads((artifact / (CORESET if row.coreset else DISTILLATION)).read_text())
-    results = json.loads((folder / "results.json").read_text())
+    made = json.loads((folder / "artifact" / MADE[row.kind]).read_text()) if row.kind in MADE else {}
+    results = json.loads((folder / results_file(recipe.evaluation)).read_text())
     scored = results["rows"][0]
     return {
         "row": row.name,
@@ -70,10 +74,10 @@ def record_of(row: TableRow, folder: Path, overrides: Mapping[str, Any]) -> Reco
         "set": {name: value for name, value in (row.set | dict(overrides)).items() if name in counting},
         "settings_hash": settings_hash(row, overrides),
         "seed": recipe.distillation.seed,
-        "dataset": made["dataset"],
-        "data_fingerprint": made["data_fingerprint"],
-        "bases_per_class": recipe.model.bases_per_class,
-        "num_hallucinators": recipe.model.num_hallucinators,
+        "dataset": recipe.data.dataset,
+        "data_fingerprint": results["data_fingerprint"],
+        "bases_per_class": recipe.model.bases_per_class if made else None,
+        "num_hallucinators": recipe.model.num_hallucinators if made else None,
         **{name: scored["accuracy"][name] for name in ("mean", "std", "accuracies")},
         **{name: scored["storage"][name] for name in ("floats", "bytes", "images_per_class")},
         **{name: made.get(name) for name in ("steps", "seconds", "ended_by", "peak_memory_bytes")},

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from ..recipe import Recipe, parse_recipe
 from .records import Record
-from .tables import Table, TableRow, recipe_path
+from .tables import Table, TableRow
 
 
 def markdown(table: Table, records: Sequence[Record]) -> str:
@@ -20,7 +20,7 @@ def markdown(table: Table, records: Sequence[Record]) -> str:
         for record in runs:
             mark = ""
             if row.published is not None:
-                differing = departures(row.parse(record["set"]), parse_recipe([str(recipe_path(row.published))]))
+                differing = departures(row.parse(record["set"]), parse_recipe([row.published]))
                 if differing:
                     note = f"`{row.published}` sets otherwise: {', '.join(differing)}."
                     mark = f" [{notes.setdefault(note, len(notes) + 1)}]"
@@ -35,7 +35,7 @@ def markdown(table: Table, records: Sequence[Record]) -> str:
                     "-"
                     if record["steps"] is None
                     else f"{record['steps']:,}" + "*" * (record["ended_by"] == "max_minutes"),
-                    f"{record['seconds'] / 60:.1f}",
+                    "-" if record["seconds"] is None else f"{record['seconds'] / 60:.1f}",
                 ]
             )
     columns = ["system", "accuracy (%)", *["published (%)"] * published, *["difference"] * compared]

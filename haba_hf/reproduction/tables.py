@@ -14,6 +14,7 @@ rows:
   - {name: MTT w. HaBa, recipe: fashion_mnist/mtt-1pc, paper: 80.9 ± 0.7, against: MTT}
 ```
 
+A row's `kind` says what its students are trained on: a `distilled` artifact, a `coreset`, or the `full_data`.
 `published` names the recipe with the published settings: what a row sets otherwise is listed below the table.
 `against` names an earlier row, whose mean is subtracted.
 """
@@ -28,6 +29,8 @@ import yaml
 
 from ..recipe import Recipe, parse_recipe, recipes_folder
 
+ROW_KINDS = ("distilled", "coreset", "full_data")
+
 
 @dataclass
 class TableRow:
@@ -41,7 +44,8 @@ class TableRow:
         paper (`str`, *optional*): the published accuracy in percent.
         published (`str`, *optional*): name of the recipe with the published settings.
         against (`str`, *optional*): name of the row that is subtracted from this one.
-        coreset (`bool`, *optional*, defaults to `False`): the recipe chooses real images; nothing is distilled.
+        kind (`str`, *optional*, defaults to `"distilled"`): `"coreset"` if the recipe chooses real images,
+            `"full_data"` if students are trained on all of them by the recipe's `real_student_*`.
     """
 
     name: str
@@ -50,11 +54,12 @@ class TableRow:
     paper: str = ""
     published: str | None = None
     against: str | None = None
-    coreset: bool = False
+    kind: str = "distilled"
 
     def words(self, overrides: Mapping[str, Any]) -> list[str]:
         """The row's command line; `overrides` win over its own fields."""
-        return [str(recipe_path(self.recipe)), *_words(self.set | dict(overrides))]
+        subject = {"students_of": "full_data"} if self.kind == "full_data" else {}
+        return [self.recipe, *_words(self.set | subject | dict(overrides))]
 
     def parse(self, overrides: Mapping[str, Any]) -> Recipe:
         """
@@ -67,7 +72,9 @@ class TableRow:
 
     def commands(self, recipe: Recipe) -> list[str]:
         """The commands of `haba` that fill the row, in order."""
-        if self.coreset:
+        if self.kind == "full_data":
+            return ["evaluate"]
+        if self.kind == "coreset":
             return ["select", "evaluate"]
         return [*(["experts"] if recipe.distillation.objective == "mtt" else []), "distill", "evaluate"]
 
@@ -113,23 +120,12 @@ def read_table(name: str) -> Table:
         earlier = {other.name for other in rows}
         if row.name in earlier:
             raise ValueError(f"{path}: two rows are called {row.name}.")
+        if row.kind not in ROW_KINDS:
+            raise ValueError(f"{path}, row {row.name}: kind must be {', '.join(ROW_KINDS)}, got {row.kind}.")
         if row.against is not None and row.against not in earlier:
             raise ValueError(f"{path}, row {row.name}: against names {row.against}, which is no earlier row.")
         rows.append(row)
     return Table(path.stem, content["title"], content.get("source", "the paper"), rows)
-
-
-def recipe_path(name: str) -> Path:
-    """
-    The file of a recipe that comes with the package.
-
-    Raises:
-        `FileNotFoundError`: if there is none of that name.
-    """
-    path = recipes_folder() / f"{name}.yaml"
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no recipe {name} in {recipes_folder()}.")
-    return path
 
 
 def _words(settings: Mapping[str, Any]) -> list[str]:

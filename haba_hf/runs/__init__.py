@@ -2,7 +2,7 @@
 
 from .choosing import select_coreset
 from .distilling import build_objective, distill
-from .evaluating import evaluate
+from .evaluating import evaluate, results_file
 from .inputs import evaluation_facts, load_artifact, open_evaluation, student_network, system_name
 from .launching import start_accelerator
 from .one_student import train_one_student
@@ -14,6 +14,7 @@ __all__ = [
     "evaluation_facts",
     "load_artifact",
     "open_evaluation",
+    "results_file",
     "select_coreset",
     "start_accelerator",
     "student_network",

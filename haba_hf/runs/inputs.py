@@ -12,6 +12,7 @@ from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments
 from ..processors import HabaProcessor, check_same_space, load_model_and_processor
 from ..recipe import Recipe
+from ..whitening_haba import ZcaWhitening
 from .provenance import CORESET, environment
 
 
@@ -32,12 +33,7 @@ def open_evaluation(
         raise ValueError(
             f"The samples of {artifact} {space}, but the recipe says zca: {str(recipe.data.zca).lower()}."
         )
-    on_test = recipe.evaluation.evaluation_split == "test"
-    data = load_image_data(recipe.data, allow_missing_test=not on_test, whitening=processor.whitening)
-    split = data.test if on_test else data.validation
-    if not split:
-        advice = "add one" if on_test else "set validation_fraction above 0"
-        raise ValueError(f"{data.name} has no {recipe.evaluation.evaluation_split} split to score on: {advice}.")
+    data, split = open_real_data(recipe, accelerator, processor.whitening)
     expected, found = (model.config.num_labels, *model.config.sample_shape), (data.num_labels, *data.image_shape)
     if expected != found:
         raise ValueError(
@@ -46,9 +42,28 @@ def open_evaluation(
             "with the same resize."
         )
     check_same_space(processor, data.processor)
-    if accelerator.is_main_process:
-        check_writable(output_dir)
     return artifact, model, processor, data, split
+
+
+def open_real_data(
+    recipe: Recipe, accelerator: Accelerator, whitening: ZcaWhitening | None = None
+) -> tuple[ImageData, Split]:
+    """
+    The data and the split to score on, once `output_dir` is known to be writable.
+
+    Raises:
+        `ValueError`: if there is no such split, or the data cannot be read.
+        `OSError`: if `output_dir` cannot be written.
+    """
+    on_test = recipe.evaluation.evaluation_split == "test"
+    data = load_image_data(recipe.data, allow_missing_test=not on_test, whitening=whitening)
+    split = data.test if on_test else data.validation
+    if not split:
+        advice = "add one" if on_test else "set validation_fraction above 0"
+        raise ValueError(f"{data.name} has no {recipe.evaluation.evaluation_split} split to score on: {advice}.")
+    if accelerator.is_main_process:
+        check_writable(recipe.distillation.output_dir)
+    return data, split
 
 
 def load_artifact(artifact: str) -> tuple[HabaModel, HabaProcessor]:
@@ -86,7 +101,7 @@ def system_name(artifact: str, model: HabaModel) -> str:
     return f"HaBa, {hallucinators} hallucinators" if hallucinators else "plain pixels"
 
 
-def evaluation_facts(recipe: Recipe, artifact: str, data: ImageData, accelerator: Accelerator) -> dict:
+def evaluation_facts(recipe: Recipe, artifact: str | None, data: ImageData, accelerator: Accelerator) -> dict:
     """What the results of an evaluation are to be read with."""
     return {
         "artifact": artifact,
