@@ -1,8 +1,6 @@
-"""A ConvNet trained on an artifact by an Accelerate loop, on whatever devices there are.
+"""A ConvNet trained on an artifact by an Accelerate loop, whose processes share out the bases.
 
-    accelerate launch training/examples/accelerate_loop.py runs/demo/haba/artifact digits
-
-Every process pairs by itself: bases are shared out among processes, hallucinators are drawn by its own seed."""
+accelerate launch training/examples/accelerate_loop.py runs/demo/haba/artifact digits"""
 
 import argparse
 
@@ -20,13 +18,14 @@ from haba_hf.pairing import HabaCollator, PairedDataset
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("artifact", help="folder, or id on the Hub")
 parser.add_argument("dataset", help="real data to test on, as in a recipe")
+parser.add_argument("--data_dir", help="folder of that data; by default it comes from the Hub")
 parser.add_argument("--epochs", type=int, default=300)
 arguments = parser.parse_args()
 
 accelerator = Accelerator()
 model = HabaModel.from_pretrained(arguments.artifact)
 processor = AutoImageProcessor.from_pretrained(arguments.artifact)
-test = load_image_data(DataArguments(arguments.dataset)).test
+test = load_image_data(DataArguments(arguments.dataset, data_dir=arguments.data_dir)).test
 loader = DataLoader(PairedDataset(model, seed=accelerator.process_index), 16, True, collate_fn=HabaCollator())
 network = build_network(NetworkArguments(network_depth=2), model.config.sample_shape, model.config.num_labels, seed=0)
 optimizer = torch.optim.SGD(network.parameters(), lr=model.student_learning_rate.item(), momentum=0.9)

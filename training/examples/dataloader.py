@@ -1,8 +1,6 @@
-"""A ConvNet trained on an artifact by plain PyTorch: a `DataLoader` with workers, online pairing, DSA.
+"""A ConvNet trained on an artifact by plain PyTorch: a `DataLoader` whose workers hallucinate, and DSA.
 
-    python training/examples/dataloader.py runs/demo/haba/artifact digits
-
-Samples are hallucinated in the workers."""
+python training/examples/dataloader.py runs/demo/haba/artifact digits"""
 
 import argparse
 
@@ -20,6 +18,7 @@ from haba_hf.pairing import HabaCollator, PairedDataset
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("artifact", help="folder, or id on the Hub")
 parser.add_argument("dataset", help="real data to test on, as in a recipe")
+parser.add_argument("--data_dir", help="folder of that data; by default it comes from the Hub")
 parser.add_argument("--epochs", type=int, default=300)
 parser.add_argument("--workers", type=int, default=2)
 arguments = parser.parse_args()
@@ -34,6 +33,6 @@ if __name__ == "__main__":  # workers may import this file
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(network(batch["pixel_values"]), batch["labels"]).backward()
         optimizer.step()
-    test = load_image_data(DataArguments(arguments.dataset)).test
+    test = load_image_data(DataArguments(arguments.dataset, data_dir=arguments.data_dir)).test
     processor = AutoImageProcessor.from_pretrained(arguments.artifact)
     print(f"accuracy {accuracy(network, test.images, test.labels, processor):.4f}")

@@ -19,12 +19,13 @@ from haba_hf.networks import NetworkArguments, build_network
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("artifact", help="folder, or id on the Hub")
 parser.add_argument("dataset", help="real data to test on, as in a recipe")
+parser.add_argument("--data_dir", help="folder of that data; by default it comes from the Hub")
 parser.add_argument("--epochs", type=int, default=60)
 arguments = parser.parse_args()
 
 model = HabaModel.from_pretrained(arguments.artifact)
 processor = AutoImageProcessor.from_pretrained(arguments.artifact)
-test = load_image_data(DataArguments(arguments.dataset)).test
+test = load_image_data(DataArguments(arguments.dataset, data_dir=arguments.data_dir)).test
 samples = model.to_dataset().with_format("torch", columns=["sample", "label"])
 loader = DataLoader(samples, batch_size=64, shuffle=True)
 network = build_network(NetworkArguments(network_depth=2), model.config.sample_shape, model.config.num_labels, seed=0)
