@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from torch.nn import functional as F
 
 from haba_hf import HabaConfig, HabaModel
-from haba_hf.data.sources import ImageData
+from haba_hf.data.image_data import ImageData
 from haba_hf.data.splits import Split
 from haba_hf.distillation import Distiller, Objective
 from haba_hf.networks import NetworkArguments

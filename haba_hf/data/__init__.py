@@ -1,7 +1,10 @@
 """Real data in."""
 
+from .arguments import NAMED_DATASETS, DataArguments
+from .image_data import ImageData
 from .imagenet import IMAGENET_SUBSETS
-from .sources import NAMED_DATASETS, DataArguments, ImageData, Split, channel_statistics, load_image_data
+from .sources import channel_statistics, load_image_data
+from .splits import Split
 
 __all__ = [
     "IMAGENET_SUBSETS",

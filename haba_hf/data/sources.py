@@ -7,7 +7,6 @@ log spectrograms in float32.
 import difflib
 import hashlib
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,11 @@ import torch
 from datasets import Dataset, load_dataset
 
 from ..processing_haba import HabaImageProcessor
-from ..processors import HabaProcessor
 from ..whitening_haba import EPSILON, ZcaWhitening
-from .imagenet import HUB_ID, IMAGENET_SUBSETS, open_wnid_folder, stream_from_hub
-from .speech import MINI_WORDS, SpeechArguments, find_audio_column, load_speech, open_word_folder
+from .arguments import NAMED_DATASETS, DataArguments, named_dataset
+from .image_data import ImageData
+from .imagenet import IMAGENET_SUBSETS, open_wnid_folder, stream_from_hub
+from .speech import find_audio_column, load_speech, open_word_folder
 from .splits import Split, hold_out, subset
 from .tables import (
     VALIDATION_SPLIT_NAMES,
@@ -32,197 +32,6 @@ from .tables import (
 
 # One test split of the digits for every run, whatever its data_seed.
 DIGITS_TEST_FRACTION, DIGITS_TEST_SEED = 0.2, 0
-
-
-@dataclass
-class NamedDataset:
-    """
-    A data set known by name: its Hub id and what `load_dataset` needs beside it, the channel statistics that papers
-    publish for it, and the words of a speech set.
-    """
-
-    hub_id: str | None
-    image_mean: list[float] | None = None
-    image_std: list[float] | None = None
-    hub_options: dict[str, str] = field(default_factory=dict)
-    words: list[str] | None = None
-
-
-NAMED_DATASETS = {
-    "digits": NamedDataset(None),
-    "mnist": NamedDataset("ylecun/mnist", [0.1307], [0.3081]),
-    "fashion_mnist": NamedDataset("zalando-datasets/fashion_mnist", [0.2861], [0.3530]),
-    "cifar10": NamedDataset("uoft-cs/cifar10", [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]),
-    **{name: NamedDataset(HUB_ID, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]) for name in IMAGENET_SUBSETS},
-    # The Hub's own conversion: `datasets` no longer runs the script that the repository itself holds.
-    "mini_speech_commands": NamedDataset(
-        "google/speech_commands",
-        hub_options={"name": "v0.02", "revision": "refs/convert/parquet"},
-        words=MINI_WORDS,
-    ),
-}
-
-
-@dataclass
-class DataArguments(SpeechArguments):
-    """Which real data to load, and how it is split."""
-
-    dataset: str = field(
-        default="digits",
-        metadata={
-            "help": f"A named data set ({', '.join(NAMED_DATASETS)}), a Hub id (owner/name), or a folder of "
-            "train-*.parquet and test-*.parquet files, of images (train/<class>/*.png, test/<class>/*.png; of an "
-            "ImageNet subset train/<wnid>/*.JPEG, val/<wnid>/*.JPEG) or of clips of speech (<word>/*.wav, or "
-            "train/<word>/*.wav and test/<word>/*.wav)."
-        },
-    )
-    data_dir: str | None = field(
-        default=None, metadata={"help": "Folder to load instead of the Hub; `dataset` then only names the data."}
-    )
-    image_column: str | None = field(
-        default=None, metadata={"help": "Image or audio column; by default the only one."}
-    )
-    label_column: str | None = field(default=None, metadata={"help": "Label column; by default the only one."})
-    resize: int | None = field(
-        default=None, metadata={"help": "Resize images to this height and width; spectrograms by default to 64."}
-    )
-    center_crop: bool = field(
-        default=False,
-        metadata={"help": "With resize: keep the proportions and crop the centre, instead of stretching images."},
-    )
-    zca: bool = field(
-        default=False,
-        metadata={
-            "help": "Whiten images by ZCA, fitted on the training split, instead of normalizing their channels. The "
-            "matrix is saved, and counted, with the artifact."
-        },
-    )
-    validation_fraction: float = field(
-        default=0.1,
-        metadata={"help": "Part of each class held out of the training split, if the data has no validation split."},
-    )
-    data_seed: int = field(default=0, metadata={"help": "Seed of the validation split and of max_train_samples."})
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "Keep at most this many training images, stratified by class."}
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.validation_fraction < 1:
-            raise ValueError(f"validation_fraction must be in [0, 1), got {self.validation_fraction}.")
-        if self.resize is not None and self.resize < 1:
-            raise ValueError(f"resize must be positive, got {self.resize}.")
-        if self.center_crop and self.resize is None:
-            raise ValueError("center_crop says how images are resized: set resize too.")
-        if self.max_train_samples is not None and self.max_train_samples < 1:
-            raise ValueError(f"max_train_samples must be positive, got {self.max_train_samples}.")
-
-
-@dataclass
-class ImageData:
-    """
-    A data set ready for distillation: images, or the spectrograms of speech, which are images of one channel.
-
-    Args:
-        name (`str`): the name given as `dataset` (of a folder, its last part).
-        train, validation (`Split`): validation may be empty.
-        test (`Split`, *optional*): `None` only if it was allowed to be missing.
-        class_names (`list[str]`): names in label order.
-        processor (`HabaImageProcessor` or `HabaAudioProcessor`): to and from model space.
-        fingerprint (`str`): first 16 hex digits of the SHA-256 of the training images (sounds) and labels, and of
-            whether they are whitened.
-    """
-
-    name: str
-    train: Split
-    validation: Split
-    test: Split | None
-    class_names: list[str]
-    processor: HabaProcessor
-    fingerprint: str
-
-    @property
-    def num_labels(self) -> int:
-        return len(self.class_names)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        _, channels, height, width = self.train.images.shape
-        return channels, height, width
-
-    @property
-    def bytes_per_value(self) -> int:
-        """Bytes that a value of a training image takes: 1 a pixel, 4 a value of a spectrogram."""
-        return self.train.images.element_size()
-
-    def extremes(self) -> torch.Tensor:
-        """
-        An image of the least value and one of the greatest, `[2, C, H, W]`, not normalized: of pixels 0 and 255, of
-        spectrograms those of the training set.
-        """
-        values = torch.tensor([0, 255], dtype=torch.uint8)
-        if self.train.images.is_floating_point():
-            values = torch.stack(self.train.images.aminmax())
-        return values.view(2, 1, 1, 1).expand(-1, *self.image_shape)
-
-    def draw_per_class(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        """
-        Random training images, `count` of each class without replacement, class by class and normalized:
-        `[num_labels * count, C, H, W]`.
-
-        Raises:
-            ValueError: if a class has fewer training images.
-        """
-        return self.processor.normalize(self.train.images[self.draw_rows_per_class(count, generator)])
-
-    def draw_rows_per_class(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        """
-        The rows (int64 `[num_labels * count]`) that [`draw_per_class`] draws.
-
-        Raises:
-            ValueError: if a class has fewer training images.
-        """
-        drawn = [
-            rows[torch.randperm(len(rows), generator=generator)[:count]]
-            for rows in self.rows_of_classes(at_least=count)
-        ]
-        return torch.cat(drawn)
-
-    def rows_of_classes(self, at_least: int) -> list[torch.Tensor]:
-        """
-        Rows of each class in the training split, in order.
-
-        Raises:
-            ValueError: if a class has fewer than `at_least`.
-        """
-        rows_of_classes = [self.train.of_class(label) for label in range(self.num_labels)]
-        for name, rows in zip(self.class_names, rows_of_classes, strict=True):
-            if len(rows) < at_least:
-                raise ValueError(
-                    f"Class {name!r} has {len(rows)} training images, fewer than the {at_least} asked for: lower "
-                    "bases_per_class (or, of an evaluation, the storage budget)."
-                )
-        return rows_of_classes
-
-    def draw_among(
-        self, rows: torch.Tensor, count: int, generator: torch.Generator, device: torch.device
-    ) -> torch.Tensor:
-        """
-        `count` random training images of some rows without replacement (all, if there are fewer), normalized on the
-        device: `[count, C, H, W]`.
-        """
-        chosen = rows[torch.randperm(len(rows), generator=generator)[:count]]
-        return self.processor.normalize(self.train.images[chosen].to(device))
-
-    def draw_batch(
-        self, size: int, generator: torch.Generator, device: torch.device
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        `size` random training images without replacement (all, if there are fewer), of whatever classes, normalized on
-        the device: images `[size, C, H, W]` and labels `[size]`.
-        """
-        chosen = torch.randperm(len(self.train), generator=generator)[:size]
-        return self.processor.normalize(self.train.images[chosen].to(device)), self.train.labels[chosen].to(device)
 
 
 def load_image_data(
@@ -278,7 +87,7 @@ def _space(args: DataArguments, name: str, train: Split, whitening: ZcaWhitening
     """The processor's arguments that say which space images are taken to."""
     if args.zca:
         return {"whitening": whitening or ZcaWhitening.fit(train.images)}
-    known, num_channels = _named(args.dataset), train.images.shape[1]
+    known, num_channels = named_dataset(args.dataset), train.images.shape[1]
     if known is None or known.image_mean is None:
         image_mean, image_std = channel_statistics(train.images)
         return {"image_mean": image_mean, "image_std": image_std}
@@ -311,13 +120,6 @@ def channel_statistics(images: torch.Tensor) -> tuple[list[float], list[float]]:
         means.append(mean.item())
         stds.append(std.item())
     return means, stds
-
-
-def _named(dataset: str) -> NamedDataset | None:
-    """The named data set behind a name or its Hub id."""
-    # A subset has a name alone: its Hub id is that of all thousand classes.
-    by_hub_id = {known.hub_id: known for name, known in NAMED_DATASETS.items() if name not in IMAGENET_SUBSETS}
-    return NAMED_DATASETS.get(dataset, by_hub_id.get(dataset))
 
 
 def _load_digits(args: DataArguments) -> tuple[list[str], dict[str, Split]]:
@@ -429,7 +231,7 @@ def _load_table_data(name: str, tables: dict[str, Dataset], args: DataArguments)
 
 
 def _open_tables(args: DataArguments) -> tuple[str, dict[str, Dataset]]:
-    known = _named(args.dataset)
+    known = named_dataset(args.dataset)
     if args.data_dir is not None:
         folder = Path(args.data_dir).expanduser()
         if not folder.is_dir():

@@ -14,7 +14,7 @@ from accelerate.utils import broadcast
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..data.sources import ImageData
+from ..data.image_data import ImageData
 from ..files import atomic_directory, atomic_file, check_writable
 from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
-from ..data.sources import ImageData
+from ..data.image_data import ImageData
 from ..files import atomic_file, check_writable
 from ..networks import NetworkArguments, build_network
 from ..pairing import derived_seed

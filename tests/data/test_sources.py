@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from transformers import HfArgumentParser
 
-from haba_hf.data.sources import NAMED_DATASETS, DataArguments, channel_statistics, load_image_data
+from haba_hf.data import NAMED_DATASETS, DataArguments, channel_statistics, load_image_data
 from haba_hf.data.splits import hold_out, subset
 
 

@@ -83,7 +83,7 @@ STARTS = {
 
 def start_table(repeats: int = 5) -> str:
     """Seconds of new processes that import and load, taking turns, and the ratio to the first."""
-    save = "from benchmark.cases import *; artifact(Size()).save_pretrained({path!r})"
+    save = "from benchmark.workloads import Size, artifact; artifact(Size()).save_pretrained({path!r})"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TRAINING), os.environ.get("PYTHONPATH", "")])}
     seconds: dict[str, list[float]] = {title: [] for title in STARTS}
     with tempfile.TemporaryDirectory() as directory:

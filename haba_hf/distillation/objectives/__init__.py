@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ...data.sources import ImageData
+from ...data.image_data import ImageData
 from ...modeling_haba import HabaModel
 from .distribution_matching import DistributionMatching, DistributionMatchingArguments
 from .feature_alignment import FeatureAlignment, FeatureAlignmentArguments

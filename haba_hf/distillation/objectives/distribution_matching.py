@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ...data.augmentation import DsaAugmentation, DsaParameters
-from ...data.sources import ImageData
+from ...data.image_data import ImageData
 from ...modeling_haba import HabaModel
 from ...networks import FeatureNetwork, NetworkArguments, build_feature_network
 from ...pairing import derived_seed, seeded_generator

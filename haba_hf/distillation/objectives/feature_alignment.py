@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...data.augmentation import DsaAugmentation, DsaParameters
-from ...data.sources import ImageData
+from ...data.image_data import ImageData
 from ...modeling_haba import HabaModel
 from ...networks import ConvNet, NetworkArguments, build_network
 from ...pairing import derived_seed, materialize_if_small, seeded_generator

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ...data.augmentation import DsaAugmentation
 from ...data.cutmix import CutMix
-from ...data.sources import ImageData
+from ...data.image_data import ImageData
 from ...modeling_haba import HabaModel
 from ...networks import NetworkArguments
 from ..arguments import DistillationArguments, check_counts

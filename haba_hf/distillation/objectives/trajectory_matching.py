@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ...data.augmentation import DsaAugmentation
-from ...data.sources import ImageData
+from ...data.image_data import ImageData
 from ...modeling_haba import HabaModel
 from ...networks import NetworkArguments, build_network
 from ..arguments import DistillationArguments, check_counts

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...data.augmentation import DsaAugmentation
-from ...data.sources import ImageData
+from ...data.image_data import ImageData
 from ...modeling_haba import HabaModel
 from ...networks import NetworkArguments, build_network
 from ..arguments import DistillationArguments

@@ -1,0 +1,115 @@
+"""A data set in memory, ready for distillation."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ..processors import HabaProcessor
+from .splits import Split
+
+
+@dataclass
+class ImageData:
+    """
+    A data set ready for distillation: images, or the spectrograms of speech, which are images of one channel.
+
+    Args:
+        name (`str`): the name given as `dataset` (of a folder, its last part).
+        train, validation (`Split`): validation may be empty.
+        test (`Split`, *optional*): `None` only if it was allowed to be missing.
+        class_names (`list[str]`): names in label order.
+        processor (`HabaImageProcessor` or `HabaAudioProcessor`): to and from model space.
+        fingerprint (`str`): first 16 hex digits of the SHA-256 of the training images (sounds) and labels, and of
+            whether they are whitened.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split | None
+    class_names: list[str]
+    processor: HabaProcessor
+    fingerprint: str
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        _, channels, height, width = self.train.images.shape
+        return channels, height, width
+
+    @property
+    def bytes_per_value(self) -> int:
+        """Bytes that a value of a training image takes: 1 a pixel, 4 a value of a spectrogram."""
+        return self.train.images.element_size()
+
+    def extremes(self) -> torch.Tensor:
+        """
+        An image of the least value and one of the greatest, `[2, C, H, W]`, not normalized: of pixels 0 and 255, of
+        spectrograms those of the training set.
+        """
+        values = torch.tensor([0, 255], dtype=torch.uint8)
+        if self.train.images.is_floating_point():
+            values = torch.stack(self.train.images.aminmax())
+        return values.view(2, 1, 1, 1).expand(-1, *self.image_shape)
+
+    def draw_per_class(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """
+        Random training images, `count` of each class without replacement, class by class and normalized:
+        `[num_labels * count, C, H, W]`.
+
+        Raises:
+            ValueError: if a class has fewer training images.
+        """
+        return self.processor.normalize(self.train.images[self.draw_rows_per_class(count, generator)])
+
+    def draw_rows_per_class(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """
+        The rows (int64 `[num_labels * count]`) that [`draw_per_class`] draws.
+
+        Raises:
+            ValueError: if a class has fewer training images.
+        """
+        drawn = [
+            rows[torch.randperm(len(rows), generator=generator)[:count]]
+            for rows in self.rows_of_classes(at_least=count)
+        ]
+        return torch.cat(drawn)
+
+    def rows_of_classes(self, at_least: int) -> list[torch.Tensor]:
+        """
+        Rows of each class in the training split, in order.
+
+        Raises:
+            ValueError: if a class has fewer than `at_least`.
+        """
+        rows_of_classes = [self.train.of_class(label) for label in range(self.num_labels)]
+        for name, rows in zip(self.class_names, rows_of_classes, strict=True):
+            if len(rows) < at_least:
+                raise ValueError(
+                    f"Class {name!r} has {len(rows)} training images, fewer than the {at_least} asked for: lower "
+                    "bases_per_class (or, of an evaluation, the storage budget)."
+                )
+        return rows_of_classes
+
+    def draw_among(
+        self, rows: torch.Tensor, count: int, generator: torch.Generator, device: torch.device
+    ) -> torch.Tensor:
+        """
+        `count` random training images of some rows without replacement (all, if there are fewer), normalized on the
+        device: `[count, C, H, W]`.
+        """
+        chosen = rows[torch.randperm(len(rows), generator=generator)[:count]]
+        return self.processor.normalize(self.train.images[chosen].to(device))
+
+    def draw_batch(
+        self, size: int, generator: torch.Generator, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        `size` random training images without replacement (all, if there are fewer), of whatever classes, normalized on
+        the device: images `[size, C, H, W]` and labels `[size]`.
+        """
+        chosen = torch.randperm(len(self.train), generator=generator)[:size]
+        return self.processor.normalize(self.train.images[chosen].to(device)), self.train.labels[chosen].to(device)
