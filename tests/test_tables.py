@@ -1,14 +1,16 @@
 """The tables that come with the package: every row is a recipe whose artifact can be made and is what it says."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from haba_hf import HabaConfig
-from haba_hf.recipe import Recipe, parse_recipe, recipe_path
-from haba_hf.reproduction import read_table, tables_folder
+from haba_hf.recipe import Recipe, parse_recipe, recipe_path, recipes_folder
+from haba_hf.reproduction import read_records, read_table, tables_folder
 from haba_hf.storage import plan_storage
 
+RESULTS = Path(__file__).parents[1] / "training" / "results"
 SHAPES = {
     "fashion_mnist": (1, 28, 28),
     "cifar10": (3, 32, 32),
@@ -92,3 +94,18 @@ def test_budgets_are_kept_by_the_rule_in_the_header():
         chosen = nearest if nearest[0].budget_share <= 1.05 else most
         assert config.bases_per_class == chosen[0].config.bases_per_class
         assert config.num_floats <= 1.05 * (budget * 30_720 + 1)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(recipes_folder().rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_a_recipes_header_says_what_to_expect_and_what_it_says_was_measured_is_on_record(path):
+    header = " ".join(
+        line.removeprefix("# ") for line in path.read_text().split("\n\n")[0].splitlines() if line[:1] == "#"
+    )
+    assert re.search(r"(Measured on|Expected|Published)\b", header)
+    for table, row, accuracy in re.findall(r"table (\S+), row (.+?): (\d+\.\d ± \d+\.\d) %", header):
+        records = read_records(RESULTS / f"{table}.jsonl")
+        assert accuracy in [
+            f"{100 * kept['mean']:.1f} ± {100 * kept['std']:.1f}" for kept in records if kept["row"] == row
+        ]
