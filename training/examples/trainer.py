@@ -26,7 +26,7 @@ model = HabaModel.from_pretrained(arguments.artifact)
 test = load_image_data(DataArguments(arguments.dataset, data_dir=arguments.data_dir)).test
 sizes = {"num_channels": model.config.sample_channels, "image_size": model.config.sample_height}
 config = AutoConfig.for_model(arguments.model_type, num_labels=model.config.num_labels, **sizes, **arguments.config)
-options = {"learning_rate": 1e-3, "save_strategy": "no", "report_to": "none"}
+options = {"learning_rate": 1e-3, "per_device_train_batch_size": 64, "save_strategy": "no", "report_to": "none"}
 settings = TrainingArguments("runs/trainer", num_train_epochs=arguments.epochs, **options)
 augmented = HabaCollator(DsaAugmentation("color_crop_cutout_flip_scale_rotate", per_sample=True))
 network = AutoModelForImageClassification.from_config(config)
