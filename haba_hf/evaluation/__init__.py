@@ -4,7 +4,7 @@ from .analysis import AnalysisArguments
 from .cross_architecture import ArchitectureRow, architecture_table, evaluate_across
 from .embedding import REAL, Embedding, embed_samples
 from .references import evaluate_full_data, evaluate_random_real, random_real_artifact
-from .report import FULL_DATA, RANDOM_REAL, ReportRow, markdown_table, write_json, write_results
+from .report import FULL_DATA, RANDOM_REAL, ReportRow, in_percent, markdown_table, write_json, write_results
 from .robustness import RobustnessResult, TrainedStudents, robustness_table, score_under_corruption
 from .students import AccuracyResult, EvaluationArguments, evaluate_artifact, evaluate_students
 from .training import accuracy, learning_rate_at, train_student
@@ -29,6 +29,7 @@ __all__ = [
     "evaluate_full_data",
     "evaluate_random_real",
     "evaluate_students",
+    "in_percent",
     "learning_rate_at",
     "markdown_table",
     "random_real_artifact",

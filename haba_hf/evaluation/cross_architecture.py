@@ -9,6 +9,7 @@ from ..data import Split
 from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments, build_network
 from ..processors import HabaProcessor
+from .report import in_percent
 from .students import AccuracyResult, EvaluationArguments, artifact_learning_rate, evaluate_artifact
 
 
@@ -77,7 +78,7 @@ def evaluate_across(
 def architecture_table(rows: Sequence[ArchitectureRow]) -> str:
     """The rows as a Markdown table with a line below that says how to read it. Accuracies are in percent."""
     lines = [
-        f"| {row.architecture} | {100 * row.accuracy.mean:.1f} ± {100 * row.accuracy.std:.1f} | {row.parameters:,} "
+        f"| {row.architecture} | {in_percent(row.accuracy.mean, row.accuracy.std)} | {row.parameters:,} "
         f"| {row.accuracy.seconds:.0f} |\n"
         for row in rows
     ]

@@ -41,10 +41,15 @@ class ReportRow:
     storage: StorageFigures
 
 
+def in_percent(mean: float, std: float) -> str:
+    """An accuracy and its standard deviation, fractions of 1, as every table prints them."""
+    return f"{100 * mean:.1f} ± {100 * std:.1f}"
+
+
 def markdown_table(rows: Sequence[ReportRow]) -> str:
     """The rows as a Markdown table with a line below that says how to read it. Accuracies are in percent."""
     lines = [
-        f"| {row.system} | {100 * row.accuracy.mean:.1f} ± {100 * row.accuracy.std:.1f} | {row.storage.floats:,} "
+        f"| {row.system} | {in_percent(row.accuracy.mean, row.accuracy.std)} | {row.storage.floats:,} "
         f"| {row.storage.bytes:,} | {row.storage.images_per_class:.2f} | {row.storage.ratio:.3%} "
         f"| {row.accuracy.seconds:.0f} |\n"
         for row in rows

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from ..data import Split
 from ..data.corruptions import CORRUPTIONS, SEVERITIES, STANDARD_CORRUPTIONS
 from ..processors import HabaProcessor
+from .report import in_percent
 from .students import AccuracyResult
 from .training import accuracy
 
@@ -111,6 +112,6 @@ def robustness_table(results: Sequence[RobustnessResult]) -> str:
     lines = [header, ["---"] * len(header)]
     for corruptions in (CORRUPTIONS, STANDARD_CORRUPTIONS):
         for result in results:
-            points = [f"{100 * mean:.1f} ± {100 * std:.1f}" for mean, std in result.curve(corruptions)]
+            points = [in_percent(mean, std) for mean, std in result.curve(corruptions)]
             lines.append([result.system, str(len(corruptions)), *points])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

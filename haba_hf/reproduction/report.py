@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from ..evaluation import in_percent
 from ..recipe import Recipe, parse_recipe
 from .records import Record
 from .tables import Table, TableRow
@@ -27,7 +28,7 @@ def markdown(table: Table, records: Sequence[Record]) -> str:
             lines.append(
                 [
                     row.name + mark,
-                    f"{100 * record['mean']:.1f} ± {100 * record['std']:.1f}",
+                    in_percent(record["mean"], record["std"]),
                     *[row.paper or "-"] * published,
                     *([_difference(row, record, records)] if compared else []),
                     f"{record['images_per_class']:.2f}",
