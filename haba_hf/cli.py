@@ -147,7 +147,7 @@ def _push(arguments: argparse.Namespace) -> Answer:
     url = push_artifact(
         arguments.folder,
         arguments.repo_id,
-        private=arguments.private,
+        private=arguments.private or None,
         as_dataset=arguments.as_dataset,
         include_code=not arguments.no_code,
         revision=arguments.revision,

@@ -6,6 +6,8 @@ classes, T step sizes.
 
 import math
 import os
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.utils import logging
 
 from .configuration_haba import HabaConfig
 from .datasets_haba import pairings_as_dataset, samples_as_dataset
@@ -26,6 +29,8 @@ from .hallucinator_haba import (
     init_offsets,
 )
 from .output_haba import HabaOutput, StorageReport
+
+logger = logging.get_logger(__name__)
 
 
 class HabaModel(PreTrainedModel):
@@ -130,6 +135,29 @@ class HabaModel(PreTrainedModel):
             report["mismatched_keys"] = set()
         _refuse_misfits(source, report)
         return model
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """
+        As in transformers, and more for an artifact: a model that is as an artifact's folder has it, from which it
+        was loaded, is published with processor, recipe, records, figures and card by `haba_hf.hub.push_artifact`.
+        One that was changed, or is from elsewhere, goes alone, which a warning says: no records are of it.
+
+        Raises:
+            `ValueError`: if `repo_id` is not `owner/name`, or the folder is unfit to be published.
+            `OSError`: if the Hub cannot be reached or refuses; the repository then is as it was.
+        """
+        # Published beside the weights, this file may not import the package it is from.
+        hub = import_module("haba_hf.hub") if find_spec("haba_hf") is not None else None
+        if hub is not None and hub.holds_model(self.name_or_path, self):
+            kwargs.pop("max_shard_size", None)  # an artifact's weights are one file
+            kwargs["tags"] = kwargs.get("tags") or ()
+            return hub.push_artifact(self.name_or_path, repo_id, **kwargs)
+        logger.warning(
+            f"Only config, weights and code go to {repo_id}: this model is not as an artifact's folder has it"
+            f"{'' if hub is not None else ', or haba_hf is not installed'}. To publish card and records with it, "
+            "load it from its folder."
+        )
+        return super().push_to_hub(repo_id, **kwargs)
 
     @property
     def labels(self) -> Tensor:

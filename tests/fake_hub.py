@@ -55,11 +55,12 @@ class Repo:
     private: bool = False
     commits: list[tuple[str, str, dict[str, Blob]]] = field(default_factory=list)
     refs: dict[str, str] = field(default_factory=dict)
+    descriptions: dict[str, str] = field(default_factory=dict)  # of commits
 
-    def commit(self, files: dict[str, Blob], title: str, ref: str = "main") -> str:
+    def commit(self, files: dict[str, Blob], title: str, ref: str = "main", description: str = "") -> str:
         sha = hashlib.sha1(f"{self.repo_id} {len(self.commits)} {title}".encode()).hexdigest()
         self.commits.append((sha, title, files))
-        self.refs[ref] = sha
+        self.refs[ref], self.descriptions[sha] = sha, description
         return sha
 
     def at(self, revision: str) -> tuple[str, dict[str, Blob]] | None:
@@ -283,9 +284,12 @@ def commit(handler, hub, body, query, repo, sha, files, revision):
             files[change["path"]] = Blob(hub.blobs[change["oid"]], True)
         elif line["key"] == "deletedFile":
             del files[change["path"]]
-    sha = repo.commit(files, lines[0]["value"]["summary"], revision)
-    url = f"{hub.url}/{KINDS[repo.kind]}{repo.repo_id}/commit/{sha}"
-    handler.answer({"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""})
+    header, proposed = lines[0]["value"], "create_pr" in query
+    number = 1 + sum(ref.startswith("refs/pr/") for ref in repo.refs)
+    sha = repo.commit(files, header["summary"], f"refs/pr/{number}" if proposed else revision, header["description"])
+    url = f"{hub.url}/{KINDS[repo.kind]}{repo.repo_id}"
+    answer = {"success": True, "commitOid": sha, "commitUrl": f"{url}/commit/{sha}", "hookOutput": ""}
+    handler.answer(answer | ({"pullRequestUrl": f"{url}/discussions/{number}"} if proposed else {}))
 
 
 @of_repo

@@ -1,6 +1,7 @@
 """Model and dataset cards: templates of hub_cards/ filled from an artifact's own files, and nothing else."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ PAPER = """@inproceedings{liu2022dataset,
 }"""
 
 
-def render_model_card(artifact: Artifact, repo_id: str, has_code: bool = True) -> str:
+def render_model_card(artifact: Artifact, repo_id: str, has_code: bool = True, tags: Sequence[str] = ()) -> str:
     """
     The card of a model repository: metadata with model-index, and Markdown.
 
@@ -44,6 +45,7 @@ def render_model_card(artifact: Artifact, repo_id: str, has_code: bool = True) -
         repo_id (`str`): the name the card's code loads: a Hub id, or a folder.
         has_code (`bool`, *optional*, defaults to `True`): whether the repository carries the code that
             `trust_remote_code=True` runs.
+        tags (`list[str]`, *optional*): besides those that all artifacts have.
     """
     name = repo_id.rstrip("/").split("/")[-1]
     source = source_of(artifact.recipe, artifact.origin)
@@ -51,7 +53,7 @@ def render_model_card(artifact: Artifact, repo_id: str, has_code: bool = True) -
         library_name="haba_hf",
         license=source.license_id if source else "unknown",
         datasets=[source.hub_id] if source and source.hub_id else None,
-        tags=CORESET_TAGS if artifact.coreset else DISTILLED_TAGS,
+        tags=_tags(artifact, tags),
         metrics=["accuracy"] if artifact.rows else None,
         model_name=name,
         eval_results=_eval_results(artifact),
@@ -59,7 +61,7 @@ def render_model_card(artifact: Artifact, repo_id: str, has_code: bool = True) -
     return _render("model_card.md.jinja", artifact, repo_id, metadata.to_yaml(), name=name, has_code=has_code)
 
 
-def render_dataset_card(artifact: Artifact, repo_id: str) -> str:
+def render_dataset_card(artifact: Artifact, repo_id: str, tags: Sequence[str] = ()) -> str:
     """The card of a dataset repository with the configs `exact` and `images`; arguments as of a model card."""
     name = repo_id.rstrip("/").split("/")[-1]
     source = source_of(artifact.recipe, artifact.origin)
@@ -69,7 +71,7 @@ def render_dataset_card(artifact: Artifact, repo_id: str) -> str:
         license=source.license_id if source else "unknown",
         source_datasets=[source.hub_id] if source and source.hub_id else None,
         pretty_name=name,
-        tags=CORESET_TAGS if artifact.coreset else DISTILLED_TAGS,
+        tags=_tags(artifact, tags),
         task_categories=[_task(artifact)],
         size_categories=[next((size for bound, size in bounds.items() if num_samples < bound), "n>1M")],
         configs=[
@@ -154,6 +156,10 @@ def _is_speech(artifact: Artifact) -> bool:
 
 def _task(artifact: Artifact) -> str:
     return "audio-classification" if _is_speech(artifact) else "image-classification"
+
+
+def _tags(artifact: Artifact, others: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys([*(CORESET_TAGS if artifact.coreset else DISTILLED_TAGS), *others]))
 
 
 def _ratio(artifact: Artifact) -> float | None:

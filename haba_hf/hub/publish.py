@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -63,12 +63,15 @@ def push_artifact(
     directory: str | Path,
     repo_id: str,
     *,
-    private: bool = False,
+    private: bool | None = None,
     as_dataset: bool = False,
     include_code: bool = True,
     revision: str | None = None,
+    create_pr: bool = False,
     commit_message: str | None = None,
-    token: str | None = None,
+    commit_description: str | None = None,
+    tags: Sequence[str] = (),
+    token: str | bool | None = None,
 ) -> str:
     """
     Publishes an artifact in one commit, and makes the repository if there is none.
@@ -81,48 +84,55 @@ def push_artifact(
     Args:
         directory (`str`): the artifact's folder.
         repo_id (`str`): `owner/name`.
-        private (`bool`, *optional*, defaults to `False`): makes a new repository private.
+        private (`bool`, *optional*): whether a new repository is private; by default as its owner has it set.
         as_dataset (`bool`, *optional*, defaults to `False`):
             Publish the samples as a dataset repository (parquet, exact floats and pictures) in place of the model.
         include_code (`bool`, *optional*, defaults to `True`):
             Add the code that loads the artifact where haba_hf is not installed (`trust_remote_code=True`): this
             package's own files, whatever Python files are in the folder.
         revision (`str`, *optional*): branch to commit to; it is made if it is new.
+        create_pr (`bool`, *optional*, defaults to `False`): open a pull request with the commit.
         commit_message (`str`, *optional*): what the commit says.
+        commit_description (`str`, *optional*): and what it says below that.
+        tags (`list[str]`, *optional*): tags of the card besides those it has.
         token (`str`, *optional*): by default the one of `hf auth login` or `HF_TOKEN`.
 
     Returns:
-        The repository's address.
+        The repository's address, or the pull request's.
 
     Raises:
-        `ValueError`: if `repo_id` is no name, or the folder is unfit (see [`read_artifact`]) or holds a pickle or a
-            link out of it, before anything is sent.
+        `ValueError`: if `repo_id` is no name, `create_pr` comes with a branch, or the folder is unfit (see
+            [`read_artifact`]) or holds a pickle or a link out of it, before anything is sent.
         `OSError`: if the Hub cannot be reached or refuses; the repository then is as it was.
     """
     repo_id = checked_repo_id(repo_id)
+    if create_pr and revision not in (None, "main"):
+        raise ValueError(f"A pull request is opened against main: give create_pr, or the branch {revision!r}.")
     refuse_unsafe_files(directory)
     artifact = read_artifact(directory)
     api = HfApi(token=token, library_name="haba_hf")
     repo_type = "dataset" if as_dataset else "model"
     with tempfile.TemporaryDirectory() as folder, clear_hub_errors(repo_id, revision):
         if as_dataset:
-            files = _dataset_files(artifact, repo_id, Path(folder))
+            files = _dataset_files(artifact, repo_id, tags, Path(folder))
         else:
-            files = _model_files(artifact, repo_id, include_code)
+            files = _model_files(artifact, repo_id, include_code, tags)
         url = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True)
         if revision is not None:
             _make_branch(api, repo_id, repo_type, revision)
         there = api.list_repo_files(repo_id, repo_type=repo_type, revision=revision)
         stale = sorted(name for name in there if _is_of(name, (*KNOWN, *TABLES)) and name not in files)
-        api.create_commit(
+        commit = api.create_commit(
             repo_id,
             [CommitOperationAdd(name, content) for name, content in files.items()]
             + [CommitOperationDelete(name) for name in stale],
             commit_message=commit_message or f"Publish {'samples' if as_dataset else 'an artifact'} of haba_hf",
+            commit_description=commit_description,
             repo_type=repo_type,
             revision=revision,
+            create_pr=create_pr,
         )
-    return str(url)
+    return commit.pr_url or str(url)
 
 
 def export_artifact(
@@ -234,7 +244,7 @@ def clear_hub_errors(repo_id: str, revision: str | None = None) -> Iterator[None
         ) from error
 
 
-def _model_files(artifact: Artifact, repo_id: str, include_code: bool) -> Files:
+def _model_files(artifact: Artifact, repo_id: str, include_code: bool, tags: Sequence[str] = ()) -> Files:
     files = {**published_records(artifact), **processor_files(artifact), WEIGHTS: artifact.directory / WEIGHTS}
     processor = type(artifact.processor)
     for name, auto_map in {"config.json": MODEL_CLASSES, PROCESSOR: PROCESSOR_CLASSES[processor]}.items():
@@ -245,15 +255,15 @@ def _model_files(artifact: Artifact, repo_id: str, include_code: bool) -> Files:
         files[name] = as_json(config)
     if include_code:
         files |= {path.name: path for path in code_files(processor)}
-    files[CARD] = render_model_card(artifact, repo_id, include_code).encode()
+    files[CARD] = render_model_card(artifact, repo_id, include_code, tags).encode()
     eval_results = eval_results_yaml(artifact)
     if eval_results is not None:
         files[EVAL_RESULTS] = eval_results.encode()
     return files
 
 
-def _dataset_files(artifact: Artifact, repo_id: str, folder: Path) -> Files:
-    samples = materialize_artifact(artifact, folder / "samples", repo_id)
+def _dataset_files(artifact: Artifact, repo_id: str, tags: Sequence[str], folder: Path) -> Files:
+    samples = materialize_artifact(artifact, folder / "samples", repo_id, tags)
     return {path.relative_to(samples).as_posix(): path for path in samples.rglob("*") if path.is_file()}
 
 

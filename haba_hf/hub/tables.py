@@ -1,5 +1,6 @@
 """An artifact's samples as parquet files that `datasets` loads: exact floats, and pictures to look at."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from datasets import Dataset, Features, Image
@@ -11,7 +12,9 @@ from .cards import EXACT, IMAGES, render_dataset_card
 PARQUET = "train-00000-of-00001.parquet"
 
 
-def materialize_artifact(artifact: Artifact, directory: str | Path, repo_id: str | None = None) -> Path:
+def materialize_artifact(
+    artifact: Artifact, directory: str | Path, repo_id: str | None = None, tags: Sequence[str] = ()
+) -> Path:
     """
     Writes all samples as a folder that `load_dataset(directory, "exact")` and `load_dataset(directory, "images")`
     read, with processor, records and card: what a dataset repository holds.
@@ -20,6 +23,7 @@ def materialize_artifact(artifact: Artifact, directory: str | Path, repo_id: str
         artifact ([`Artifact`]): whose samples.
         directory (`str`): a new or empty folder.
         repo_id (`str`, *optional*): the name that the card's code loads, by default `directory`.
+        tags (`list[str]`, *optional*): tags of the card besides those it has.
 
     Raises:
         `ValueError`: if the folder holds anything.
@@ -36,7 +40,7 @@ def materialize_artifact(artifact: Artifact, directory: str | Path, repo_id: str
         files: Files = {
             **published_records(artifact),
             **processor_files(artifact),
-            CARD: render_dataset_card(artifact, repo_id or str(directory)).encode(),
+            CARD: render_dataset_card(artifact, repo_id or str(directory), tags).encode(),
         }
         write_files(aside, files)
     return directory

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import load_dataset
-from huggingface_hub import constants
+from huggingface_hub import ModelCard, constants
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel
 
@@ -491,15 +491,53 @@ def test_no_hub_and_offline(hub, artifact, tmp_path, monkeypatch):
     )
 
 
-def test_push_to_hub_of_transformers(hub, artifact, monkeypatch):
+def test_push_to_hub_of_a_loaded_artifact_is_a_push_of_its_folder(hub, artifact):
+    """`model.push_to_hub` brings card, records and figures as `haba push` does, with the options of transformers."""
+    model = HabaModel.from_pretrained(artifact)
+    url = model.push_to_hub("me/tiny", commit_message="Hello", commit_description="World", tags=["mine"], private=True)
+    push_artifact(artifact, "you/tiny", tags=["mine"])
+    assert url == f"{hub.url}/me/tiny"
+    assert hub.files("me/tiny").keys() == FILES | CODE
+    files = {name: content.replace(b"me/tiny", b"you/tiny") for name, content in hub.files("me/tiny").items()}
+    assert files == hub.files("you/tiny")
+    assert ModelCard(hub.files("me/tiny")["README.md"].decode()).data.tags == ["dataset-distillation", "haba", "mine"]
+    repo = hub.repos[("model", "me/tiny")]
+    assert repo.private
+    assert [(title, repo.descriptions[sha]) for sha, title, _ in repo.commits[1:]] == [("Hello", "World")]
+    model.push_to_hub("me/tiny", tags=["mine"])
+    assert len(repo.commits) == 2, "nothing new"
+
+
+def test_push_to_hub_as_a_pull_request(hub, artifact):
+    model = HabaModel.from_pretrained(artifact)
+    assert model.push_to_hub("me/tiny", create_pr=True) == f"{hub.url}/me/tiny/discussions/1"
+    assert hub.files("me/tiny") == {}, "the main branch is as it was"
+    assert hub.files("me/tiny", revision="refs/pr/1").keys() == FILES | CODE
+    with pytest.raises(ValueError, match="opened against main: give create_pr, or the branch 'v2'"):
+        model.push_to_hub("me/other", create_pr=True, revision="v2")
+    assert ("model", "me/other") not in hub.repos
+
+
+@pytest.mark.parametrize("change", ["weights", "config", "folder"])
+def test_push_to_hub_of_another_model_is_that_of_transformers(hub, artifact, monkeypatch, caplog, change):
+    """Records are not published of what they are not about: a changed model goes alone, and is said to."""
     monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # made once a process, of the first endpoint
     model = HabaModel.from_pretrained(artifact)
+    if change == "weights":
+        model.bases.data += 1
+    elif change == "config":
+        model.config.id2label = {**model.config.id2label, 0: "renamed"}
+    else:
+        (artifact / "preprocessor_config.json").unlink()  # no whole artifact
     model.push_to_hub("me/plain")
+    assert "Only config, weights and code go to me/plain" in caplog.text
     assert CODE | {"config.json", "model.safetensors", "README.md"} == hub.files("me/plain").keys() | {
         "processing_haba.py",  # the processor's own push brings these
         "whitening_haba.py",
     }
-    assert torch.equal(HabaModel.from_pretrained("me/plain").bases, model.bases)
+    loaded = HabaModel.from_pretrained("me/plain")
+    assert torch.equal(loaded.bases, model.bases)
+    assert loaded.config.id2label == model.config.id2label
 
 
 @pytest.mark.parametrize("label_kind", ["hard", "soft"])
