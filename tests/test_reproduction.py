@@ -143,6 +143,8 @@ def test_the_table_marks_departures_and_runs_that_their_time_ended(tmp_path):
     assert "| 2* |" in text and "*: ended by its budget of time." in text
     assert "\n[1] `digits/dm-2pc-pixels` sets otherwise: " in text and ", steps 3 (300), " in text
     assert "the moon" in text and "a machine, torch 2.14.1" in text
+    larger = markdown(table, [record("DM", [0.7, 0.8], set={"steps": 3, "bases_per_class": 7})])
+    assert larger.split("sets otherwise")[1] == text.split("sets otherwise")[1], "published settings at the row's size"
 
 
 @pytest.mark.slow

@@ -21,7 +21,9 @@ def markdown(table: Table, records: Sequence[Record]) -> str:
         for record in runs:
             mark = ""
             if row.published is not None:
-                differing = departures(row.parse(record["set"]), parse_recipe([row.published]))
+                recipe = row.parse(record["set"])
+                at_its_size = f"--bases_per_class={recipe.model.bases_per_class}"
+                differing = departures(recipe, parse_recipe([row.published, at_its_size]))
                 if differing:
                     note = f"`{row.published}` sets otherwise: {', '.join(differing)}."
                     mark = f" [{notes.setdefault(note, len(notes) + 1)}]"

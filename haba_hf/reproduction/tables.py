@@ -15,7 +15,8 @@ rows:
 ```
 
 A row's `kind` says what its students are trained on: a `distilled` artifact, a `coreset`, or the `full_data`.
-`published` names the recipe with the published settings: what a row sets otherwise is listed below the table.
+`published` names the recipe with the published settings, which are taken at the row's bases per class: what a row sets
+otherwise is listed below the table.
 `against` names an earlier row, whose mean is subtracted.
 """
 
