@@ -14,26 +14,19 @@ from .data import ImageData, Split
 from .data.corruptions import CORRUPTIONS, STANDARD_CORRUPTIONS, check_corruptible, corrupt, load_official
 from .data.splits import subset
 from .evaluation import (
-    FULL_DATA,
-    RANDOM_REAL,
     ArchitectureRow,
     RobustnessResult,
     TrainedStudents,
     embed_samples,
     evaluate_across,
-    evaluate_artifact,
     evaluate_full_data,
-    evaluate_random_real,
     score_under_corruption,
     write_json,
 )
-from .hub.artifact import weights_fingerprint
 from .hub.figures import plot_embedding, plot_robustness, save_contact_sheet
-from .modeling_haba import HabaModel
 from .networks import FeatureNetwork, build_feature_network
 from .recipe import Recipe
-from .runs import evaluation_facts, open_evaluation, student_network, system_name
-from .storage import equal_storage_images_per_class
+from .runs import compared_systems, evaluation_facts, open_evaluation, student_network
 
 
 def evaluate_architectures(recipe: Recipe, accelerator: Accelerator) -> list[ArchitectureRow]:
@@ -50,19 +43,17 @@ def evaluate_architectures(recipe: Recipe, accelerator: Accelerator) -> list[Arc
         `OSError`: if there is no artifact, or `output_dir` cannot be written.
         `FloatingPointError`: if a student diverges; names the architecture.
     """
-    artifact, model, processor, data, split = open_evaluation(recipe, accelerator)
+    opened = open_evaluation(recipe, accelerator)
     network = student_network(recipe)
-    networks = [dataclasses.replace(network, network=name) for name in recipe.analysis.architectures]
+    networks = [dataclasses.replace(network, network=name) for name in recipe.cross_architecture.architectures]
     arguments, seed = recipe.evaluation, recipe.distillation.seed
+    facts = evaluation_facts(recipe, opened.data, accelerator, opened, recipe.cross_architecture)
     rows: list[ArchitectureRow] = []
-    for row in evaluate_across(model, split, processor, networks, arguments, seed, accelerator):
+    for row in evaluate_across(opened.model, opened.split, opened.processor, networks, arguments, seed, accelerator):
         rows.append(row)
         if accelerator.is_main_process:  # row by row: an interruption loses no more than one
-            facts = {
-                "rows": [dataclasses.asdict(row) for row in rows],
-                **_facts(recipe, artifact, model, data, accelerator),
-            }
-            write_json(Path(recipe.distillation.output_dir) / "cross_architecture.json", facts)
+            path = Path(recipe.distillation.output_dir) / "cross_architecture.json"
+            write_json(path, {"rows": [dataclasses.asdict(row) for row in rows], **facts})
     return rows
 
 
@@ -81,28 +72,15 @@ def evaluate_robustness(recipe: Recipe, accelerator: Accelerator) -> list[Robust
         `OSError`: if there is no artifact or no folder of corruptions, or `output_dir` cannot be written.
         `FloatingPointError`: if a student diverges.
     """
-    artifact, model, processor, data, split = open_evaluation(recipe, accelerator)
-    network, arguments, seed = student_network(recipe), recipe.evaluation, recipe.distillation.seed
-    split = _at_most(split, recipe, data)
-    corrupted = _corrupted_split(recipe, data, split)
-
-    distilled = TrainedStudents(system_name(artifact, model), processor)
-    distilled.clean = evaluate_artifact(
-        model, split, processor, network, arguments, seed, accelerator, on_student=distilled.networks.__setitem__
-    )
-    systems = [distilled]
-    if arguments.references in ("random", "all"):
-        random_real = TrainedStudents(RANDOM_REAL, data.processor)
-        per_class, add = equal_storage_images_per_class(model.config), random_real.networks.__setitem__
-        random_real.clean = evaluate_random_real(data, split, per_class, network, arguments, seed, accelerator, add)
-        systems.append(random_real)
-    if arguments.references == "all":
-        full = TrainedStudents(FULL_DATA, data.processor)
-        add = full.networks.__setitem__
-        full.clean = evaluate_full_data(data, split, network, arguments, seed, accelerator, add)
-        systems.append(full)
-
-    results = score_under_corruption(systems, corrupted, accelerator)
+    opened = open_evaluation(recipe, accelerator)
+    opened = dataclasses.replace(opened, split=_at_most(opened.split, recipe, opened.data))
+    corrupted = _corrupted_split(recipe, opened.data, opened.split)
+    trained = []
+    for system in compared_systems(recipe, opened, accelerator):
+        students = TrainedStudents(system.name, system.processor)
+        students.clean = system.evaluate(on_student=students.networks.__setitem__)
+        trained.append(students)
+    results = score_under_corruption(trained, corrupted, accelerator)
     if accelerator.is_main_process:
         output_dir = Path(recipe.distillation.output_dir)
         curves = [
@@ -113,11 +91,10 @@ def evaluate_robustness(recipe: Recipe, accelerator: Accelerator) -> list[Robust
             }
             for result in results
         ]
-        write_json(
-            output_dir / "robustness.json", {"systems": curves, **_facts(recipe, artifact, model, data, accelerator)}
-        )
+        facts = evaluation_facts(recipe, opened.data, accelerator, opened, recipe.robustness)
+        write_json(output_dir / "robustness.json", {"systems": curves, **facts})
         plot_robustness(results, output_dir / "robustness.png")
-        save_contact_sheet(split.images[0], output_dir / "corruptions.png", seed)
+        save_contact_sheet(opened.split.images[0], output_dir / "corruptions.png", recipe.distillation.seed)
     accelerator.wait_for_everyone()
     return results
 
@@ -136,20 +113,20 @@ def embed(recipe: Recipe, accelerator: Accelerator) -> Path:
         `OSError`: if there is no artifact, or `output_dir` cannot be written.
         `FloatingPointError`: if the teacher diverges.
     """
-    artifact, model, processor, data, split = open_evaluation(recipe, accelerator)
-    analysis, seed = recipe.analysis, recipe.distillation.seed
+    opened = open_evaluation(recipe, accelerator)
+    settings, seed = recipe.embedding, recipe.distillation.seed
+    data = dataclasses.replace(opened.data, processor=opened.processor)  # the teacher's space is the samples'
     build_feature_network(recipe.network, data.image_shape, data.num_labels, seed)  # refused now, not when trained
-    data = dataclasses.replace(data, processor=processor)  # the teacher's space is the samples'
     arguments = dataclasses.replace(recipe.evaluation, real_evaluation_seeds=1)
     teachers: dict[int, nn.Module] = {}
-    scored = evaluate_full_data(data, split, recipe.network, arguments, seed, accelerator, teachers.__setitem__)
+    scored = evaluate_full_data(data, opened.split, recipe.network, arguments, seed, accelerator, teachers.__setitem__)
     path = Path(recipe.distillation.output_dir) / "embedding.png"
     if accelerator.is_main_process:  # which has the teacher, the first of all students
         teacher = cast(FeatureNetwork, teachers[0])
-        classes, images = analysis.embedded_classes, analysis.embedded_images
-        embedding = embed_samples(model, data, teacher, classes, images, analysis.perplexity, seed)
+        classes, images = settings.embedded_classes, settings.embedded_images
+        embedding = embed_samples(opened.model, data, teacher, classes, images, settings.perplexity, seed)
         points = {name: tensor.tolist() for name, tensor in vars(embedding).items()}
-        facts = _facts(recipe, artifact, model, data, accelerator)
+        facts = evaluation_facts(recipe, data, accelerator, opened, settings)
         write_json(path.with_suffix(".json"), {"teacher_accuracy": scored.mean, **points, **facts})
         plot_embedding(embedding, data.class_names, path)
     accelerator.wait_for_everyone()
@@ -158,7 +135,7 @@ def embed(recipe: Recipe, accelerator: Accelerator) -> Path:
 
 def _at_most(split: Split, recipe: Recipe, data: ImageData) -> Split:
     """The images of a split that are scored on under corruption."""
-    size = recipe.analysis.corruption_images
+    size = recipe.robustness.corruption_images
     if size is None or size >= len(split):
         return split
     if size < data.num_labels:
@@ -169,7 +146,7 @@ def _at_most(split: Split, recipe: Recipe, data: ImageData) -> Split:
 
 def _corrupted_split(recipe: Recipe, data: ImageData, split: Split) -> Callable[[str, int], Split]:
     """The images under a corruption and severity: made from `split`, or read from `corruptions_dir`."""
-    directory, seed = recipe.analysis.corruptions_dir, recipe.distillation.seed
+    directory, seed = recipe.robustness.corruptions_dir, recipe.distillation.seed
     check_corruptible(split.images)
     if directory is None:
         return lambda corruption, severity: Split(corrupt(split.images, corruption, severity, seed), split.labels)
@@ -182,9 +159,3 @@ def _corrupted_split(recipe: Recipe, data: ImageData, split: Split) -> Callable[
                 f"{list(data.image_shape)} of {data.num_labels}: corruptions_dir is of other data."
             )
     return lambda corruption, severity: _at_most(load_official(directory, corruption, severity), recipe, data)
-
-
-def _facts(recipe: Recipe, artifact: str, model: HabaModel, data: ImageData, accelerator: Accelerator) -> dict:
-    facts = evaluation_facts(recipe, artifact, data, accelerator)
-    facts["settings"] |= dataclasses.asdict(recipe.analysis)
-    return {"weights_fingerprint": weights_fingerprint(model), **facts}

@@ -38,7 +38,7 @@ from .distillation import (
     ModelArguments,
     TrajectoryMatchingArguments,
 )
-from .evaluation import AnalysisArguments, EvaluationArguments
+from .evaluation import CrossArchitectureArguments, EmbeddingArguments, EvaluationArguments, RobustnessArguments
 from .files import atomic_file
 from .networks import NetworkArguments
 from .sections import RecipeError, parse_sections, recipe_path, recipes_folder, section_values
@@ -64,7 +64,9 @@ class Recipe:
     feature_alignment: FeatureAlignmentArguments = field(default_factory=FeatureAlignmentArguments)
     label_distillation: LabelDistillationArguments = field(default_factory=LabelDistillationArguments)
     evaluation: EvaluationArguments = field(default_factory=EvaluationArguments)
-    analysis: AnalysisArguments = field(default_factory=AnalysisArguments)
+    cross_architecture: CrossArchitectureArguments = field(default_factory=CrossArchitectureArguments)
+    robustness: RobustnessArguments = field(default_factory=RobustnessArguments)
+    embedding: EmbeddingArguments = field(default_factory=EmbeddingArguments)
 
     def sections(self) -> dict[str, Any]:
         """The sections by name, in order."""

@@ -21,7 +21,7 @@ from haba_hf.runs import evaluate, start_accelerator
 def main():
     recipe = parse_recipe(description=__doc__)
     accelerator = start_accelerator()
-    if recipe.analysis.architectures:
+    if recipe.cross_architecture.architectures:
         table = architecture_table(evaluate_architectures(recipe, accelerator))
     else:
         table = markdown_table(evaluate(recipe, accelerator))

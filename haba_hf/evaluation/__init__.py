@@ -1,11 +1,16 @@
 """Fresh students trained on an artifact, and what it is set against."""
 
-from .analysis import AnalysisArguments
-from .cross_architecture import ArchitectureRow, architecture_table, evaluate_across
-from .embedding import REAL, Embedding, embed_samples
+from .cross_architecture import ArchitectureRow, CrossArchitectureArguments, architecture_table, evaluate_across
+from .embedding import REAL, Embedding, EmbeddingArguments, embed_samples
 from .references import evaluate_full_data, evaluate_random_real, random_real_artifact
 from .report import FULL_DATA, RANDOM_REAL, ReportRow, in_percent, markdown_table, write_json, write_results
-from .robustness import RobustnessResult, TrainedStudents, robustness_table, score_under_corruption
+from .robustness import (
+    RobustnessArguments,
+    RobustnessResult,
+    TrainedStudents,
+    robustness_table,
+    score_under_corruption,
+)
 from .students import AccuracyResult, EvaluationArguments, evaluate_artifact, evaluate_students
 from .training import accuracy, learning_rate_at, train_student
 
@@ -14,11 +19,13 @@ __all__ = [
     "RANDOM_REAL",
     "REAL",
     "AccuracyResult",
-    "AnalysisArguments",
     "ArchitectureRow",
+    "CrossArchitectureArguments",
     "Embedding",
+    "EmbeddingArguments",
     "EvaluationArguments",
     "ReportRow",
+    "RobustnessArguments",
     "RobustnessResult",
     "TrainedStudents",
     "accuracy",

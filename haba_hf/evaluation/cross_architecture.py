@@ -1,16 +1,34 @@
 """Students of other architectures than the one an artifact was distilled with: does it teach them too?"""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from accelerate import Accelerator
 
 from ..data import Split
 from ..modeling_haba import HabaModel
-from ..networks import NetworkArguments, build_network
+from ..networks import NetworkArguments, build_network, check_network_name
 from ..processors import HabaProcessor
 from .report import in_percent
 from .students import AccuracyResult, EvaluationArguments, artifact_learning_rate, evaluate_artifact
+
+
+@dataclass
+class CrossArchitectureArguments:
+    """Students of other architectures."""
+
+    architectures: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Networks whose students evaluate.py compares, in place of the table of results; by default none. "
+            "Each is trained at the same learning rate.",
+            "result": False,
+        },
+    )
+
+    def __post_init__(self):
+        for name in self.architectures:
+            check_network_name(name)
 
 
 @dataclass

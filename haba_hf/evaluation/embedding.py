@@ -4,7 +4,7 @@ Shape legend: P points, C/H/W of an image, D features.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from sklearn.manifold import TSNE
@@ -17,6 +17,29 @@ from ..networks import FeatureNetwork
 from ..pairing import seeded_generator
 
 REAL = -1  # the source of a real image; a sample's is its hallucinator, or 0 where there is none
+
+
+@dataclass
+class EmbeddingArguments:
+    """Samples beside real images in the plane."""
+
+    embedded_classes: list[int] = field(
+        default_factory=lambda: [0], metadata={"help": "Classes embedded, by number.", "result": False}
+    )
+    embedded_images: int = field(
+        default=200, metadata={"help": "Real images of each class embedded beside the samples.", "result": False}
+    )
+    perplexity: float = field(
+        default=30.0, metadata={"help": "t-SNE: neighbours that a point is held close to.", "result": False}
+    )
+
+    def __post_init__(self):
+        if not self.embedded_classes:
+            raise ValueError("embedded_classes names no class: give at least one number.")
+        if self.embedded_images < 1 or not self.perplexity > 0:
+            raise ValueError(
+                f"embedded_images and perplexity must be positive, got {self.embedded_images} and {self.perplexity}."
+            )
 
 
 @dataclass

@@ -20,6 +20,30 @@ from .training import accuracy
 
 
 @dataclass
+class RobustnessArguments:
+    """Corrupted images of the split that is scored on."""
+
+    corruptions_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Unpacked folder of CIFAR-10-C (.npy files); by default the images scored on are corrupted here.",
+            "result": False,
+        },
+    )
+    corruption_images: int | None = field(
+        default=None,
+        metadata={
+            "help": "Images scored on under each corruption, stratified by class; by default all.",
+            "result": False,
+        },
+    )
+
+    def __post_init__(self):
+        if self.corruption_images is not None and self.corruption_images < 1:
+            raise ValueError(f"corruption_images must be at least 1, got {self.corruption_images}.")
+
+
+@dataclass
 class TrainedStudents:
     """
     The students of one system, as `on_student` of [`evaluate_artifact`] and the references collects them.

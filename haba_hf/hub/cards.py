@@ -25,8 +25,6 @@ from .artifact import Artifact, without_machine_paths
 from .sources import source_of
 
 DISTILLED_TAGS, CORESET_TAGS = ["dataset-distillation", "haba"], ["coreset", "haba"]
-# Settings of embed.py, which stand beside those of every analysis.
-OF_PICTURES = ("embedded_classes", "embedded_images", "perplexity")
 EXACT, IMAGES = "exact", "images"  # configs of a dataset repository
 PAPER = """@inproceedings{liu2022dataset,
   title     = {Dataset Distillation via Factorization},
@@ -212,7 +210,7 @@ def _split(record: dict[str, Any]) -> str:
 def _settings(record: dict[str, Any]) -> str:
     """How students were trained, as `name value` pairs."""
     settings = without_machine_paths(record.get("settings", {}))
-    left_out = ("artifact", "students_of", "references", "evaluation_split", "architectures", *OF_PICTURES)
+    left_out = ("artifact", "students_of", "references", "evaluation_split", "architectures")
     pairs = {name: value for name, value in settings.items() if value is not None and name not in left_out}
     if "seed" in record:
         pairs["seed"] = record["seed"]

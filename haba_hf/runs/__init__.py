@@ -3,12 +3,16 @@
 from .choosing import select_coreset
 from .distilling import build_objective, distill
 from .evaluating import evaluate, results_file
-from .inputs import evaluation_facts, load_artifact, open_evaluation, student_network, system_name
+from .inputs import OpenedArtifact, evaluation_facts, load_artifact, open_evaluation, student_network
 from .launching import start_accelerator
 from .one_student import train_one_student
+from .systems import System, compared_systems
 
 __all__ = [
+    "OpenedArtifact",
+    "System",
     "build_objective",
+    "compared_systems",
     "distill",
     "evaluate",
     "evaluation_facts",
@@ -18,6 +22,5 @@ __all__ = [
     "select_coreset",
     "start_accelerator",
     "student_network",
-    "system_name",
     "train_one_student",
 ]

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
 from ..data import ImageData, Split, load_image_data
 from ..files import check_writable
+from ..hub.artifact import weights_fingerprint
 from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments
 from ..processors import HabaProcessor, check_same_space, load_model_and_processor
@@ -16,10 +19,43 @@ from ..whitening_haba import ZcaWhitening
 from .provenance import CORESET, environment
 
 
-def open_evaluation(
-    recipe: Recipe, accelerator: Accelerator
-) -> tuple[str, HabaModel, HabaProcessor, ImageData, Split]:
-    """The artifact's name, model and processor, the data and the split to score on, once they are known to fit."""
+@dataclass(frozen=True)
+class OpenedArtifact:
+    """
+    An artifact and what students of it are scored on, which are known to fit.
+
+    Args:
+        name (`str`): its folder or Hub id.
+        model ([`HabaModel`]), processor ([`HabaImageProcessor`]): the artifact's.
+        data ([`ImageData`]): the real data.
+        split ([`Split`]): of the data, that is scored on.
+    """
+
+    name: str
+    model: HabaModel
+    processor: HabaProcessor
+    data: ImageData
+    split: Split
+
+    @property
+    def system(self) -> str:
+        """What it is called in a table."""
+        provenance = Path(self.name) / CORESET
+        if provenance.is_file():
+            return f"coreset, {json.loads(provenance.read_text())['coreset']}"
+        hallucinators = self.model.config.num_hallucinators
+        return f"HaBa, {hallucinators} hallucinators" if hallucinators else "plain pixels"
+
+
+def open_evaluation(recipe: Recipe, accelerator: Accelerator) -> OpenedArtifact:
+    """
+    The recipe's artifact, its data, and the split to score on.
+
+    Raises:
+        `ValueError`: if the artifact is damaged, or of other data or another space than the recipe's, or there is no
+            such split.
+        `OSError`: if there is no artifact, or `output_dir` cannot be written.
+    """
     output_dir = recipe.distillation.output_dir
     artifact = recipe.evaluation.artifact or str(Path(output_dir) / "artifact")
     if recipe.evaluation.artifact is None and not Path(artifact).is_dir():
@@ -42,7 +78,7 @@ def open_evaluation(
             "with the same resize."
         )
     check_same_space(processor, data.processor)
-    return artifact, model, processor, data, split
+    return OpenedArtifact(artifact, model, processor, data, split)
 
 
 def open_real_data(
@@ -92,22 +128,20 @@ def student_network(recipe: Recipe) -> NetworkArguments:
     return dataclasses.replace(recipe.network, network_width=width)
 
 
-def system_name(artifact: str, model: HabaModel) -> str:
-    """What an artifact is called in a table."""
-    provenance = Path(artifact) / CORESET
-    if provenance.is_file():
-        return f"coreset, {json.loads(provenance.read_text())['coreset']}"
-    hallucinators = model.config.num_hallucinators
-    return f"HaBa, {hallucinators} hallucinators" if hallucinators else "plain pixels"
-
-
-def evaluation_facts(recipe: Recipe, artifact: str | None, data: ImageData, accelerator: Accelerator) -> dict:
-    """What the results of an evaluation are to be read with."""
+def evaluation_facts(
+    recipe: Recipe, data: ImageData, accelerator: Accelerator, opened: OpenedArtifact | None, *sections: Any
+) -> dict:
+    """
+    What the results of an evaluation are to be read with: of what they are, and the settings of students and of other
+    sections of the recipe that had a say.
+    """
+    settings = [dataclasses.asdict(section) for section in (student_network(recipe), recipe.evaluation, *sections)]
     return {
-        "artifact": artifact,
+        **({} if opened is None else {"weights_fingerprint": weights_fingerprint(opened.model)}),
+        "artifact": None if opened is None else opened.name,
         "recipe_hash": recipe.hash,
         "data_fingerprint": data.fingerprint,
         "seed": recipe.distillation.seed,
-        "settings": {**dataclasses.asdict(student_network(recipe)), **dataclasses.asdict(recipe.evaluation)},
+        "settings": {name: value for section in settings for name, value in section.items()},
         **environment(accelerator),
     }

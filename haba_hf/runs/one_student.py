@@ -32,7 +32,8 @@ def train_one_student(recipe: Recipe, accelerator: Accelerator) -> float:
         `OSError`: if there is no artifact, or `output_dir` cannot be written.
         `FloatingPointError`: if the student diverges.
     """
-    artifact, model, processor, data, split = open_evaluation(recipe, accelerator)
+    opened = open_evaluation(recipe, accelerator)
+    model, processor, data, split = opened.model, opened.processor, opened.data, opened.split
     architecture, arguments, seed = student_network(recipe), recipe.evaluation, recipe.distillation.seed
     generator = seeded_generator(seed, 0, TRAINING)
     training = artifact_training(model, arguments, accelerator.device)
@@ -67,7 +68,7 @@ def train_one_student(recipe: Recipe, accelerator: Accelerator) -> float:
                     "evaluation_learning_rate": training.learning_rate,
                     "seed": seed,
                 },
-                "artifact": artifact,
+                "artifact": opened.name,
                 "recipe_hash": recipe.hash,
                 "data_fingerprint": data.fingerprint,
                 **environment(accelerator),

@@ -3,8 +3,8 @@ import torch
 
 from haba_hf.evaluation import (
     AccuracyResult,
-    AnalysisArguments,
     ArchitectureRow,
+    CrossArchitectureArguments,
     EvaluationArguments,
     architecture_table,
     evaluate_across,
@@ -82,4 +82,4 @@ def test_the_table():
 
 def test_unknown_architectures_are_refused_when_the_recipe_is_read():
     with pytest.raises(ValueError, match="no network 'resnet'"):
-        AnalysisArguments(architectures=["convnet", "resnet"])
+        CrossArchitectureArguments(architectures=["convnet", "resnet"])
