@@ -11,6 +11,7 @@ from haba_hf.storage import (
     equal_storage_images_per_class,
     plan_storage,
 )
+from naive_artifact import make_model
 
 # (num_labels, C, H, W)
 MNIST, CIFAR10, CIFAR100 = (10, 1, 28, 28), (10, 3, 32, 32), (100, 3, 32, 32)
@@ -259,3 +260,23 @@ def test_figures_beside_the_training_set():
 
     with pytest.raises(ValueError, match="at least one image"):
         describe_storage(model.storage(), 0, (1, 28, 28))
+
+
+def test_storage_report():
+    report = make_model(label_kind="soft", sample_height=8, sample_width=8).storage()
+    hallucinators = 3 * (2 * 3 * 64 + 84 + 84)
+    assert report.parts == {
+        "bases": 6 * 3 * 64,
+        "hallucinators": hallucinators,
+        "labels": 6 * 3,
+        "student_learning_rate": 1,
+    }
+    assert report.floats == 6 * 192 + hallucinators + 18 + 1
+    assert report.bytes == 4 * report.floats
+    assert report.images_per_class == pytest.approx(report.floats / (3 * 192))
+
+
+def test_plain_pixels_store_nothing_else():
+    report = make_model(num_hallucinators=0, share_encoder_decoder=True).storage()
+    assert report.parts == {"bases": 6 * 210, "hallucinators": 0, "labels": 0, "student_learning_rate": 1}
+    assert report.images_per_class == pytest.approx(2, abs=0.01)
