@@ -151,6 +151,7 @@ def _push(arguments: argparse.Namespace) -> Answer:
         as_dataset=arguments.as_dataset,
         include_code=not arguments.no_code,
         revision=arguments.revision,
+        create_pr=arguments.create_pr,
         commit_message=arguments.message,
     )
     return {"url": url}, url
@@ -247,6 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     push.add_argument("--private", action="store_true", help="make a new repository private")
     push.add_argument("--no-code", action="store_true", help="leave out the code that trust_remote_code=True runs")
     push.add_argument("--revision", help="branch to commit to")
+    push.add_argument("--create-pr", action="store_true", help="open a pull request in place of a commit to main")
     push.add_argument("--message", help="what the commit says")
 
     export = _add(

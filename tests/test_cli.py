@@ -115,6 +115,8 @@ def test_push_info_and_pull(haba, error_of, tmp_path, monkeypatch):
         assert haba("push", artifact, "me/tiny", "--no-code", "--message", "By hand").strip() == f"{hub.url}/me/tiny"
         assert hub.repos[("model", "me/tiny")].commits[-1][1] == "By hand"
         assert "modeling_haba.py" not in hub.files("me/tiny")
+        proposed = haba("push", artifact, "me/tiny", "--create-pr").strip()
+        assert proposed == f"{hub.url}/me/tiny/discussions/1"
         url = json.loads(haba("push", artifact, "me/tiny", "--as-dataset", "--private", "--json"))["url"]
         assert url == f"{hub.url}/datasets/me/tiny"
         assert hub.repos[("dataset", "me/tiny")].private
