@@ -1,4 +1,4 @@
-"""Algorithm 1 as a run: resume, checkpoints, errors, logs, and several processes."""
+"""Algorithm 1 as a run: resume, errors, logs, random numbers, schedules, and several processes."""
 
 import math
 import os
@@ -10,16 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from haba_hf import HabaModel
-from haba_hf.distillation import (
-    Adversary,
-    Distiller,
-    DistributionMatching,
-    ExpertArguments,
-    ExpertStore,
-    TrajectoryMatching,
-    record_experts,
-)
+from haba_hf.distillation import Adversary, DistributionMatching
 from haba_hf.distillation.checkpoints import latest_checkpoint
 from haba_hf.pairing import seeded_generator
 from tiny import (
@@ -29,47 +20,12 @@ from tiny import (
     launch_two_processes,
     metrics,
     states,
-    tiny_accelerator,
     tiny_data,
     tiny_distiller,
     tiny_model,
     tiny_recipe,
 )
-
-
-@pytest.fixture(scope="module")
-def experts_dir(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("experts")
-    record_experts(tiny_data(), NETWORK, stored(directory), 3, tiny_accelerator())
-    return directory
-
-
-def stored(directory):
-    return ExpertArguments(experts_dir=str(directory), num_experts=2, expert_batch_size=10)
-
-
-def make_objective(recipe, experts_dir, data):
-    if recipe.distillation.objective == "dm":
-        return DistributionMatching(NETWORK, recipe.distillation, recipe.distribution_matching)
-    experts = ExpertStore(stored(experts_dir), NETWORK, data)
-    return TrajectoryMatching(experts, NETWORK, recipe.distillation, recipe.trajectory_matching)
-
-
-def make(recipe, experts_dir=None, model_seed=0, kind=Distiller, validate=None, recipe_hash="abc", **sizes):
-    data = tiny_data()
-    model = tiny_model(data, seed=model_seed, **sizes)
-    objective = make_objective(recipe, experts_dir, data)
-    return tiny_distiller(model, objective, recipe, data, kind, recipe_hash, validate)
-
-
-class Interrupted(Distiller):
-    """Is stopped in the log call of step 5, before its checkpoint, as by Ctrl-C."""
-
-    def log(self, logs):
-        super().log(logs)
-        if self.step_number == 5:
-            raise KeyboardInterrupt
-
+from tiny_runs import Interrupted, make
 
 RUNS = {
     "dm, adam": ({}, {}),
@@ -231,68 +187,6 @@ def test_an_unwritable_folder_stops_before_any_step(tmp_path):
         distiller.run()
 
 
-class TestValidation:
-    accuracies = {2: 50.0, 4: 70.0, 6: 60.0, 7: 65.0}  # noqa: RUF012
-
-    def settings(self, output_dir, **more):
-        return tiny_recipe(output_dir=str(output_dir), steps=7, validate_every=2, **more)
-
-    def validate(self, model, step):
-        self.seen[step] = {name: value.clone() for name, value in model.state_dict().items()}
-        return self.accuracies[step]
-
-    def setup_method(self):
-        self.seen = {}
-
-    def test_every_so_often_and_at_the_end(self, tmp_path):
-        distiller = make(self.settings(tmp_path), validate=self.validate)
-        model = distiller.run()
-        assert {
-            line["step"]: line["validation_accuracy"] for line in metrics(tmp_path) if "validation_accuracy" in line
-        } == self.accuracies
-        assert_same(dict(model.state_dict()), self.seen[7])
-        assert not (tmp_path / "checkpoints" / "best").exists()
-
-    def test_validation_changes_nothing(self, tmp_path):
-        make(self.settings(tmp_path / "a"), validate=self.validate).run()
-        make(tiny_recipe(output_dir=str(tmp_path / "b"), steps=7)).run()
-        with_validation = [
-            {key: value for key, value in line.items() if key != "validation_accuracy"}
-            for line in metrics(tmp_path / "a")
-        ]
-        assert with_validation == metrics(tmp_path / "b")
-
-    def test_keep_best(self, tmp_path, capsys):
-        model = make(self.settings(tmp_path, keep_best=True), validate=self.validate).run()
-        assert_same(dict(model.state_dict()), self.seen[4])
-        assert_same(dict(HabaModel.from_pretrained(tmp_path / "checkpoints" / "best").state_dict()), self.seen[4])
-        assert "Kept step 4, the best of the validations (70.0 %)" in capsys.readouterr().out
-        assert latest_checkpoint(tmp_path).name == "step-00000007"
-
-    @pytest.mark.parametrize("best_step", [4, 7])
-    def test_keep_best_over_an_interruption(self, tmp_path, best_step):
-        self.accuracies = {2: 50.0, 4: 55.0, 6: 54.0, 7: 53.0} | {best_step: 90.0}
-        recipe = self.settings(tmp_path, keep_best=True)
-        with pytest.raises(KeyboardInterrupt):
-            make(recipe, validate=self.validate, kind=Interrupted).run()
-        model = make(recipe, validate=self.validate, model_seed=9).run()
-        assert_same(dict(model.state_dict()), self.seen[best_step])
-        # Run once more, the finished run gives the same model.
-        again = make(recipe, validate=self.validate, model_seed=9).run()
-        assert_same(dict(again.state_dict()), self.seen[best_step])
-
-    def test_the_first_of_equals_is_kept(self, tmp_path):
-        self.accuracies = dict.fromkeys((2, 4, 6, 7), 50.0)
-        model = make(self.settings(tmp_path, keep_best=True), validate=self.validate).run()
-        assert_same(dict(model.state_dict()), self.seen[2])
-
-    def test_one_without_the_other(self, tmp_path):
-        with pytest.raises(ValueError, match="validate and validate_every need each other"):
-            make(tiny_recipe(output_dir=str(tmp_path)), validate=self.validate)
-        with pytest.raises(ValueError, match="validate and validate_every need each other"):
-            make(self.settings(tmp_path))
-
-
 def global_states():
     numpy_state = np.random.get_state()[1].tolist()
     return torch.get_rng_state().tolist(), random.getstate(), numpy_state
@@ -403,81 +297,6 @@ def test_halvings(tmp_path):
         assert bases["lr"] == pytest.approx(0.03 * 0.5**halvings * (1 + math.cos(math.pi * step / 8)) / 2)
 
 
-class Clock:
-    """In place of the module `time`: every look at it is some seconds after the one before."""
-
-    def __init__(self, seconds=30):
-        self.now, self.seconds = 0.0, seconds
-
-    def perf_counter(self):
-        self.now += self.seconds
-        return self.now
-
-
-class TestMaxMinutes:
-    """Steps of 30 seconds each."""
-
-    @pytest.fixture(autouse=True)
-    def clock(self, monkeypatch):
-        monkeypatch.setattr("haba_hf.distillation.distiller.time", Clock())
-
-    def test_the_step_that_reaches_it_is_the_last(self, tmp_path):
-        validated = {}
-        recipe = tiny_recipe(
-            output_dir=str(tmp_path), steps=100, max_minutes=1.75, checkpoint_every=3, validate_every=3
-        )
-        distiller = make(recipe, validate=lambda model, step: validated.setdefault(step, 50.0 + step))
-        assert distiller.ended_by is None
-        distiller.run()
-        assert (distiller.step_number, distiller.seconds, distiller.ended_by) == (4, 120.0, "max_minutes")
-        assert list(validated) == [3, 4]
-        assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3, 4]
-        assert latest_checkpoint(tmp_path).name == "step-00000004"
-
-        again = make(recipe, model_seed=9, validate=lambda model, step: 0.0)
-        again.run()
-        assert (again.step_number, again.seconds, again.ended_by) == (4, 120.0, "max_minutes")
-        assert_same(states(again), states(distiller))
-        assert len(metrics(tmp_path)) == 4
-
-    @pytest.mark.parametrize(("max_minutes", "steps", "ended_by"), [(2.0, 4, "max_minutes"), (99.0, 6, "steps")])
-    def test_what_ends_a_run(self, tmp_path, max_minutes, steps, ended_by):
-        distiller = make(tiny_recipe(output_dir=str(tmp_path), max_minutes=max_minutes))
-        distiller.run()
-        assert (distiller.step_number, distiller.ended_by) == (steps, ended_by)
-
-    def test_a_resumed_run_counts_on(self, tmp_path):
-        settings = {"steps": 100, "max_minutes": 3.25, "learning_rate_schedule": "cosine"}
-        whole = make(tiny_recipe(output_dir=str(tmp_path / "whole"), **settings))
-        whole.run()
-        recipe = tiny_recipe(output_dir=str(tmp_path / "parts"), **settings)
-        with pytest.raises(KeyboardInterrupt):
-            make(recipe, kind=Interrupted).run()
-        assert latest_checkpoint(tmp_path / "parts").name == "step-00000004"
-        resumed = make(recipe, model_seed=9)
-        resumed.run()
-        assert (resumed.step_number, resumed.seconds) == (whole.step_number, whole.seconds) == (7, 210.0)
-        assert_same(states(resumed), states(whole))
-
-    def test_schedules_follow_what_ends_the_run_first(self, tmp_path):
-        settings = {"learning_rate_schedule": "cosine", "learning_rate_halvings": [0.5]}
-        for steps, max_minutes, length in ((100, 4.0, 8), (8, 99.0, 8), (8, None, 8)):
-            output_dir = str(tmp_path / f"{steps} {max_minutes}")
-            seen = []
-
-            class Watched(Distiller):
-                def step(self, seen=seen):
-                    logs = super().step()
-                    seen.append(self.optimizers["optimizer"].param_groups[0]["lr"])
-                    return logs
-
-            recipe = tiny_recipe(output_dir=output_dir, steps=steps, max_minutes=max_minutes, **settings)
-            make(recipe, kind=Watched).run()
-            progress = [step / length for step in range(length)]
-            expected = [0.03 * (1 + math.cos(math.pi * part)) / 2 * (0.5 if part >= 0.5 else 1) for part in progress]
-            assert seen == pytest.approx(expected)
-
-
 def test_a_learning_rate_of_zero_keeps_bases_bit_for_bit(tmp_path):
     distiller = make(tiny_recipe(output_dir=str(tmp_path), basis_learning_rate=0.0))
     before = states(distiller)
@@ -573,7 +392,7 @@ TWO_PROCESSES = r"""
     import sys
 
     from safetensors.torch import save_file
-    from test_distiller import make_objective
+    from tiny_runs import make_objective
     from tiny import tiny_accelerator, tiny_data, tiny_distiller, tiny_model, tiny_recipe
 
     output_dir, experts_dir = sys.argv[1:]
@@ -600,9 +419,8 @@ TWO_PROCESSES = r"""
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_with_the_averaged_gradient(tmp_path, monkeypatch, experts_dir):
+def test_two_processes_equal_one_with_the_averaged_gradient(tmp_path, experts_dir):
     """Within 1e-6 of the values, which float32 sums taken in another order may differ by; ranks are bit-equal."""
-    monkeypatch.setenv("PYTHONPATH", __file__.rsplit("/", 1)[0])
     assert launch_two_processes(tmp_path, TWO_PROCESSES, str(tmp_path), str(experts_dir)) == ["RESULT 0", "RESULT 1"]
     for name in ("dm", "mtt"):
         first, second = (
@@ -626,31 +444,3 @@ def test_two_processes_equal_one_with_the_averaged_gradient(tmp_path, monkeypatc
         alone = make(tiny_recipe(output_dir=str(tmp_path / f"{name} alone"), objective=name, steps=4), experts_dir)
         alone.run()
         assert (states(alone)["model.bases"] - first["model.bases"]).abs().max() > 1e-3
-
-
-TWO_CLOCKS = r"""
-    import sys
-
-    from safetensors.torch import save_file
-    from test_distiller import Clock, make, states
-    from tiny import tiny_accelerator, tiny_recipe
-
-    from haba_hf.distillation import distiller as distiller_module
-
-    (output_dir,) = sys.argv[1:]
-    rank = tiny_accelerator().process_index
-    distiller_module.time = Clock((30, 1000)[rank])
-    distiller = make(tiny_recipe(output_dir=output_dir, max_minutes=2.0, learning_rate_schedule="cosine"))
-    distiller.run()
-    assert distiller.accelerator.num_processes == 2
-    assert (distiller.step_number, distiller.seconds, distiller.ended_by) == (4, 120.0, "max_minutes")
-    save_file(states(distiller), f"{output_dir}/{rank}.safetensors")
-    sys.stdout.write(f"RESULT {rank}\n")
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_end_by_the_first_one_s_clock(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", __file__.rsplit("/", 1)[0])
-    assert launch_two_processes(tmp_path, TWO_CLOCKS, str(tmp_path)) == ["RESULT 0", "RESULT 1"]
-    assert_same(*(load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1)))
