@@ -382,7 +382,7 @@ def test_two_processes_give_the_result_of_one(tmp_path):
             assert accelerator.num_processes == 2
             args = toy.make_args(student_epochs=5, evaluation_seeds=3)
             result = toy.evaluate(args=args, split=toy.noisy_test())
-            print(f"RESULT{{accelerator.process_index}}={{result.accuracies}}", flush=True)
+            sys.stdout.write(f"RESULT{{accelerator.process_index}}={{result.accuracies}}\\n")
 
             def diverge(*args, **kwargs):
                 if accelerator.process_index == 1:
@@ -392,7 +392,7 @@ def test_two_processes_give_the_result_of_one(tmp_path):
             try:
                 toy.evaluate(args=args, split=toy.noisy_test())
             except FloatingPointError as error:
-                print(f"ERROR{{accelerator.process_index}}={{error}}", flush=True)
+                sys.stdout.write(f"ERROR{{accelerator.process_index}}={{error}}\\n")
             """
         )
     )
