@@ -383,7 +383,7 @@ def test_of_two_processes_one_chooses(recipe_of, tmp_path):
         accelerator = Accelerator()
         path = select_coreset(parse_recipe([sys.argv[1]]), accelerator)
         bases = HabaModel.from_pretrained(path).config.num_bases
-        sys.stdout.write(f"RESULT {accelerator.process_index} {len(trained)} {bases}\\n")  # one write: lines stay whole
+        sys.stdout.write(f"RESULT {accelerator.process_index} {len(trained)} {bases}\\n")  # in one piece
     """
     assert launch_two_processes(tmp_path, script, str(tmp_path / "recipe.yaml")) == ["RESULT 0 1 20", "RESULT 1 0 20"]
     together = (tmp_path / "run" / "artifact" / "model.safetensors").read_bytes()
