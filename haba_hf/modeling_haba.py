@@ -150,7 +150,6 @@ class HabaModel(PreTrainedModel):
         hub = import_module("haba_hf.hub") if find_spec("haba_hf") is not None else None
         if hub is not None and hub.holds_model(self.name_or_path, self):
             kwargs.pop("max_shard_size", None)  # an artifact's weights are one file
-            kwargs["tags"] = kwargs.get("tags") or ()
             return hub.push_artifact(self.name_or_path, repo_id, **kwargs)
         logger.warning(
             f"Only config, weights and code go to {repo_id}: this model is not as an artifact's folder has it"

@@ -34,7 +34,9 @@ PAPER = """@inproceedings{liu2022dataset,
 }"""
 
 
-def render_model_card(artifact: Artifact, repo_id: str, has_code: bool = True, tags: Sequence[str] = ()) -> str:
+def render_model_card(
+    artifact: Artifact, repo_id: str, has_code: bool = True, tags: Sequence[str] | None = None
+) -> str:
     """
     The card of a model repository: metadata with model-index, and Markdown.
 
@@ -59,7 +61,7 @@ def render_model_card(artifact: Artifact, repo_id: str, has_code: bool = True, t
     return _render("model_card.md.jinja", artifact, repo_id, metadata.to_yaml(), name=name, has_code=has_code)
 
 
-def render_dataset_card(artifact: Artifact, repo_id: str, tags: Sequence[str] = ()) -> str:
+def render_dataset_card(artifact: Artifact, repo_id: str, tags: Sequence[str] | None = None) -> str:
     """The card of a dataset repository with the configs `exact` and `images`; arguments as of a model card."""
     name = repo_id.rstrip("/").split("/")[-1]
     source = source_of(artifact.recipe, artifact.origin)
@@ -156,8 +158,8 @@ def _task(artifact: Artifact) -> str:
     return "audio-classification" if _is_speech(artifact) else "image-classification"
 
 
-def _tags(artifact: Artifact, others: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys([*(CORESET_TAGS if artifact.coreset else DISTILLED_TAGS), *others]))
+def _tags(artifact: Artifact, others: Sequence[str] | None) -> list[str]:
+    return list(dict.fromkeys([*(CORESET_TAGS if artifact.coreset else DISTILLED_TAGS), *(others or ())]))
 
 
 def _ratio(artifact: Artifact) -> float | None:

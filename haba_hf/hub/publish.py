@@ -70,7 +70,7 @@ def push_artifact(
     create_pr: bool = False,
     commit_message: str | None = None,
     commit_description: str | None = None,
-    tags: Sequence[str] = (),
+    tags: Sequence[str] | None = None,
     token: str | bool | None = None,
 ) -> str:
     """
@@ -244,7 +244,7 @@ def clear_hub_errors(repo_id: str, revision: str | None = None) -> Iterator[None
         ) from error
 
 
-def _model_files(artifact: Artifact, repo_id: str, include_code: bool, tags: Sequence[str] = ()) -> Files:
+def _model_files(artifact: Artifact, repo_id: str, include_code: bool, tags: Sequence[str] | None = None) -> Files:
     files = {**published_records(artifact), **processor_files(artifact), WEIGHTS: artifact.directory / WEIGHTS}
     processor = type(artifact.processor)
     for name, auto_map in {"config.json": MODEL_CLASSES, PROCESSOR: PROCESSOR_CLASSES[processor]}.items():
@@ -262,7 +262,7 @@ def _model_files(artifact: Artifact, repo_id: str, include_code: bool, tags: Seq
     return files
 
 
-def _dataset_files(artifact: Artifact, repo_id: str, tags: Sequence[str], folder: Path) -> Files:
+def _dataset_files(artifact: Artifact, repo_id: str, tags: Sequence[str] | None, folder: Path) -> Files:
     samples = materialize_artifact(artifact, folder / "samples", repo_id, tags)
     return {path.relative_to(samples).as_posix(): path for path in samples.rglob("*") if path.is_file()}
 

@@ -13,7 +13,7 @@ PARQUET = "train-00000-of-00001.parquet"
 
 
 def materialize_artifact(
-    artifact: Artifact, directory: str | Path, repo_id: str | None = None, tags: Sequence[str] = ()
+    artifact: Artifact, directory: str | Path, repo_id: str | None = None, tags: Sequence[str] | None = None
 ) -> Path:
     """
     Writes all samples as a folder that `load_dataset(directory, "exact")` and `load_dataset(directory, "images")`

@@ -11,11 +11,13 @@ from ..evaluation import (
     FULL_DATA,
     RANDOM_REAL,
     AccuracyResult,
+    EvaluationArguments,
     evaluate_artifact,
     evaluate_full_data,
     evaluate_random_real,
     random_real_artifact,
 )
+from ..networks import NetworkArguments
 from ..processors import HabaProcessor
 from ..recipe import Recipe
 from ..storage import StorageFigures, describe_storage, describe_training_set, equal_storage_images_per_class
@@ -48,18 +50,17 @@ def compared_systems(recipe: Recipe, opened: OpenedArtifact, accelerator: Accele
     Raises:
         `ValueError`: if a class has too few real images.
     """
-    arguments, seed, network = recipe.evaluation, recipe.distillation.seed, student_network(recipe)
     model, processor, data, split = opened.model, opened.processor, opened.data, opened.split
-    protocol = (network, arguments, seed, accelerator)
+    protocol, references = _protocol(recipe, accelerator), recipe.evaluation.references
     sizes = (len(data.train), data.image_shape, data.bytes_per_value)
     students = partial(evaluate_artifact, model, split, processor, *protocol)
     systems = [System(opened.system, processor, describe_storage(model.storage(), *sizes), students)]
-    if arguments.references in ("random", "all"):
+    if references in ("random", "all"):
         per_class = equal_storage_images_per_class(model.config)
-        storage = describe_storage(random_real_artifact(data, per_class, seed).storage(), *sizes)
+        plain = random_real_artifact(data, per_class, recipe.distillation.seed)
         students = partial(evaluate_random_real, data, split, per_class, *protocol)
-        systems.append(System(RANDOM_REAL, data.processor, storage, students))
-    if arguments.references == "all":
+        systems.append(System(RANDOM_REAL, data.processor, describe_storage(plain.storage(), *sizes), students))
+    if references == "all":
         systems.append(full_data_system(recipe, data, split, accelerator))
     return systems
 
@@ -67,13 +68,12 @@ def compared_systems(recipe: Recipe, opened: OpenedArtifact, accelerator: Accele
 def full_data_system(recipe: Recipe, data: ImageData, split: Split, accelerator: Accelerator) -> System:
     """The full training set."""
     storage = describe_training_set(len(data.train), data.image_shape, data.num_labels, data.bytes_per_value)
-    students = partial(
-        evaluate_full_data,
-        data,
-        split,
-        student_network(recipe),
-        recipe.evaluation,
-        recipe.distillation.seed,
-        accelerator,
-    )
+    students = partial(evaluate_full_data, data, split, *_protocol(recipe, accelerator))
     return System(FULL_DATA, data.processor, storage, students)
+
+
+def _protocol(
+    recipe: Recipe, accelerator: Accelerator
+) -> tuple[NetworkArguments, EvaluationArguments, int, Accelerator]:
+    """How students are trained, whatever on: the last arguments of every `evaluate_*`."""
+    return student_network(recipe), recipe.evaluation, recipe.distillation.seed, accelerator

@@ -9,16 +9,16 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from haba_hf.data.augmentation import DSA_STRATEGY, DsaAugmentation
-from haba_hf.distillation import ExpertArguments, ExpertStore, experts, record_experts
+from haba_hf.distillation import ExpertStore, experts, record_experts
 from haba_hf.distillation.experts import expert_path, recording_bytes
 from haba_hf.networks import NetworkArguments, build_network
 from haba_hf.pairing import derived_seed
 from tiny import NETWORK, launch_two_processes, tiny_accelerator, tiny_data
+from tiny_runs import stored
 
 
 def tiny_experts(directory, **settings):
-    defaults = ExpertArguments(experts_dir=str(directory), num_experts=2, expert_batch_size=10)
-    return dataclasses.replace(defaults, **settings)
+    return dataclasses.replace(stored(directory), **settings)
 
 
 def record(arguments, data=None, num_snapshots=3, network=NETWORK):
