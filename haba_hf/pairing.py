@@ -22,7 +22,10 @@ MATERIALIZE_FLOATS = 2**28
 
 
 def derived_seed(*seeds: int) -> int:
-    """One seed out of several, such as (seed, network index): tuples that differ give unrelated streams."""
+    """
+    One seed out of several, such as (seed, network index): tuples of one length that differ give unrelated streams.
+    Zeros at the end do not count, so that (7,), (7, 0) and (7, 0, 0) are one stream.
+    """
     return int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0] >> 1)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from ..checks import check_counts, check_positive
 from ..data import ImageData
 from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
 from ..data.splits import images_at_once
@@ -55,11 +56,8 @@ class CoresetArguments:
     )
 
     def __post_init__(self):
-        for name in ("coreset_epochs", "coreset_batch_size"):
-            if vars(self)[name] < 1:
-                raise ValueError(f"{name} must be at least 1, got {vars(self)[name]}.")
-        if not self.coreset_learning_rate > 0:
-            raise ValueError(f"coreset_learning_rate must be positive, got {self.coreset_learning_rate}.")
+        check_counts(self, "coreset_epochs", "coreset_batch_size")
+        check_positive(self, "coreset_learning_rate")
         DsaAugmentation(self.coreset_dsa)  # an unknown operation is refused now
 
 

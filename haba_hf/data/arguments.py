@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from ..checks import check_counts
 from .imagenet import HUB_ID, IMAGENET_SUBSETS
 from .speech import MINI_WORDS, SpeechArguments
 
@@ -82,12 +83,9 @@ class DataArguments(SpeechArguments):
         super().__post_init__()
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(f"validation_fraction must be in [0, 1), got {self.validation_fraction}.")
-        if self.resize is not None and self.resize < 1:
-            raise ValueError(f"resize must be positive, got {self.resize}.")
+        check_counts(self, "resize", "max_train_samples")
         if self.center_crop and self.resize is None:
             raise ValueError("center_crop says how images are resized: set resize too.")
-        if self.max_train_samples is not None and self.max_train_samples < 1:
-            raise ValueError(f"max_train_samples must be positive, got {self.max_train_samples}.")
 
 
 def named_dataset(dataset: str) -> NamedDataset | None:

@@ -14,11 +14,12 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..checks import check_counts, check_positive
 from ..data.augmentation import DsaAugmentation
 from ..data.image_data import ImageData
 from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments, build_feature_network
-from .arguments import DistillationArguments, check_counts
+from .arguments import DistillationArguments
 
 
 def cosine_loss(features_VBD: Tensor) -> Tensor:
@@ -86,8 +87,7 @@ class AdversaryArguments:
         if self.adversary_hallucinators < 2:
             raise ValueError("adversary_hallucinators must be at least 2: the adversary compares views of a basis.")
         check_counts(self, "adversary_bases")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}.")
+        check_positive(self, "temperature")
 
     @property
     def plays(self) -> bool:

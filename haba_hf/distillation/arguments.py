@@ -1,9 +1,10 @@
 """The settings of one distillation: what is learned, and the run. Those of one objective are in its own file."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from ..data.augmentation import DSA_STRATEGY
+from ..checks import check_counts, check_positive
+from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
 
 
 @dataclass
@@ -141,24 +142,11 @@ class DistillationArguments:
 
     def __post_init__(self):
         check_counts(self, "steps", "real_batch_size", "student_batch_size", "checkpoint_every")
-        if self.max_minutes is not None and self.max_minutes <= 0:
-            raise ValueError(f"max_minutes must be positive, got {self.max_minutes}.")
-        if self.inner_learning_rate <= 0:
-            raise ValueError(f"inner_learning_rate must be positive, got {self.inner_learning_rate}.")
+        check_positive(self, "max_minutes", "inner_learning_rate")
+        DsaAugmentation(self.dsa)  # an unknown operation is refused now
         if not all(0 < fraction < 1 for fraction in self.learning_rate_halvings):
             raise ValueError(
                 f"learning_rate_halvings are fractions of the run between 0 and 1, got {self.learning_rate_halvings}."
             )
         if self.keep_best and not self.validate_every:
             raise ValueError("keep_best chooses by validation: set validate_every too.")
-
-
-def check_counts(section: Any, *names: str) -> None:
-    """
-    Raises:
-        `ValueError`: if a field of a section that counts something is below 1. `None` leaves the count open.
-    """
-    for name in names:
-        count = vars(section)[name]
-        if count is not None and count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}.")

@@ -18,13 +18,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from ..checks import check_counts, check_positive
 from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
 from ..data.image_data import ImageData
 from ..files import atomic_file, check_writable
 from ..networks import NetworkArguments, build_network
-from ..pairing import derived_seed
+from ..pairing import derived_seed, seeded_generator
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16}
+
+# The streams of random numbers of expert i: its weights; its order of images and their augmentation. Student i has 0 to
+# 2: with the experts' own weights to start from, students would not be fresh networks.
+WEIGHTS, TRAINING = 3, 4
 
 
 @dataclass
@@ -44,6 +49,11 @@ class ExpertArguments:
         default="float32", metadata={"help": "Precision of the stored snapshots."}
     )
     expert_seed: int = field(default=0, metadata={"help": "Expert i is initialized and trained from this seed and i."})
+
+    def __post_init__(self):
+        check_counts(self, "num_experts", "snapshots_per_epoch", "expert_batch_size")
+        check_positive(self, "expert_learning_rate")
+        DsaAugmentation(self.expert_dsa)  # an unknown operation is refused now
 
 
 def network_signature(network: NetworkArguments, image_shape: tuple[int, int, int], num_labels: int) -> str:
@@ -101,7 +111,8 @@ def record_experts(
         The paths of all experts. Files already there are kept if they are of the same network, data and training.
 
     Raises:
-        `ValueError`: if a file there belongs to something else, or an expert's loss becomes NaN.
+        `ValueError`: if a file there belongs to something else, or an epoch has fewer steps than snapshots.
+        `FloatingPointError`: if an expert's loss or parameters become NaN or infinite.
         `OSError`: if the folder cannot be written.
     """
     if accelerator.is_main_process:
@@ -129,16 +140,13 @@ def record_experts(
                     "anew, or lower max_start or expert_span."
                 )
             continue
-        expert = build_network(network_arguments, data.image_shape, data.num_labels, seed=_seed(arguments, index))
+        seed = derived_seed(arguments.expert_seed, index, WEIGHTS)
+        expert = build_network(network_arguments, data.image_shape, data.num_labels, seed)
         snapshots = _train(expert, data, arguments, index, num_snapshots, accelerator)
         with atomic_file(path) as aside:
             save_file({"snapshots": snapshots}, aside, expected)
     accelerator.wait_for_everyone()
     return paths
-
-
-def _seed(arguments: ExpertArguments, index: int) -> int:
-    return derived_seed(arguments.expert_seed, index)
 
 
 def _train(
@@ -152,7 +160,7 @@ def _train(
     device = accelerator.device
     network.to(device)
     images, labels = data.train.images.to(device), data.train.labels.to(device)
-    generator = torch.Generator().manual_seed(_seed(arguments, index))
+    generator = seeded_generator(arguments.expert_seed, index, TRAINING)
     augmentation = DsaAugmentation(arguments.expert_dsa)
     optimizer = torch.optim.SGD(
         network.parameters(), lr=arguments.expert_learning_rate, momentum=arguments.expert_momentum
@@ -183,7 +191,7 @@ def _train(
                 taken += 1
                 snapshot = flat_parameters(network).to("cpu", dtype)
                 if not (torch.isfinite(loss) and torch.isfinite(snapshot).all()):
-                    raise ValueError(
+                    raise FloatingPointError(
                         f"Expert {index} diverged (loss {loss.item()}): lower expert_learning_rate, now "
                         f"{arguments.expert_learning_rate}."
                     )

@@ -10,6 +10,7 @@ import torch
 from sklearn.manifold import TSNE
 from torch import Tensor
 
+from ..checks import check_counts, check_positive
 from ..data import ImageData
 from ..data.splits import images_at_once
 from ..modeling_haba import HabaModel
@@ -36,10 +37,8 @@ class EmbeddingArguments:
     def __post_init__(self):
         if not self.embedded_classes:
             raise ValueError("embedded_classes names no class: give at least one number.")
-        if self.embedded_images < 1 or not self.perplexity > 0:
-            raise ValueError(
-                f"embedded_images and perplexity must be positive, got {self.embedded_images} and {self.perplexity}."
-            )
+        check_counts(self, "embedded_images")
+        check_positive(self, "perplexity")
 
 
 @dataclass

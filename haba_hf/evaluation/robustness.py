@@ -11,6 +11,7 @@ from accelerate.utils import gather_object
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..checks import check_counts
 from ..data import Split
 from ..data.corruptions import CORRUPTIONS, SEVERITIES, STANDARD_CORRUPTIONS
 from ..processors import HabaProcessor
@@ -39,8 +40,7 @@ class RobustnessArguments:
     )
 
     def __post_init__(self):
-        if self.corruption_images is not None and self.corruption_images < 1:
-            raise ValueError(f"corruption_images must be at least 1, got {self.corruption_images}.")
+        check_counts(self, "corruption_images")
 
 
 @dataclass

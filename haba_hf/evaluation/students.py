@@ -18,6 +18,7 @@ from accelerate.utils import gather_object
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..checks import check_counts, check_positive
 from ..data import Split
 from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
 from ..data.cutmix import CutMix
@@ -102,14 +103,9 @@ class EvaluationArguments:
     )
 
     def __post_init__(self):
-        counts = ("evaluation_seeds", "student_epochs", "evaluation_batch_size", "real_student_epochs")
-        for name in (*counts, "real_evaluation_seeds"):
-            if vars(self)[name] is not None and vars(self)[name] < 1:
-                raise ValueError(f"{name} must be at least 1, got {vars(self)[name]}.")
-        for name in ("evaluation_learning_rate", "real_student_learning_rate"):
-            value = vars(self)[name]
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}.")
+        check_counts(self, "evaluation_seeds", "student_epochs", "evaluation_batch_size", "student_width")
+        check_counts(self, "real_evaluation_seeds", "real_student_epochs")
+        check_positive(self, "evaluation_learning_rate", "real_student_learning_rate")
         # What they refuse is refused now, not after hours of distillation.
         DsaAugmentation(self.evaluation_dsa)
         CutMix(self.evaluation_cutmix)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from ..checks import check_counts
 from .alexcifarnet import AlexCifarNet
 from .alexnet import AlexNet
 from .convnet import ConvNet
@@ -61,6 +62,7 @@ class NetworkArguments:
 
     def __post_init__(self):
         check_network_name(self.network)
+        check_counts(self, "network_depth", "network_width")
 
 
 def check_network_name(name: str) -> None:

@@ -9,10 +9,11 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from haba_hf.data.augmentation import DSA_STRATEGY, DsaAugmentation
-from haba_hf.distillation import ExpertStore, experts, record_experts
-from haba_hf.distillation.experts import expert_path, recording_bytes
+from haba_hf.distillation import ExpertArguments, ExpertStore, experts, record_experts
+from haba_hf.distillation.experts import expert_path, flat_parameters, recording_bytes
+from haba_hf.evaluation import students
 from haba_hf.networks import NetworkArguments, build_network
-from haba_hf.pairing import derived_seed
+from haba_hf.pairing import derived_seed, seeded_generator
 from tiny import NETWORK, launch_two_processes, tiny_accelerator, tiny_data
 from tiny_runs import stored
 
@@ -34,9 +35,9 @@ def contents(path):
 
 def hand_written_trajectory(data, arguments, index, moments):
     """All parameters after each of `moments` SGD steps (0: before the first)."""
-    seed = derived_seed(arguments.expert_seed, index)
-    network = build_network(NETWORK, data.image_shape, data.num_labels, seed)
-    generator = torch.Generator().manual_seed(seed)
+    weights = derived_seed(arguments.expert_seed, index, experts.WEIGHTS)
+    network = build_network(NETWORK, data.image_shape, data.num_labels, weights)
+    generator = seeded_generator(arguments.expert_seed, index, experts.TRAINING)
     velocities = [torch.zeros_like(parameter) for parameter in network.parameters()]
     augmentation = DsaAugmentation(arguments.expert_dsa)
     recorded, step = [], 0
@@ -333,7 +334,9 @@ def test_foreign_safetensors(tmp_path, name, metadata):
 
 
 def test_divergence(tmp_path):
-    with pytest.raises(ValueError, match=r"Expert 0 diverged \(loss .*\): lower expert_learning_rate, now 1e\+30"):
+    with pytest.raises(
+        FloatingPointError, match=r"Expert 0 diverged \(loss .*\): lower expert_learning_rate, now 1e\+30"
+    ):
         record(tiny_experts(tmp_path, expert_learning_rate=1e30), num_snapshots=9)
     assert os.listdir(tmp_path) == []
 
@@ -342,9 +345,33 @@ def test_divergence_in_the_step_of_a_snapshot(tmp_path):
     """The loss is still finite, the parameters are not."""
     data = tiny_data()
     arguments = tiny_experts(tmp_path, expert_batch_size=24, expert_dsa="none", expert_learning_rate=float("inf"))
-    with pytest.raises(ValueError, match="Expert 0 diverged"):
+    with pytest.raises(FloatingPointError, match="Expert 0 diverged"):
         record(arguments, data, num_snapshots=2)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ({"num_experts": 0}, "num_experts must be at least 1"),
+        ({"snapshots_per_epoch": 0}, "snapshots_per_epoch must be at least 1"),
+        ({"expert_batch_size": 0}, "expert_batch_size must be at least 1"),
+        ({"expert_learning_rate": 0.0}, "expert_learning_rate must be positive"),
+        ({"expert_dsa": "blur"}, "blur"),
+    ],
+)
+def test_unfit_settings_are_refused_before_anything_is_trained(setting, message):
+    with pytest.raises(ValueError, match=message):
+        ExpertArguments(**setting)
+
+
+def test_students_of_a_run_start_elsewhere_than_its_experts(tmp_path):
+    data, arguments = tiny_data(), tiny_experts(tmp_path)
+    starts = [load_file(path)["snapshots"][0] for path in record(arguments, data)]
+    for index, start in enumerate(starts):
+        seed = derived_seed(arguments.expert_seed, index, students.WEIGHTS)
+        student = build_network(NETWORK, data.image_shape, data.num_labels, seed)
+        assert not torch.equal(flat_parameters(student), start)
 
 
 def test_more_snapshots_than_steps(tmp_path):

@@ -30,12 +30,13 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...checks import check_counts
 from ...data.augmentation import DsaAugmentation, DsaParameters
 from ...data.image_data import ImageData
 from ...modeling_haba import HabaModel
 from ...networks import ConvNet, NetworkArguments, build_network
 from ...pairing import derived_seed, materialize_if_small, seeded_generator
-from ..arguments import DistillationArguments, check_counts
+from ..arguments import DistillationArguments
 from .inner_loop import train_an_epoch
 
 # Streams of random numbers that all processes share, beside the distiller's (seed, step, rank).

@@ -20,12 +20,13 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...checks import check_counts
 from ...data.augmentation import DsaAugmentation
 from ...data.image_data import ImageData
 from ...modeling_haba import HabaModel
 from ...networks import NetworkArguments, build_network
 from ...pairing import materialize_if_small, seeded_generator
-from ..arguments import DistillationArguments, check_counts
+from ..arguments import DistillationArguments
 from .inner_loop import train_an_epoch
 
 # Published (outer steps, inner epochs) by samples per class.
