@@ -316,6 +316,10 @@ class HabaModel(PreTrainedModel):
     def _paired_epoch(self, generator: torch.Generator) -> HabaOutput:
         return self.restore(self.draw_pairing(generator))
 
+    def sample_ids_by_class(self) -> Tensor:
+        """Places in `materialize()` of the samples of each class, `[L, X / L]`: bases lie class by class."""
+        return torch.arange(self.config.num_samples).view(self.config.num_labels, -1)
+
     def draw_pairing(self, generator: torch.Generator) -> Tensor:
         """
         One epoch of online pairing, as places in `materialize()` `[N x M]`: every basis once, in all its formations,

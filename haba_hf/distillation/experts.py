@@ -27,8 +27,8 @@ from ..pairing import derived_seed, seeded_generator
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16}
 
-# The streams of random numbers of expert i: its weights; its order of images and their augmentation. Student i has 0 to
-# 2: with the experts' own weights to start from, students would not be fresh networks.
+# The streams of random numbers of expert i: its weights; its order of images and their augmentation. Student i has 0
+# to 2: with the experts' own weights to start from, students would not be fresh networks.
 WEIGHTS, TRAINING = 3, 4
 
 

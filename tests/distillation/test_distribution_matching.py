@@ -1,11 +1,14 @@
 """Distribution matching against a naive loop over classes, images and samples, and against finite differences."""
 
+import itertools
+
 import pytest
 import torch
 
 from haba_hf.data.augmentation import DsaAugmentation
 from haba_hf.distillation import DistributionMatching
 from haba_hf.distillation.objectives import distribution_matching
+from haba_hf.evaluation import students
 from haba_hf.networks import build_network
 from haba_hf.pairing import derived_seed
 from tiny import (
@@ -48,13 +51,15 @@ def naive_loss(data, model, network, arguments, generator, augmented=True):
         for row in [members[position] for position in order]:
             image = data.processor.normalize(data.train.images[row : row + 1])
             real = real + network.features(DsaAugmentation.apply(image, drawn[label]))[0] / len(order)
-        of_class = [basis for basis in range(model.config.num_bases) if model.class_ids[basis] == label]
-        products = [(basis, j) for basis in of_class for j in range(max(model.config.num_hallucinators, 1))]
-        mean = 0.0
-        for basis, j in products:
-            sample = DsaAugmentation.apply(naive_sample(model, basis, j), drawn[label])
-            mean = mean + network.features(sample)[0] / len(products)
-        total = total + ((real - mean) ** 2).sum()
+        mean, weights = 0.0, 0.0
+        for basis, j in itertools.product(
+            range(model.config.num_bases), range(max(model.config.num_hallucinators, 1))
+        ):
+            own = int(model.class_ids[basis])
+            weight = model.labels[basis, label] if model.config.label_kind == "soft" else float(own == label)
+            sample = DsaAugmentation.apply(naive_sample(model, basis, j), drawn[own])
+            mean, weights = mean + weight * network.features(sample)[0], weights + weight
+        total = total + ((real - mean / weights) ** 2).sum()
     return total
 
 
@@ -98,6 +103,32 @@ def test_formations_count_like_samples():
     assert gradients(model)["bases"].abs().max() > 1e-6
 
 
+def test_soft_labels_are_learned_in_one_chunk(monkeypatch):
+    """Every sample counts in the means of all classes, so that no class can be taken alone."""
+    monkeypatch.setattr(distribution_matching, "SAMPLES_AT_ONCE", 1)
+    data = tiny_data()
+    model = tiny_model(data, label_kind="soft")
+    objective, _ = prepared(data, model)
+    objective.backward(model, torch.Generator().manual_seed(1))
+    actual = gradients(model)
+    assert actual["label_logits"].abs().max() > 1e-6
+
+    def loss():
+        return objective.backward(model, torch.Generator().manual_seed(1))["l_dd"]
+
+    assert_directional_derivative(model, actual, loss, ["label_logits"])
+
+
+def test_evaluated_students_start_elsewhere_than_the_bank():
+    data = tiny_data()
+    objective, arguments = prepared(data, tiny_model(data), network_bank=2)
+    for index in range(2):
+        seed = derived_seed(arguments.seed, index, students.WEIGHTS)
+        student = build_network(NETWORK, data.image_shape, data.num_labels, seed)
+        banked, _ = objective._banked(index)
+        assert not torch.equal(next(student.parameters()), next(banked.parameters()))
+
+
 @pytest.mark.parametrize("operation", ["none", "color", "crop", "cutout", "flip", "scale", "rotate"])
 def test_gradient_by_finite_differences(operation):
     data = tiny_data()
@@ -133,7 +164,8 @@ def test_bank_equals_the_uncached_computation():
     model = tiny_model(data)
     # All images of a class, so that the mean does not depend on which are drawn.
     objective, arguments = prepared(data, model, network_bank=2, seed=5, real_batch_size=100)
-    networks = [build_network(NETWORK, data.image_shape, data.num_labels, derived_seed(5, index)) for index in (0, 1)]
+    seeds = [derived_seed(5, index, 0, distribution_matching.NETWORKS) for index in (0, 1)]
+    networks = [build_network(NETWORK, data.image_shape, data.num_labels, seed) for seed in seeds]
     met = set()
     for step in range(8):
         model.zero_grad()

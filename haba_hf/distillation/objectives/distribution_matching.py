@@ -3,7 +3,10 @@ the samples of a class is pulled to that of its real images,
 
     L_DD = sum_c || mean_{x in real_c} phi(A(x)) - mean_{x in samples_c} phi(A(x)) ||^2,
 
-with the same siamese augmentation A on both sides. Nothing is trained and nothing is second order.
+with the same siamese augmentation A on both sides. Nothing is trained and nothing is second order. Soft labels weigh
+the samples in the means of classes, and are learned along.
+
+Shape legend: X samples, L classes, D features.
 """
 
 from dataclasses import dataclass, field
@@ -18,8 +21,11 @@ from ...modeling_haba import HabaModel
 from ...networks import FeatureNetwork, NetworkArguments, build_feature_network
 from ...pairing import derived_seed, seeded_generator
 from ..arguments import DistillationArguments
+from .class_means import class_weights
 
-# Samples that go through the network at once; a class is never split.
+# The streams of network i of the bank: its weights, the real images of its means. Evaluated students have others.
+NETWORKS, IMAGES = 1, 2
+# Samples that go through the network at once; a class is never split, and soft labels take all classes together.
 SAMPLES_AT_ONCE = 1024
 
 
@@ -68,6 +74,7 @@ class DistributionMatching:
         self.data = real_data
         self.device = accelerator.device
         self.members = [real_data.train.of_class(label) for label in range(real_data.num_labels)]
+        self.sample_ids_LX = model.sample_ids_by_class().to(self.device)
         self.bank: dict[int, tuple[FeatureNetwork, Tensor]] = {}
 
     def backward(self, model: HabaModel, generator: torch.Generator) -> dict[str, float]:
@@ -84,24 +91,31 @@ class DistributionMatching:
             means_LD = self._real_means(network, augmentations, generator)
 
         output = model()
-        samples = output.samples.detach().requires_grad_()
-        classes = model.class_ids[output.basis_ids]
-        per_class = len(samples) // len(self.members)
-        at_once = max(SAMPLES_AT_ONCE // per_class, 1)
+        soft = output.labels.is_floating_point()
+        samples, labels = output.samples.detach().requires_grad_(), output.labels.detach().requires_grad_(soft)
+        num_classes, per_class = self.sample_ids_LX.shape
+        at_once = num_classes if soft else max(SAMPLES_AT_ONCE // per_class, 1)
         total = 0.0
-        for labels in torch.arange(len(self.members)).split(at_once):
-            inside = [(classes == label).nonzero().squeeze(1) for label in labels.tolist()]
+        for classes in torch.arange(num_classes).split(at_once):
+            ids = self.sample_ids_LX[classes]
             x = torch.cat(
                 [
                     DsaAugmentation.apply(samples[rows], augmentations[label])
-                    for label, rows in zip(labels.tolist(), inside, strict=True)
+                    for label, rows in zip(classes.tolist(), ids, strict=True)
                 ]
             )
-            sample_means = network.features(x).view(len(labels), per_class, -1).mean(dim=1)
-            loss = (means_LD[labels] - sample_means).square().sum()
+            features_XD = network.features(x)
+            if soft:
+                sample_means = class_weights(labels[ids.flatten()], num_classes, samples.dtype) @ features_XD
+            else:
+                sample_means = features_XD.unflatten(0, (len(classes), per_class)).mean(dim=1)
+            loss = (means_LD[classes] - sample_means).square().sum()
             loss.backward()
             total += loss.item()
-        output.samples.backward(self.arguments.lambda_dd * samples.grad)
+        learned = [(output.samples, samples), *([(output.labels, labels)] if soft else [])]
+        torch.autograd.backward(
+            [tensor for tensor, _ in learned], [self.arguments.lambda_dd * leaf.grad for _, leaf in learned]
+        )
         return {"l_dd": total}
 
     def state(self) -> dict[str, Tensor]:
@@ -116,8 +130,8 @@ class DistributionMatching:
         return network.to(self.device).requires_grad_(False)
 
     def _banked(self, index: int) -> tuple[FeatureNetwork, Tensor]:
-        network = self._network(derived_seed(self.arguments.seed, index))
-        generator = seeded_generator(self.arguments.seed, index)
+        network = self._network(derived_seed(self.arguments.seed, index, 0, NETWORKS))
+        generator = seeded_generator(self.arguments.seed, index, 0, IMAGES)
         augmentations = [self.augmentation.draw(1, generator)] * len(self.members)
         return network, self._real_means(network, augmentations, generator)
 

@@ -37,6 +37,7 @@ from ...modeling_haba import HabaModel
 from ...networks import ConvNet, NetworkArguments, build_network
 from ...pairing import derived_seed, materialize_if_small, seeded_generator
 from ..arguments import DistillationArguments
+from .class_means import class_weights
 from .inner_loop import train_an_epoch
 
 # Streams of random numbers that all processes share, beside the distiller's (seed, step, rank).
@@ -109,6 +110,7 @@ class FeatureAlignment:
         self.accelerator = accelerator
         self.device = accelerator.device
         self.members = [real_data.train.of_class(label) for label in range(real_data.num_labels)]
+        self.sample_ids_LX = model.sample_ids_by_class().to(self.device)
         self.steps = self.networks = 0
         self.network: ConvNet | None = None
         self.accuracies: list[float] = []
@@ -164,19 +166,15 @@ class FeatureAlignment:
         output = model()
         soft = output.labels.is_floating_point()
         samples, labels = output.samples.detach().requires_grad_(), output.labels.detach().requires_grad_(soft)
-        classes = model.class_ids[output.basis_ids]
-        rows = [(classes == label).nonzero().squeeze(1) for label in range(len(self.members))]
-        order = torch.cat(rows)
         layers = network.layer_features(
             torch.cat(
                 [
-                    DsaAugmentation.apply(samples[row], augmentation)
-                    for row, augmentation in zip(rows, augmentations, strict=True)
+                    DsaAugmentation.apply(samples[rows], augmentation)
+                    for rows, augmentation in zip(self.sample_ids_LX, augmentations, strict=True)
                 ]
             )
         )
-        weights_XL = labels[order] if soft else F.one_hot(labels[order], len(self.members)).to(samples.dtype)
-        weights_LX = (weights_XL / weights_XL.sum(dim=0)).T
+        weights_LX = class_weights(labels[self.sample_ids_LX.flatten()], len(self.members), samples.dtype)
         means = [weights_LX @ layer.flatten(1) for layer in layers]
         loss = alignment_loss(real_means, means) + self.settings.discrimination_weight * discrimination_loss(
             real_features_nD, real_labels_n, means[-1]
@@ -208,7 +206,7 @@ class FeatureAlignment:
         """The inner loop; returns its epochs."""
         arguments, settings = self.arguments, self.settings
         optimizer = torch.optim.SGD(network.parameters(), lr=arguments.inner_learning_rate)
-        batch_size = arguments.student_batch_size or model.config.num_bases
+        batch_size = arguments.student_batch_size or model.config.num_bases * model.config.num_formations
         materialized = materialize_if_small(model)
         accuracies: list[float] = []
         for epoch in range(1, settings.max_inner_epochs + 1):

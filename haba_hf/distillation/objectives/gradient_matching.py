@@ -110,8 +110,7 @@ class GradientMatching:
         self.data = real_data
         self.accelerator = accelerator
         self.members = [real_data.train.of_class(label) for label in range(real_data.num_labels)]
-        classes_X = model.class_ids.cpu().repeat_interleave(model.config.num_samples // model.config.num_bases)
-        self.sample_ids = [(classes_X == label).nonzero().flatten() for label in range(real_data.num_labels)]
+        self.sample_ids_LX = model.sample_ids_by_class()
         self.outer_steps, self.inner_epochs = self._loops(model)
         self._start_network(0)
 
@@ -196,7 +195,7 @@ class GradientMatching:
         """Adds the gradient of `weight` * D of one class to the parameters of `model` and returns D."""
         generator = self._generator(MATCHING + label)
         augmentation = self.matching_augmentation.draw(1, generator)
-        members, ids = self.members[label], self.sample_ids[label]
+        members, ids = self.members[label], self.sample_ids_LX[label]
         images = self.data.draw_among(members, self.arguments.real_batch_size, generator, self.accelerator.device)
         parameters = list(self.network.parameters())
         classes = torch.full((len(images),), label, device=images.device)
