@@ -23,9 +23,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from .data import load_image_data
-from .distillation import record_experts
-from .evaluation import markdown_table
+from .evaluation import architecture_table, markdown_table, robustness_table
 from .hub import (
     Artifact,
     artifact_facts,
@@ -40,7 +38,16 @@ from .hub import (
     save_sounds,
 )
 from .recipe import Recipe, parse_recipe, recipes_folder, run_script
-from .runs import distill, evaluate, select_coreset, start_accelerator
+from .runs import (
+    distill,
+    embed,
+    evaluate,
+    evaluate_architectures,
+    evaluate_robustness,
+    record,
+    select_coreset,
+    start_accelerator,
+)
 from .runs.provenance import CORESET, DISTILLATION
 from .storage import plan_storage
 
@@ -70,15 +77,10 @@ def _run_recipe(command: str, words: list[str]) -> Answer | None:
     """A command that takes `[RECIPE] [--field value ...]`; `None` on all processes but the main one."""
     function, description = RECIPE_COMMANDS[command]
     recipe = parse_recipe(words, description=f"{description}\n\n{RECIPE_HELP.format(', '.join(_recipe_names()))}")
-    accelerator = start_accelerator(**_trackers(recipe) if command == "distill" else {})
+    accelerator = start_accelerator(tracked=recipe if command == "distill" else None)
     answer = function(recipe, accelerator)
     accelerator.end_training()
     return answer if accelerator.is_main_process else None
-
-
-def _trackers(recipe: Recipe) -> dict[str, Any]:
-    report_to = recipe.distillation.report_to
-    return {"log_with": None if report_to == "none" else report_to, "project_dir": recipe.distillation.output_dir}
 
 
 def _distill(recipe: Recipe, accelerator: Accelerator) -> Answer:
@@ -88,14 +90,26 @@ def _distill(recipe: Recipe, accelerator: Accelerator) -> Answer:
 
 
 def _evaluate(recipe: Recipe, accelerator: Accelerator) -> Answer:
+    if recipe.cross_architecture.architectures:
+        architectures = evaluate_architectures(recipe, accelerator)
+        return {"rows": [dataclasses.asdict(row) for row in architectures]}, architecture_table(architectures)
     rows = evaluate(recipe, accelerator)
     return {"rows": [dataclasses.asdict(row) for row in rows]}, markdown_table(rows)
 
 
+def _robustness(recipe: Recipe, accelerator: Accelerator) -> Answer:
+    results = evaluate_robustness(recipe, accelerator)
+    return {"systems": [dataclasses.asdict(result) for result in results]}, robustness_table(results)
+
+
+def _embed(recipe: Recipe, accelerator: Accelerator) -> Answer:
+    path = embed(recipe, accelerator)
+    return {"picture": str(path)}, str(path)
+
+
 def _experts(recipe: Recipe, accelerator: Accelerator) -> Answer:
-    data = load_image_data(recipe.data, allow_missing_test=True)
-    record_experts(data, recipe.network, recipe.experts, recipe.trajectory_matching.num_snapshots, accelerator)
-    return {"experts_dir": recipe.experts.experts_dir}, f"Experts: {recipe.experts.experts_dir}"
+    path = record(recipe, accelerator)
+    return {"experts_dir": str(path)}, f"Experts: {path}"
 
 
 RECIPE_HELP = """\
@@ -114,6 +128,8 @@ RECIPE_COMMANDS: dict[str, tuple[Callable[[Recipe, Accelerator], Answer], str]] 
     "distill": (_distill, "Distil a data set (Algorithm 1): haba distill digits/dm-1pc --steps 10"),
     "select": (_select, "Choose a coreset of real images: haba select digits/herding-1pc --bases_per_class 10"),
     "evaluate": (_evaluate, "Train fresh students on an artifact: haba evaluate digits/dm-1pc --references random"),
+    "robustness": (_robustness, "Score students under 19 corruptions: haba robustness cifar10/dm-1pc"),
+    "embed": (_embed, "Draw samples among real images by t-SNE: haba embed cifar10/dm-1pc --embedded_classes 0 1 2"),
     "experts": (_experts, "Record experts, which trajectory matching needs first: haba experts digits/mtt-1pc"),
 }
 

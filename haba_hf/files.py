@@ -87,7 +87,7 @@ def _exchange(path: Path, aside: Path) -> None:
 
 def _cannot_write(path: Path, error: OSError | SafetensorError) -> OSError:
     """The error that names `path`; safetensors reports a full disk by an error of its own."""
-    if isinstance(error, SafetensorError):
+    if isinstance(error, SafetensorError) or error.errno is None:
         return OSError(f"Cannot write {path}: {error}. Nothing was changed there.")
     place = f" ({error.filename})" if error.filename else ""
     return OSError(error.errno, f"Cannot write {path}: {error.strerror or error}{place}. Nothing was changed there")

@@ -134,7 +134,7 @@ def run_script(main: Callable[[], None]) -> None:
     keep_freed_memory()
     try:
         main()
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if os.environ.get("HABA_DEBUG"):
             raise
         message = " ".join(str(error).split()) or type(error).__name__

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from haba_hf.analyses import embed, evaluate_architectures, evaluate_robustness
 from haba_hf.data import load_image_data
 from haba_hf.data.corruptions import CORRUPTIONS, corrupt
 from haba_hf.distillation import initial_model
@@ -18,7 +17,7 @@ from haba_hf.evaluation import evaluate_artifact
 from haba_hf.hub.artifact import weights_fingerprint
 from haba_hf.modeling_haba import HabaModel
 from haba_hf.recipe import parse_recipe
-from haba_hf.runs import student_network
+from haba_hf.runs import embed, evaluate_architectures, evaluate_robustness, student_network
 from tiny import tiny_accelerator
 
 COLORS = {"lava": (210, 60, 30), "sky": (70, 120, 230)}

@@ -13,13 +13,12 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel
 
 from haba_hf import HabaModel
-from haba_hf.analyses import embed
 from haba_hf.data import load_image_data
 from haba_hf.evaluation import evaluate_artifact, evaluate_full_data, markdown_table
 from haba_hf.hub import read_artifact, save_gallery
 from haba_hf.hub.artifact import weights_fingerprint
 from haba_hf.recipe import parse_recipe
-from haba_hf.runs import distill, evaluate, load_artifact, select_coreset, student_network, train_one_student
+from haba_hf.runs import distill, embed, evaluate, load_artifact, select_coreset, student_network, train_one_student
 from haba_hf.runs.distilling import run_hash
 from tiny import tiny_accelerator
 
@@ -161,8 +160,18 @@ def test_a_checkpoint_depends_on_what_its_objective_reads():
             assert hash_of(objective, **{name: value}) != plain, (objective, name)
         for name in own - {"inner_epochs", "outer_steps"} | set(names):
             assert (hash_of(objective, **{name: 7}) != plain) == (name in names), (objective, name)
-        for name in ("student_epochs", "perplexity", "coreset_epochs"):
+        for name in ("student_epochs", "perplexity", "coreset_epochs", "validation_epochs"):
             assert hash_of(objective, **{name: 7}) == plain, (objective, name)
+
+
+def test_a_checkpoint_depends_on_the_validation_that_chooses_its_step():
+    def hash_of(**changes):
+        given = {"keep_best": True, "validate_every": 5, **changes}
+        return run_hash(parse_recipe([f"--{name}={value}" for name, value in given.items()]))
+
+    for name in ("validate_every", "validation_seeds", "validation_epochs", "student_epochs", "steps"):
+        assert hash_of(**{name: 7}) != hash_of(), name
+    assert hash_of(perplexity=7) == hash_of()
 
 
 def test_one_student_is_the_first_of_the_evaluation(recipe_of, tmp_path):

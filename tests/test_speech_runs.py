@@ -12,7 +12,6 @@ from PIL import Image
 
 from fake_hub import serving
 from haba_hf import HabaAudioProcessor
-from haba_hf.analyses import embed, evaluate_architectures, evaluate_robustness
 from haba_hf.cli import main
 from haba_hf.data import load_image_data
 from haba_hf.hub import (
@@ -26,7 +25,16 @@ from haba_hf.hub import (
 from haba_hf.hub.cards import eval_results_yaml
 from haba_hf.hub.publish import code_files
 from haba_hf.recipe import parse_recipe
-from haba_hf.runs import distill, evaluate, load_artifact, select_coreset, train_one_student
+from haba_hf.runs import (
+    distill,
+    embed,
+    evaluate,
+    evaluate_architectures,
+    evaluate_robustness,
+    load_artifact,
+    select_coreset,
+    train_one_student,
+)
 from speech_clips import RATE, WORDS, pitch_of, tone, write_clips
 from tiny import tiny_accelerator, tiny_data, tiny_model
 from tiny_artifact import tiny_artifact

@@ -42,7 +42,10 @@ def test_every_row_of_every_table_parses_and_has_an_artifact(name):
         chooses = "\ncoreset: " in recipe_path(row.recipe).read_text()
         assert (row.kind == "distilled") != chooses or row.kind == "full_data"
         if row.published is not None:
-            assert parse_recipe([row.published]).data.dataset == recipe.data.dataset
+            published = parse_recipe([row.published, f"--bases_per_class={recipe.model.bases_per_class}"])
+            assert published.data.dataset == recipe.data.dataset
+            assert published.distillation.objective == recipe.distillation.objective
+            assert config_of(published).num_bases == config_of(recipe).num_bases
         if row.against is not None:  # a pair differs in its artifact alone
             other = next(other for other in table.rows if other.name == row.against).parse({})
             assert other.distillation.objective == recipe.distillation.objective

@@ -13,10 +13,7 @@ from haba_hf.runs import distill, start_accelerator
 
 def main():
     recipe = parse_recipe(description=__doc__)
-    report_to = recipe.distillation.report_to
-    accelerator = start_accelerator(
-        log_with=None if report_to == "none" else report_to, project_dir=recipe.distillation.output_dir
-    )
+    accelerator = start_accelerator(tracked=recipe)
     distill(recipe, accelerator)
     accelerator.end_training()
 

@@ -8,9 +8,8 @@ Samples are coloured by their hallucinator. The picture is `output_dir/embedding
 `embedding.json`.
 """
 
-from haba_hf.analyses import embed
 from haba_hf.recipe import parse_recipe, run_script
-from haba_hf.runs import start_accelerator
+from haba_hf.runs import embed, start_accelerator
 
 
 def main():

@@ -12,10 +12,9 @@ The test split is used once, after each student's last epoch. The table goes to 
 `output_dir/results.json`; across architectures, to `output_dir/cross_architecture.json`.
 """
 
-from haba_hf.analyses import evaluate_architectures
 from haba_hf.evaluation import architecture_table, markdown_table
 from haba_hf.recipe import parse_recipe, run_script
-from haba_hf.runs import evaluate, start_accelerator
+from haba_hf.runs import evaluate, evaluate_architectures, start_accelerator
 
 
 def main():

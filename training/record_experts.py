@@ -7,17 +7,14 @@ r"""Record expert trajectories on real data, for trajectory matching.
 Experts are spread over processes. Complete ones are kept, so an interrupted recording goes on where it stopped.
 """
 
-from haba_hf.data import load_image_data
-from haba_hf.distillation import record_experts
 from haba_hf.recipe import parse_recipe, run_script
-from haba_hf.runs import start_accelerator
+from haba_hf.runs import record, start_accelerator
 
 
 def main():
     recipe = parse_recipe(description=__doc__)
     accelerator = start_accelerator()
-    data = load_image_data(recipe.data, allow_missing_test=True)
-    record_experts(data, recipe.network, recipe.experts, recipe.trajectory_matching.num_snapshots, accelerator)
+    record(recipe, accelerator)
     accelerator.end_training()
 
 

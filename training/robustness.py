@@ -10,10 +10,9 @@ every figure of it to `output_dir/robustness.json`, the curve to `robustness.png
 to `corruptions.png`.
 """
 
-from haba_hf.analyses import evaluate_robustness
 from haba_hf.evaluation import robustness_table
 from haba_hf.recipe import parse_recipe, run_script
-from haba_hf.runs import start_accelerator
+from haba_hf.runs import evaluate_robustness, start_accelerator
 
 
 def main():

@@ -21,7 +21,8 @@ def main():
     recipe = parse_recipe(description=__doc__)
     accelerator = start_accelerator()
     accuracy = train_one_student(recipe, accelerator)
-    accelerator.print(f"{recipe.distillation.output_dir}/student: {100 * accuracy:.1f} % of the test images are right")
+    split = recipe.evaluation.evaluation_split
+    accelerator.print(f"{recipe.distillation.output_dir}/student: {100 * accuracy:.1f} % on the {split} split")
     accelerator.end_training()
 
 

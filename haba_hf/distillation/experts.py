@@ -62,8 +62,8 @@ def network_signature(network: NetworkArguments, image_shape: tuple[int, int, in
     return json.dumps([network.network, *sizes, list(image_shape), num_labels])
 
 
-def training_signature(arguments: ExpertArguments, mixed_precision: str) -> str:
-    """How an expert was trained, as one line of JSON."""
+def training_signature(arguments: ExpertArguments) -> str:
+    """How an expert was trained, as one line of JSON; the precision of its arithmetic is told apart."""
     return json.dumps(
         {
             "snapshots_per_epoch": arguments.snapshots_per_epoch,
@@ -72,7 +72,6 @@ def training_signature(arguments: ExpertArguments, mixed_precision: str) -> str:
             "batch_size": arguments.expert_batch_size,
             "dsa": arguments.expert_dsa,
             "precision": arguments.expert_precision,
-            "mixed_precision": mixed_precision,
             "seed": arguments.expert_seed,
         },
         sort_keys=True,
@@ -128,7 +127,8 @@ def record_experts(
     expected = {
         "network": network_signature(network_arguments, data.image_shape, data.num_labels),
         "data": data.fingerprint,
-        "training": training_signature(arguments, accelerator.mixed_precision),
+        "training": training_signature(arguments),
+        "mixed_precision": accelerator.mixed_precision,
     }
     for index, path in enumerate(paths):
         if index % accelerator.num_processes != accelerator.process_index:
@@ -209,7 +209,7 @@ def _read_header(path: Path, expected: dict[str, str]) -> tuple[int, int]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if "snapshots" not in file.keys() or "network" not in metadata:  # noqa: SIM118
+            if "snapshots" not in file.keys() or not expected.keys() <= metadata.keys():  # noqa: SIM118
                 raise ValueError(f"{path} is not an expert file of haba_hf: choose another experts_dir.")
             shape = file.get_slice("snapshots").get_shape()
     except SafetensorError as error:
@@ -229,11 +229,12 @@ class ExpertStore:
 
     Args:
         arguments ([`ExpertArguments`]): the folder and the number of experts; more in the folder are left alone.
-        network_arguments, data: what the experts must belong to.
+        network_arguments, data: what the experts must belong to. They must have been trained as `arguments` say, in
+            whatever precision.
 
     Raises:
         `FileNotFoundError`: if the folder holds fewer experts.
-        `ValueError`: if an expert is damaged, or of another network or data set.
+        `ValueError`: if an expert is damaged, or of another network, data set or training.
     """
 
     def __init__(self, arguments: ExpertArguments, network_arguments: NetworkArguments, data: ImageData):
@@ -247,6 +248,7 @@ class ExpertStore:
         expected = {
             "network": network_signature(network_arguments, data.image_shape, data.num_labels),
             "data": data.fingerprint,
+            "training": training_signature(arguments),
         }
         self.num_snapshots = min(_read_header(path, expected)[0] for path in self.paths)
 

@@ -251,11 +251,11 @@ def _facts(artifact: Artifact) -> dict[str, str]:
 def _method(artifact: Artifact) -> dict[str, Any]:
     if artifact.coreset:  # its recipe names an objective too, which had no part in it
         return {"rule": artifact.coreset.get("coreset")}
-    recipe = artifact.recipe
+    recipe, kept = artifact.recipe, artifact.distillation.get("kept_step")
     return {
         "objective": recipe.get("objective"),
         "steps": artifact.distillation.get("steps"),
-        "kept": "the best of the validations" if recipe.get("keep_best") else "the last step",
+        "kept": "the last step" if kept is None else f"step {kept}, the best of the validations",
     }
 
 

@@ -185,13 +185,13 @@ def pull_artifact(repo_id: str, local_dir: str | Path, revision: str | None = No
     local_dir = Path(local_dir)
     _refuse_other_folders(local_dir)
     snapshot = fetch_artifact(repo_id, revision)
+    load_model_and_processor(snapshot, local_files_only=True)
     with atomic_directory(local_dir) as aside:
         for path in snapshot.rglob("*"):
             name = path.relative_to(snapshot).as_posix()
             if _is_of(name, KNOWN) and path.is_file():
                 (aside / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, aside / name)  # the cache holds links
-        load_model_and_processor(aside, local_files_only=True)
     return local_dir
 
 

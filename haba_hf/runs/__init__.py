@@ -1,11 +1,13 @@
-"""What a recipe does, from real data to a table: the functions behind the scripts in training/."""
+"""What a recipe does, from real data to a table: the functions behind `haba` and the scripts in training/."""
 
+from .analyses import embed, evaluate_architectures, evaluate_robustness
 from .choosing import select_coreset
 from .distilling import build_objective, distill
 from .evaluating import evaluate, results_file
 from .inputs import OpenedArtifact, evaluation_facts, load_artifact, open_evaluation, student_network
 from .launching import start_accelerator
 from .one_student import train_one_student
+from .recording import record
 from .systems import System, compared_systems
 
 __all__ = [
@@ -14,10 +16,14 @@ __all__ = [
     "build_objective",
     "compared_systems",
     "distill",
+    "embed",
     "evaluate",
+    "evaluate_architectures",
+    "evaluate_robustness",
     "evaluation_facts",
     "load_artifact",
     "open_evaluation",
+    "record",
     "results_file",
     "select_coreset",
     "start_accelerator",

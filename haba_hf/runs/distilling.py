@@ -90,8 +90,16 @@ def distill(recipe: Recipe, accelerator: Accelerator) -> Path:
 
 
 def run_hash(recipe: Recipe) -> str:
-    """What a checkpoint depends on: another objective's section leaves it valid."""
-    return recipe.hash_of(*RUN_SECTIONS, *OBJECTIVE_SECTIONS[recipe.distillation.objective])
+    """
+    What a checkpoint depends on: another objective's section leaves it valid. Validation is a part of it where it
+    chooses the step that is kept.
+    """
+    arguments = recipe.distillation
+    computed = recipe.hash_of(*RUN_SECTIONS, *OBJECTIVE_SECTIONS[arguments.objective])
+    if not arguments.keep_best:
+        return computed
+    rule = (arguments.validate_every, arguments.validation_seeds, arguments.validation_epochs)
+    return f"{computed}-{recipe.hash_of('evaluation')}-{'-'.join(map(str, rule))}"
 
 
 def build_objective(recipe: Recipe, data: ImageData) -> Objective:
@@ -128,6 +136,7 @@ def write_artifact(path: Path, distiller: Distiller, recipe: Recipe, data: Image
             "steps": distiller.step_number,
             "seconds": round(distiller.seconds, 1),
             "ended_by": distiller.ended_by,
+            **({} if distiller.best is None else {"kept_step": distiller.best["step"]}),
             "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory(),
             **environment(accelerator),
         }

@@ -142,7 +142,8 @@ def test_half_precision(tmp_path):
         assert load_file(narrow)["snapshots"].dtype == torch.float16
         assert torch.equal(load_file(narrow)["snapshots"], load_file(wide)["snapshots"].half())
         assert narrow.stat().st_size < 0.6 * wide.stat().st_size
-    (first,) = ExpertStore(tiny_experts(tmp_path / "half"), NETWORK, data).snapshots(0, 1)
+    stored_half = tiny_experts(tmp_path / "half", expert_precision="float16")
+    (first,) = ExpertStore(stored_half, NETWORK, data).snapshots(0, 1)
     assert first.dtype == torch.float32
     assert torch.equal(first, load_file(half[0])["snapshots"][1].float())
 
@@ -293,6 +294,19 @@ def test_experts_trained_otherwise_are_not_taken_for_these(tmp_path, settings):
     record(tiny_experts(tmp_path))
     with pytest.raises(ValueError, match="recorded with another training"):
         record(tiny_experts(tmp_path, **settings))
+
+
+def test_a_run_takes_experts_of_its_training_in_whatever_precision(tmp_path):
+    record(tiny_experts(tmp_path))
+    with pytest.raises(ValueError, match="recorded with another training"):
+        ExpertStore(tiny_experts(tmp_path, snapshots_per_epoch=2), NETWORK, tiny_data())
+    for path in tmp_path.iterdir():
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() | {"mixed_precision": "bf16"}
+        save_file(load_file(path), path, metadata)
+    assert len(ExpertStore(tiny_experts(tmp_path), NETWORK, tiny_data())) == 2
+    with pytest.raises(ValueError, match="recorded with another mixed_precision"):
+        record(tiny_experts(tmp_path))
 
 
 def test_experts_too_short_for_the_recipe(tmp_path):

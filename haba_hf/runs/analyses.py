@@ -1,6 +1,4 @@
-"""What a recipe asks of an artifact beside the table of results: other architectures, corrupted images, an embedding.
-The functions behind training/evaluate.py --architectures, training/robustness.py and training/embed.py.
-"""
+"""What a recipe asks of an artifact beside its table of results: other architectures, corruptions, an embedding."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,10 +8,10 @@ from typing import cast
 from accelerate import Accelerator
 from torch import nn
 
-from .data import ImageData, Split
-from .data.corruptions import CORRUPTIONS, STANDARD_CORRUPTIONS, check_corruptible, corrupt, load_official
-from .data.splits import subset
-from .evaluation import (
+from ..data import ImageData, Split
+from ..data.corruptions import CORRUPTIONS, STANDARD_CORRUPTIONS, check_corruptible, corrupt, load_official
+from ..data.splits import subset
+from ..evaluation import (
     ArchitectureRow,
     RobustnessResult,
     TrainedStudents,
@@ -23,10 +21,11 @@ from .evaluation import (
     score_under_corruption,
     write_json,
 )
-from .hub.figures import plot_embedding, plot_robustness, save_contact_sheet
-from .networks import FeatureNetwork, build_feature_network
-from .recipe import Recipe
-from .runs import compared_systems, evaluation_facts, open_evaluation, student_network
+from ..hub.figures import plot_embedding, plot_robustness, save_contact_sheet
+from ..networks import FeatureNetwork, build_feature_network
+from ..recipe import Recipe
+from .inputs import evaluation_facts, open_evaluation, student_network
+from .systems import compared_systems
 
 
 def evaluate_architectures(recipe: Recipe, accelerator: Accelerator) -> list[ArchitectureRow]:

@@ -1,0 +1,26 @@
+"""From a recipe to the experts of trajectory matching."""
+
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from ..data import load_image_data
+from ..distillation import record_experts
+from ..recipe import Recipe
+
+
+def record(recipe: Recipe, accelerator: Accelerator) -> Path:
+    """
+    Records the recipe's experts, as many snapshots of each as its run can draw; those that are there are kept.
+
+    Returns:
+        Their folder, `experts_dir`.
+
+    Raises:
+        `ValueError`: if the folder holds other experts, or the data cannot be read.
+        `OSError`: if the folder cannot be written.
+        `FloatingPointError`: if an expert diverges.
+    """
+    data = load_image_data(recipe.data, allow_missing_test=True)
+    record_experts(data, recipe.network, recipe.experts, recipe.trajectory_matching.num_snapshots, accelerator)
+    return Path(recipe.experts.experts_dir)
