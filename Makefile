@@ -28,7 +28,13 @@ $(VENV)/.installed-quality: $(VENV)/.installed
 	$(BIN)/python -m pip install -e '.[quality]'
 	@touch $@
 
-demo: $(VENV)/.installed  ## Distil handwritten digits, save, reload, train on the result
+$(VENV)/.installed-package: pyproject.toml
+	@echo "==> Installing haba_hf into $(VENV)"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -e .
+	@touch $@
+
+demo: $(VENV)/.installed-package  ## Distil handwritten digits, save, reload, train on the result
 	@echo "==> Running the demo: training/demo.py"
 	$(BIN)/python training/demo.py
 

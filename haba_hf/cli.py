@@ -1,7 +1,7 @@
 """`haba`: a thin front to the functions of this package.
 
     haba distill digits/dm-1pc --steps 100          # Algorithm 1, resuming what was interrupted
-    haba evaluate digits/dm-1pc                     # fresh students, and what they are set against
+    haba evaluate digits/dm-1pc                     # fresh students, beside random and full real data
     haba info runs/digits-dm-1pc/artifact           # sizes, budget, provenance, accuracy
     haba push runs/digits-dm-1pc/artifact me/haba-digits
     haba export runs/digits-dm-1pc/artifact my-folder   # what a push uploads, in a folder

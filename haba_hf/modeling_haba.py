@@ -152,9 +152,13 @@ class HabaModel(PreTrainedModel):
             kwargs.pop("max_shard_size", None)  # an artifact's weights are one file
             return hub.push_artifact(self.name_or_path, repo_id, **kwargs)
         logger.warning(
-            f"Only config, weights and code go to {repo_id}: this model is not as an artifact's folder has it"
-            f"{'' if hub is not None else ', or haba_hf is not installed'}. To publish card and records with it, "
-            "load it from its folder."
+            f"Only config, weights and code go to {repo_id}, without card and records: "
+            + (
+                "this model was changed, or was not loaded from an artifact's folder. Load it from its folder "
+                "(haba pull fetches one from the Hub) to publish it whole."
+                if hub is not None
+                else "haba_hf, which publishes them, is not installed."
+            )
         )
         return super().push_to_hub(repo_id, **kwargs)
 

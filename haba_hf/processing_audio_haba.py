@@ -157,7 +157,7 @@ class HabaAudioProcessor(FeatureExtractionMixin):
 
     def to_spectrograms(self, sounds: Any, sampling_rate: int) -> torch.Tensor:
         """
-        Sounds to log spectrograms that are not normalized; arguments as of a call.
+        Sounds to log spectrograms that are not normalized; the arguments are those of a call.
 
         Returns:
             `torch.Tensor`, float32 [B, 1, H, W].

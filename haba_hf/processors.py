@@ -62,6 +62,8 @@ def check_same_space(artifact: HabaProcessor, data: HabaProcessor) -> None:
         differing = [name for name, value in artifact.front_end.items() if data.front_end[name] != value]
         if differing:
             theirs = ", ".join(f"{name} {artifact.front_end[name]}" for name in differing)
-            raise ValueError(f"The artifact's spectrograms were made by {theirs}: set the recipe to the same.")
+            raise ValueError(
+                f"The artifact's spectrograms were made by {theirs}: load the data with the front end of its recipe."
+            )
     elif type(artifact) is not type(data):
         raise ValueError("The artifact or the data is of images and the other of speech: choose data of its kind.")

@@ -162,7 +162,7 @@ class ZcaWhitening:
             path = cached_file(folder, WHITENING, **{name: options[name] for name in PLACES if name in options})
         except OSError as error:
             raise ValueError(
-                f"The processor of {source} whitens images, but its {WHITENING} cannot be had: without it images "
+                f"The processor of {source} whitens images, but its {WHITENING} is missing: without it images "
                 "would be noise to students, so fetch that file too, or save the processor again."
             ) from error
         whitening = cls.load(path)

@@ -24,7 +24,8 @@ from .arguments import DistillationArguments
 
 def cosine_loss(features_VBD: Tensor) -> Tensor:
     r"""
-    L_cos (Eq. 5): the mean cosine between views of the same basis, over ordered pairs of different views; in [-1, 1].
+    L_cos (Eq. 5): cosines between views of the same basis, summed over ordered pairs of different views. Of V = |H|
+    views there are V (V - 1) such pairs, but the paper divides by V^2, so the greatest value is (V - 1) / V.
 
         L_cos = 1/|H|^2 1/|B| sum_{j != k} sum_i cos(F(x_ij), F(x_ik))
     """

@@ -1,4 +1,4 @@
-"""Fresh students trained on an artifact, and what it is set against."""
+"""Fresh students trained on an artifact, and what it is compared with."""
 
 from .cross_architecture import ArchitectureRow, CrossArchitectureArguments, architecture_table, evaluate_across
 from .embedding import REAL, Embedding, EmbeddingArguments, embed_samples

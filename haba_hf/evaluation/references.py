@@ -1,4 +1,4 @@
-"""What an artifact is set against under the same recipe: random real images at equal storage, and all real images."""
+"""What an artifact is compared with under one recipe: random real images at equal storage, and all real images."""
 
 import dataclasses
 from collections.abc import Callable

@@ -16,8 +16,9 @@ HEADER = (
     "| system | accuracy (%) | floats | bytes | images per class | ratio | seconds |\n|---|---|---|---|---|---|---|\n"
 )
 FOOTNOTE = (
-    "Accuracy: mean ± population standard deviation over {students} students. Ratio: floats over the pixel values of "
-    "the training set. A float takes 4 bytes, a pixel of the training set 1.\n"
+    "Accuracy: mean ± population standard deviation over {students} students. Ratio: floats over the values of the "
+    "training set. A float takes 4 bytes, a value of the training set {bytes_per_value:.0f}. Seconds: of training and "
+    "scoring the students.\n"
 )
 WHITENING_NOTE = (
     "Floats and bytes hold a ZCA whitening of {:,} bytes. Images per class leave it out, since plain images in its "
@@ -57,7 +58,9 @@ def markdown_table(rows: Sequence[ReportRow]) -> str:
     students = "/".join(str(n) for n in sorted({len(row.accuracy.accuracies) for row in rows}))
     whitening = max(row.storage.whitening_bytes for row in rows)
     note = WHITENING_NOTE.format(whitening) if whitening else ""
-    return HEADER + "".join(lines) + "\n" + FOOTNOTE.format(students=students) + note
+    storage = rows[0].storage
+    bytes_per_value = (storage.bytes / storage.bytes_ratio) / (storage.floats / storage.ratio)
+    return HEADER + "".join(lines) + "\n" + FOOTNOTE.format(students=students, bytes_per_value=bytes_per_value) + note
 
 
 def write_results(path: str | Path, rows: Sequence[ReportRow], **facts: object) -> None:

@@ -36,7 +36,7 @@ WEIGHTS, TRAINING, IMAGES = range(3)
 
 @dataclass
 class EvaluationArguments:
-    """How students are trained on an artifact, and on the real data it is set against."""
+    """How students are trained on an artifact, and on the real data it is compared with."""
 
     artifact: str | None = field(
         default=None,
@@ -70,7 +70,7 @@ class EvaluationArguments:
         default="sgd",
         metadata={
             "help": "Students of the artifact are trained by SGD over student_epochs, or by its own schedule of step "
-            "sizes (dd); what it is set against always by SGD."
+            "sizes (dd); what it is compared with always by SGD."
         },
     )
     student_width: int | None = field(

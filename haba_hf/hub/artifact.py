@@ -171,7 +171,7 @@ def as_json(content: dict[str, Any]) -> bytes:
 
 
 def without_machine_paths(value: Any) -> Any:
-    """A record with absolute paths cut to their last part: where it lay is nobody else's affair."""
+    """A record with absolute paths cut to their last part: where it lay is private."""
     if isinstance(value, dict):
         return {name: without_machine_paths(part) for name, part in value.items()}
     if isinstance(value, list):
@@ -280,7 +280,7 @@ def _read_measurements(
             continue
         rows = _rows_of(path, record)
         same_data = record.get("data_fingerprint") == origin.get("data_fingerprint")
-        # Measurements of before weights were fingerprinted are held against the data alone.
+        # Older measurements carry no fingerprint of weights: they are checked against the data alone.
         if not same_data or record.get("weights_fingerprint", fingerprint) != fingerprint:
             raise ValueError(f"{path} is of another artifact than {directory}: evaluate this one again.")
         measurements[path] = record, rows

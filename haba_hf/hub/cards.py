@@ -120,6 +120,7 @@ def _render(template: str, artifact: Artifact, repo_id: str, metadata: str, **va
         loader=FileSystemLoader(hub_cards_folder()), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["inline"] = escape_markdown
+    environment.filters["digits"] = lambda values: ", ".join(f"{value:.4g}" for value in values)
     model, measurements = artifact.model, artifact.measurements
     step_sizes = model.step_sizes
     text = environment.get_template(template).render(
@@ -137,6 +138,7 @@ def _render(template: str, artifact: Artifact, repo_id: str, metadata: str, **va
         ratio=_ratio(artifact),
         tables=_tables(artifact),
         measures=_measures(artifact),
+        used=_used_by_students(artifact),
         splits={name: _split(record) for name, record in measurements.items()},
         settings={name: _settings(record) for name, record in measurements.items()},
         facts=_facts(artifact),
@@ -209,10 +211,21 @@ def _split(record: dict[str, Any]) -> str:
     return str(record.get("settings", {}).get("evaluation_split", "test"))
 
 
+def _used_by_students(artifact: Artifact) -> dict[str, Any] | None:
+    """Epochs and learning rate of the students of `results.json`; `None` if they are not on record."""
+    settings = artifact.results.get("settings", {})
+    if "student_epochs" not in settings:
+        return None
+    learning_rate = settings.get("evaluation_learning_rate") or artifact.model.student_learning_rate.item()
+    return {"epochs": settings["student_epochs"], "learning_rate": learning_rate}
+
+
 def _settings(record: dict[str, Any]) -> str:
     """How students were trained, as `name value` pairs."""
     settings = without_machine_paths(record.get("settings", {}))
-    left_out = ("artifact", "students_of", "references", "evaluation_split", "architectures")
+    left_out = ["artifact", "students_of", "references", "evaluation_split", "architectures"]
+    if settings.get("references") != "all":
+        left_out += [name for name in settings if name.startswith("real_")]  # of students of the full data
     pairs = {name: value for name, value in settings.items() if value is not None and name not in left_out}
     if "seed" in record:
         pairs["seed"] = record["seed"]
@@ -267,7 +280,7 @@ def _eval_results(artifact: Artifact) -> list[EvalResult] | None:
     return [
         EvalResult(
             task_type=_task(artifact),
-            dataset_type=source.hub_id if source and source.hub_id else title,
+            dataset_type=source.hub_id if source and source.hub_id and not source.is_part else title,
             dataset_name=title,
             dataset_split=_split(artifact.results),
             metric_type="accuracy",

@@ -139,9 +139,8 @@ def export_artifact(
     directory: str | Path, folder: str | Path, *, repo_id: str | None = None, include_code: bool = True
 ) -> Path:
     """
-    Writes what [`push_artifact`] uploads of an artifact into a folder, which then has all there is to know of it:
-    card, figures, and what was measured in the run. It can be loaded, looked at and pushed as it is, and exported
-    again to itself to have its card anew.
+    Writes what [`push_artifact`] uploads of an artifact into a folder: weights, card, figures, and what was measured
+    in the run. The folder can be loaded and pushed as it is; exported onto itself, its card is written anew.
 
     Args:
         directory (`str`): the artifact's folder.

@@ -24,7 +24,7 @@ class Source:
     title: str
     hub_id: str | None = None
     license_id: str = "unknown"
-    license_text: str = "The licence of the source data is not on record here: find it out before you share them."
+    license_text: str = "The licence of the source data is not on record: check it before you share samples."
     citation: str = ""
     is_part: bool = False
 
@@ -33,7 +33,8 @@ class Source:
 IMAGENET = {
     name: Source(
         f"Image{name.removeprefix('image').capitalize()}, ten classes of ImageNet-1k",
-        license_text="ImageNet is given for non-commercial research and education; its images belong to their owners.",
+        license_text="ImageNet is given for non-commercial research and education, and its images belong to their "
+        "owners: check whether you may share what is derived from them.",
         citation="""@article{russakovsky2015imagenet,
   title   = {ImageNet Large Scale Visual Recognition Challenge},
   author  = {Russakovsky, Olga and Deng, Jia and Su, Hao and Krause, Jonathan and Satheesh, Sanjeev and Ma, Sean and
@@ -93,7 +94,7 @@ SOURCES = {
         "CIFAR-10",
         NAMED_DATASETS["cifar10"].hub_id,
         "unknown",
-        "CIFAR-10 states no licence.",
+        "CIFAR-10 states no licence: check whether you may share what is derived from it.",
         """@techreport{krizhevsky2009learning,
   title       = {Learning Multiple Layers of Features from Tiny Images},
   author      = {Krizhevsky, Alex},

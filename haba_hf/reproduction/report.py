@@ -76,7 +76,7 @@ def _legend(table: Table, records: Sequence[Record], compared: bool, published: 
 
 
 def _difference(row: TableRow, record: Record, records: Sequence[Record]) -> str:
-    """Mean minus that of the row it is set against with the same seed, and the standard error of that, in percent."""
+    """Mean minus that of the row it is compared with, of the same seed, and the standard error of that, in percent."""
     others = [other for other in records if (other["row"], other["seed"]) == (row.against, record["seed"])]
     if not others:
         return "-"

@@ -30,10 +30,11 @@ def select_coreset(recipe: Recipe, accelerator: Accelerator) -> Path:
         `FloatingPointError`: if the expert diverges.
     """
     settings, seed = recipe.model, recipe.distillation.seed
-    if settings.num_hallucinators or settings.basis_channels or settings.label_kind != "hard":
+    more = settings.num_hallucinators, settings.basis_channels, settings.num_step_sizes, settings.formation_factor > 1
+    if any(more) or settings.label_kind != "hard":
         raise ValueError(
             "A coreset is real images with their labels, bases_per_class of each class: set num_hallucinators to 0 "
-            "and label_kind to hard, and leave basis_channels out."
+            "and label_kind to hard, and leave basis_channels, formation_factor and num_step_sizes out."
         )
     path = Path(recipe.distillation.output_dir) / "artifact"
     if path.exists() and not (path / CORESET).exists():

@@ -1,4 +1,4 @@
-"""From an artifact to a table: fresh students of it, and what they are set against."""
+"""From an artifact to a table: fresh students of it, and what it is compared with."""
 
 from pathlib import Path
 

@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 
 from ..data import ImageData, Split, load_image_data
 from ..files import check_writable
@@ -26,25 +29,18 @@ class OpenedArtifact:
 
     Args:
         name (`str`): its folder or Hub id.
+        system (`str`): what it is called in a table.
         model ([`HabaModel`]), processor ([`HabaImageProcessor`]): the artifact's.
         data ([`ImageData`]): the real data.
         split ([`Split`]): of the data, that is scored on.
     """
 
     name: str
+    system: str
     model: HabaModel
     processor: HabaProcessor
     data: ImageData
     split: Split
-
-    @property
-    def system(self) -> str:
-        """What it is called in a table."""
-        provenance = Path(self.name) / CORESET
-        if provenance.is_file():
-            return f"coreset, {json.loads(provenance.read_text())['coreset']}"
-        hallucinators = self.model.config.num_hallucinators
-        return f"HaBa, {hallucinators} hallucinators" if hallucinators else "plain pixels"
 
 
 def open_evaluation(recipe: Recipe, accelerator: Accelerator) -> OpenedArtifact:
@@ -78,7 +74,7 @@ def open_evaluation(recipe: Recipe, accelerator: Accelerator) -> OpenedArtifact:
             "with the same resize."
         )
     check_same_space(processor, data.processor)
-    return OpenedArtifact(artifact, model, processor, data, split)
+    return OpenedArtifact(artifact, _system(artifact, model), model, processor, data, split)
 
 
 def open_real_data(
@@ -115,6 +111,18 @@ def load_artifact(artifact: str) -> tuple[HabaModel, HabaProcessor]:
     return load_model_and_processor(artifact)
 
 
+def _system(artifact: str, model: HabaModel) -> str:
+    """What an artifact is called in a table."""
+    hallucinators = model.config.num_hallucinators
+    if hallucinators:
+        return f"HaBa, {hallucinators} hallucinators"
+    provenance = Path(artifact) / CORESET
+    if not Path(artifact).is_dir():
+        with suppress(EntryNotFoundError):  # not there, or, offline, not in the cache
+            provenance = Path(hf_hub_download(artifact, CORESET))
+    return f"coreset, {json.loads(provenance.read_text())['coreset']}" if provenance.is_file() else "plain pixels"
+
+
 def student_network(recipe: Recipe) -> NetworkArguments:
     """
     The evaluated student's architecture: the recipe's network, at `student_width` if that is set.
@@ -132,8 +140,8 @@ def evaluation_facts(
     recipe: Recipe, data: ImageData, accelerator: Accelerator, opened: OpenedArtifact | None, *sections: Any
 ) -> dict:
     """
-    What the results of an evaluation are to be read with: of what they are, and the settings of students and of other
-    sections of the recipe that had a say.
+    What the results of an evaluation are to be read with: of what they are, and the settings of students and of the
+    other sections of the recipe that decided them.
     """
     settings = [dataclasses.asdict(section) for section in (student_network(recipe), recipe.evaluation, *sections)]
     return {

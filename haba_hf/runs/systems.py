@@ -1,4 +1,4 @@
-"""What students are trained on: an artifact, and what it is set against."""
+"""What students are trained on: an artifact, and what it is compared with."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,5 +75,5 @@ def full_data_system(recipe: Recipe, data: ImageData, split: Split, accelerator:
 def _protocol(
     recipe: Recipe, accelerator: Accelerator
 ) -> tuple[NetworkArguments, EvaluationArguments, int, Accelerator]:
-    """How students are trained, whatever on: the last arguments of every `evaluate_*`."""
+    """How students are trained, the same for every system: the last arguments of every `evaluate_*`."""
     return student_network(recipe), recipe.evaluation, recipe.distillation.seed, accelerator

@@ -195,7 +195,7 @@ def test_spectrograms_of_other_settings_are_no_test_data():
     audio = HabaAudioProcessor()
     check_same_space(audio, HabaAudioProcessor(spectrogram_mean=-1.0))  # the artifact's own mean is what counts
     check_same_space(HabaImageProcessor(), HabaImageProcessor())
-    with pytest.raises(ValueError, match="made by n_fft 255, mel_bins None: set the recipe to the same"):
+    with pytest.raises(ValueError, match="made by n_fft 255, mel_bins None: load the data with the front end"):
         check_same_space(audio, HabaAudioProcessor(n_fft=1024, mel_bins=64))
     with pytest.raises(ValueError, match="is of images and the other of speech"):
         check_same_space(audio, HabaImageProcessor(num_channels=1))

@@ -132,7 +132,7 @@ def test_a_processor_without_its_whitening_does_not_load(images, tmp_path):
     whole = file.read_bytes()
     for auto in (HabaImageProcessor, AutoImageProcessor):
         file.unlink()
-        with pytest.raises(ValueError, match=r"whitens images, but its whitening\.safetensors cannot be had"):
+        with pytest.raises(ValueError, match=r"whitens images, but its whitening\.safetensors is missing"):
             auto.from_pretrained(tmp_path)
         file.write_bytes(whole[: len(whole) // 2])
         with pytest.raises(ValueError, match="is damaged"):

@@ -123,8 +123,8 @@ def test_soft_labels_formations_and_step_sizes(tmp_path):
     assert "cut into 4 tiles (2 x 2)" in card
     assert "Labels are soft" in card
     assert "improvement over random images with hard labels at equal storage" in card
-    assert "trained by the 4 step sizes" in card
-    assert "trained at learning rate" not in card
+    assert "Train students by the 4 step sizes" in card
+    assert "at learning rate" not in card
     assert "| step sizes | 4 |" in card
     tables = render_dataset_card(artifact, "me/tiny")
     assert "| `basis`, `formation` | both |" in tables
@@ -133,8 +133,27 @@ def test_soft_labels_formations_and_step_sizes(tmp_path):
     assert "tiles" not in plain
     assert "soft" not in plain
     assert "step sizes" not in plain
-    assert "trained at learning rate 0.01" in plain
     assert "hallucinator drawn" not in plain
+
+
+@pytest.mark.parametrize(
+    "used, sentence",
+    [
+        (None, "trained for 40 epochs at learning rate 0.01, which is `model.student_learning_rate`."),
+        (0.003, "trained for 40 epochs at learning rate 0.003; `model.student_learning_rate` is 0.01."),
+    ],
+)
+def test_students_are_to_be_trained_as_they_were_measured(tmp_path, used, sentence):
+    directory = tiny_artifact(tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    results["settings"]["evaluation_learning_rate"] = used
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert sentence in render_model_card(read_artifact(directory), "me/tiny")
+
+
+def test_without_a_measurement_the_stored_learning_rate_is_told(tmp_path):
+    card = render_model_card(read_artifact(tiny_artifact(tmp_path, evaluated=False)), "me/tiny")
+    assert "The learning rate for students, 0.01, is `model.student_learning_rate`." in card
 
 
 def test_hard_label_recovery_is_of_hard_labels_alone(tmp_path):
@@ -228,7 +247,7 @@ def test_a_bare_model_says_what_is_not_on_record(tmp_path, render):
     card = render(read_artifact(directory), "me/tiny")
     assert "Not on record: there is no `distillation.json`." in card
     assert "How many images they come from is not on record." in card
-    assert "find out their licence" in card
+    assert "check their licence" in card
     assert "gallery.png" not in card
     assert ModelCard(card).data.license == "unknown"
 

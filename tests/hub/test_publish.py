@@ -120,7 +120,7 @@ def test_a_whitening_goes_along_and_is_missed(hub, tmp_path, monkeypatch):
         lambda: pull_artifact("me/lost", tmp_path / "lost"),
         lambda: AutoImageProcessor.from_pretrained("me/lost"),
     ):
-        with pytest.raises(ValueError, match=r"whitens images, but its whitening\.safetensors cannot be had"):
+        with pytest.raises(ValueError, match=r"whitens images, but its whitening\.safetensors is missing"):
             load()
     assert not (tmp_path / "lost").exists()
     push_artifact(tiny_artifact(tmp_path / "plain"), "me/white")

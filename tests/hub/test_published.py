@@ -6,6 +6,7 @@ from haba_hf.hub import read_artifact, render_model_card
 from haba_hf.hub.cards import hub_cards_folder
 
 FOLDERS = sorted(path.parent for path in hub_cards_folder().glob("published/*/config.json"))
+assert FOLDERS, "the published artifacts are in the checkout"
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)

@@ -1,4 +1,4 @@
-"""Objectives: what L_DD is and how its gradient is had, one file per idea.
+"""Objectives: what L_DD is and how its gradient is computed, one file per idea.
 
 Each has `prepare(real_data, model, accelerator)`, called once, and `backward(model, generator)`, which adds the
 gradient of lambda_DD * L_DD to the model's parameters and returns a dict of floats to log. What an objective carries

@@ -195,7 +195,7 @@ def match_by_adjoint(
     kept_bytes: int = 0,
 ) -> tuple[Tensor, UnrolledGradients]:
     """
-    The same in constant memory.
+    L_DD and its gradients as of [`match_by_graph`], in memory that does not grow with the student's steps.
 
     Args:
         step_loss (`Callable`): the student's loss in a step.
