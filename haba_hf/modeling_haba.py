@@ -393,9 +393,9 @@ def _refuse_misfits(source: Any, report: dict) -> None:
 
 
 def _checked_ids(ids: Tensor, name: str, limit: int, device: torch.device) -> Tensor:
+    """Ids on the model's device; the range of ids on a CPU is checked, for others an accelerator would have to wait."""
     if not torch.is_tensor(ids) or ids.ndim != 1 or ids.dtype not in _INTEGERS:
         raise ValueError(f"{name} must be a 1-D tensor of integers.")
-    ids = ids.to(device=device, dtype=torch.long)
     if ids.device.type == "cpu" and len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < limit:
         raise ValueError(f"{name} must lie in 0..{limit - 1}, got {int(ids.min())}..{int(ids.max())}.")
-    return ids
+    return ids.to(device=device, dtype=torch.long)

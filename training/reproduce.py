@@ -52,7 +52,7 @@ def main():
 
 
 def fill(table: Table, row: TableRow, records: Path, arguments: argparse.Namespace, overrides: dict[str, str]) -> bool:
-    """Runs a row unless its record is there, writes record and table, and tells whether that worked."""
+    """Runs a row unless its record is there, writes record and table, and returns whether that worked."""
     folder, places = row_folder(table, row, Path(arguments.output_root)), {}
     if arguments.data_root is not None:
         places["data_dir"] = str(Path(arguments.data_root) / row.parse(overrides).data.dataset)
@@ -66,7 +66,7 @@ def fill(table: Table, row: TableRow, records: Path, arguments: argparse.Namespa
             print(f"error: {error}", file=sys.stderr)
             return False
         keep_record(records, record_of(row, folder, overrides))
-    write_table(table, records)
+        write_table(table, records)  # after every row, so that an interruption leaves what there is
     return True
 
 

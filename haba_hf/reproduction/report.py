@@ -8,45 +8,24 @@ from ..recipe import Recipe, parse_recipe
 from .records import Record
 from .tables import Table, TableRow
 
+COLUMNS = ("system", "accuracy (%)", "published (%)", "difference", "images per class", "bytes", "steps", "minutes")
+
 
 def markdown(table: Table, records: Sequence[Record]) -> str:
     """The table, in the order of its rows, as Markdown; a row without a record says so."""
     notes: dict[str, int] = {}
-    lines = []
-    compared, published = any(row.against for row in table.rows), any(row.paper for row in table.rows)
+    lines: list[dict[str, str]] = []
     for row in table.rows:
         runs = [record for record in records if record["row"] == row.name]
-        if not runs:
-            lines.append([row.name, "not run", *[row.paper or "-"] * published, *["-"] * (4 + compared)])
-        for record in runs:
-            mark = ""
-            if row.published is not None:
-                recipe = row.parse(record["set"])
-                at_its_size = f"--bases_per_class={recipe.model.bases_per_class}"
-                differing = departures(recipe, parse_recipe([row.published, at_its_size]))
-                if differing:
-                    note = f"`{row.published}` sets otherwise: {', '.join(differing)}."
-                    mark = f" [{notes.setdefault(note, len(notes) + 1)}]"
-            lines.append(
-                [
-                    row.name + mark,
-                    in_percent(record["mean"], record["std"]),
-                    *[row.paper or "-"] * published,
-                    *([_difference(row, record, records)] if compared else []),
-                    f"{record['images_per_class']:.2f}",
-                    f"{record['bytes']:,}",
-                    "-"
-                    if record["steps"] is None
-                    else f"{record['steps']:,}" + "*" * (record["ended_by"] == "max_minutes"),
-                    "-" if record["seconds"] is None else f"{record['seconds'] / 60:.1f}",
-                ]
-            )
-    columns = ["system", "accuracy (%)", *["published (%)"] * published, *["difference"] * compared]
-    columns += ["images per class", "bytes", "steps", "minutes"]
+        lines += [_cells(row, record, records, notes) for record in runs] or [_not_run(row)]
+    compared, published = any(row.against for row in table.rows), any(row.paper for row in table.rows)
+    left_out = {"difference": not compared, "published (%)": not published}
+    columns = [name for name in COLUMNS if not left_out.get(name)]
+    cells = [columns, ["---"] * len(columns), *([line.get(name, "-") for name in columns] for line in lines)]
     return "\n".join(
         [
             f"# {table.title}\n",
-            *("| " + " | ".join(cells) + " |" for cells in [columns, ["---"] * len(columns), *lines]),
+            *("| " + " | ".join(line) + " |" for line in cells),
             f"\n{_legend(table, records, compared, published)}",
             *(f"\n[{number}] {note}" for note, number in notes.items()),
             "",
@@ -54,13 +33,45 @@ def markdown(table: Table, records: Sequence[Record]) -> str:
     )
 
 
+def _not_run(row: TableRow) -> dict[str, str]:
+    return {"system": row.name, "accuracy (%)": "not run", "published (%)": row.paper or "-"}
+
+
+def _cells(row: TableRow, record: Record, records: Sequence[Record], notes: dict[str, int]) -> dict[str, str]:
+    """A run by column; what it sets otherwise than published goes to `notes`, each with its number."""
+    cells = {
+        "system": row.name + _mark(row, record, notes),
+        "accuracy (%)": in_percent(record["mean"], record["std"]),
+        "published (%)": row.paper or "-",
+        "difference": _difference(row, record, records),
+        "images per class": f"{record['images_per_class']:.2f}",
+        "bytes": f"{record['bytes']:,}",
+    }
+    if record["steps"] is not None:
+        cells["steps"] = f"{record['steps']:,}{'*' if record['ended_by'] == 'max_minutes' else ''}"
+    if record["seconds"] is not None:
+        cells["minutes"] = f"{record['seconds'] / 60:.1f}"
+    return cells
+
+
+def _mark(row: TableRow, record: Record, notes: dict[str, int]) -> str:
+    """The number of the note that lists a run's departures; empty without any, or without published settings."""
+    if row.published is None:
+        return ""
+    recipe = row.parse(record["set"])
+    at_its_size = f"--bases_per_class={recipe.model.bases_per_class}"
+    differing = departures(recipe, parse_recipe([row.published, at_its_size]))
+    note = f"`{row.published}` sets otherwise: {', '.join(differing)}."
+    return f" [{notes.setdefault(note, len(notes) + 1)}]" if differing else ""
+
+
 def _legend(table: Table, records: Sequence[Record], compared: bool, published: bool) -> str:
     """How to read the columns, and what the rows ran on."""
-    students = "/".join(str(number) for number in sorted({len(record["accuracies"]) for record in records}))
+    students = " or ".join(str(number) for number in sorted({len(record["accuracies"]) for record in records}))
     machines = sorted({f"{record['device']}, torch {record['versions']['torch']}" for record in records})
     sentences = [
         f"Test accuracy after the last epoch, mean ± population standard deviation over {students or 'no'} students.",
-        *[f"Published: {table.source}."] * published,
+        *([f"Published: {table.source}."] if published else []),
         "Images per class: plain images that take as many floats.",
         "Minutes: of distillation (of a coreset: of choosing), by the clock.",
     ]
