@@ -393,7 +393,7 @@ def _refuse_misfits(source: Any, report: dict) -> None:
 
 
 def _checked_ids(ids: Tensor, name: str, limit: int, device: torch.device) -> Tensor:
-    """Ids on the model's device; the range of ids on a CPU is checked, for others an accelerator would have to wait."""
+    """Ids on the model's device; the range of ids on a CPU is checked, others would make the device wait."""
     if not torch.is_tensor(ids) or ids.ndim != 1 or ids.dtype not in _INTEGERS:
         raise ValueError(f"{name} must be a 1-D tensor of integers.")
     if ids.device.type == "cpu" and len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < limit:

@@ -11,7 +11,7 @@ from .speech import MINI_WORDS, SpeechArguments
 class NamedDataset:
     """
     A data set known by name: its Hub id and what `load_dataset` needs beside it, the channel statistics that papers
-    publish for it, and the words of a speech set.
+    publish for it, its label column where it has several, and the words of a speech set.
     """
 
     hub_id: str | None
@@ -19,6 +19,7 @@ class NamedDataset:
     image_std: list[float] | None = None
     hub_options: dict[str, str] = field(default_factory=dict)
     words: list[str] | None = None
+    label_column: str | None = None
 
 
 NAMED_DATASETS = {
@@ -26,6 +27,16 @@ NAMED_DATASETS = {
     "mnist": NamedDataset("ylecun/mnist", [0.1307], [0.3081]),
     "fashion_mnist": NamedDataset("zalando-datasets/fashion_mnist", [0.2861], [0.3530]),
     "cifar10": NamedDataset("uoft-cs/cifar10", [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]),
+    # The published code takes the statistics of CIFAR-10.
+    "cifar100": NamedDataset(
+        "uoft-cs/cifar100", [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010], label_column="fine_label"
+    ),
+    "svhn": NamedDataset(
+        "ufldl-stanford/svhn",
+        [0.4377, 0.4438, 0.4728],
+        [0.1980, 0.2010, 0.1970],
+        hub_options={"name": "cropped_digits"},
+    ),
     **{name: NamedDataset(HUB_ID, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]) for name in IMAGENET_SUBSETS},
     # The Hub's own conversion: `datasets` no longer runs the script that the repository itself holds.
     "mini_speech_commands": NamedDataset(
@@ -55,7 +66,9 @@ class DataArguments(SpeechArguments):
     image_column: str | None = field(
         default=None, metadata={"help": "Image or audio column; by default the only one."}
     )
-    label_column: str | None = field(default=None, metadata={"help": "Label column; by default the only one."})
+    label_column: str | None = field(
+        default=None, metadata={"help": "Label column; by default the only one, of CIFAR-100 fine_label."}
+    )
     resize: int | None = field(
         default=None, metadata={"help": "Resize images to this height and width; spectrograms by default to 64."}
     )

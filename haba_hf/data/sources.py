@@ -191,7 +191,9 @@ def _load_speech_data(name: str, tables: dict[str, Dataset], audio_column: str, 
 def _load_table_data(name: str, tables: dict[str, Dataset], args: DataArguments) -> tuple[list[str], dict[str, Split]]:
     features = tables["train"].features
     image_column = find_image_column(features, args.image_column, name)
-    label_column = find_label_column(features, args.label_column, name)
+    known = named_dataset(args.dataset)
+    by_name = known.label_column if known is not None and known.label_column in features else None
+    label_column = find_label_column(features, args.label_column or by_name, name)
     class_names = class_names_of(tables["train"], label_column)
     labels: dict[str, torch.Tensor] = {
         split: read_labels(tables[split], label_column, class_names, split) for split in tables

@@ -29,6 +29,13 @@ class Source:
     is_part: bool = False
 
 
+CIFAR_CITATION = """@techreport{krizhevsky2009learning,
+  title       = {Learning Multiple Layers of Features from Tiny Images},
+  author      = {Krizhevsky, Alex},
+  institution = {University of Toronto},
+  year        = {2009}
+}"""
+
 # Without a Hub id: the one of ImageNet is that of all its classes, whose figures these are not.
 IMAGENET = {
     name: Source(
@@ -95,11 +102,25 @@ SOURCES = {
         NAMED_DATASETS["cifar10"].hub_id,
         "unknown",
         "CIFAR-10 states no licence: check whether you may share what is derived from it.",
-        """@techreport{krizhevsky2009learning,
-  title       = {Learning Multiple Layers of Features from Tiny Images},
-  author      = {Krizhevsky, Alex},
-  institution = {University of Toronto},
-  year        = {2009}
+        CIFAR_CITATION,
+    ),
+    "cifar100": Source(
+        "CIFAR-100",
+        NAMED_DATASETS["cifar100"].hub_id,
+        "unknown",
+        "CIFAR-100 states no licence: check whether you may share what is derived from it.",
+        CIFAR_CITATION,
+    ),
+    "svhn": Source(
+        "SVHN",
+        NAMED_DATASETS["svhn"].hub_id,
+        "unknown",
+        "SVHN is given for non-commercial use: check whether you may share what is derived from it.",
+        """@inproceedings{netzer2011reading,
+  title     = {Reading Digits in Natural Images with Unsupervised Feature Learning},
+  author    = {Netzer, Yuval and Wang, Tao and Coates, Adam and Bissacco, Alessandro and Wu, Bo and Ng, Andrew Y.},
+  booktitle = {NIPS Workshop on Deep Learning and Unsupervised Feature Learning},
+  year      = {2011}
 }""",
     ),
     "mini_speech_commands": Source(

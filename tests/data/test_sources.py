@@ -196,6 +196,25 @@ def test_published_statistics_belong_to_the_name(folder):
         load_image_data(DataArguments(dataset="mnist", data_dir=str(folder)))
 
 
+@pytest.mark.parametrize("dataset", ["cifar100", "uoft-cs/cifar100"])
+def test_cifar100_has_fine_labels_unless_others_are_asked_for(tmp_path, dataset):
+    coarse = datasets.ClassLabel(names=["animal", "thing"])
+    for split in ("train", "test"):
+        rows = rows_of(4)
+        more = {"coarse_label": ([row["label"] // 2 for row in rows], coarse)}
+        write_parquet(tmp_path / f"{split}-0.parquet", rows, image_column="img", label_column="fine_label", **more)
+    fine = load_image_data(DataArguments(dataset, data_dir=str(tmp_path)))
+    assert fine.class_names == ["cat", "dog", "owl"]
+    other = load_image_data(DataArguments(dataset, data_dir=str(tmp_path), label_column="coarse_label"))
+    assert other.class_names == ["animal", "thing"]
+    with pytest.raises(ValueError, match="2 label columns; set label_column"):
+        load_image_data(DataArguments("pets", data_dir=str(tmp_path)))
+
+
+def test_a_named_set_with_one_label_column_of_another_name(folder):
+    assert load_image_data(DataArguments("cifar100", data_dir=str(folder))).num_labels == 3
+
+
 # --- digits ----------------------------------------------------------------------------------------------------------
 
 
