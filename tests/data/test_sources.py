@@ -257,8 +257,8 @@ def test_digits_have_no_data_dir(folder):
     [
         ({"validation_fraction": 1.0}, "validation_fraction must be in"),
         ({"validation_fraction": -0.1}, "validation_fraction must be in"),
-        ({"resize": 0}, "resize must be positive"),
-        ({"max_train_samples": 0}, "max_train_samples must be positive"),
+        ({"resize": 0}, "resize must be at least 1"),
+        ({"max_train_samples": 0}, "max_train_samples must be at least 1"),
     ],
 )
 def test_unfit_arguments(arguments, message):
