@@ -1,12 +1,14 @@
 """Writing files so that nothing half-written is ever left under a final name."""
 
 import errno
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -56,6 +58,29 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     finally:
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def json_bytes(content: Any) -> bytes:
+    """
+    The bytes of a JSON file.
+
+    Raises:
+        `ValueError`: if a number is NaN or infinite, which JSON does not have.
+    """
+    return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """
+    Writes JSON in one piece: the file is either the old or the new one.
+
+    Raises:
+        `OSError`: if the file cannot be written.
+        `ValueError`: if a number is NaN or infinite, which JSON does not have.
+    """
+    written = json_bytes(content)
+    with atomic_file(path) as aside:
+        aside.write_bytes(written)
 
 
 def check_writable(directory: str | Path) -> None:

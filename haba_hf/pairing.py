@@ -8,7 +8,6 @@ classes.
 
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,22 +15,10 @@ from torch.utils.data import Dataset, get_worker_info
 from transformers.utils import ModelOutput
 
 from .modeling_haba import HabaModel
+from .seeds import seeded_generator
 
 # Floats of samples that are kept materialized rather than hallucinated batch by batch (1 GiB of float32).
 MATERIALIZE_FLOATS = 2**28
-
-
-def derived_seed(*seeds: int) -> int:
-    """
-    One seed out of several, such as (seed, network index): tuples of one length that differ give unrelated streams.
-    Zeros at the end do not count, so that (7,), (7, 0) and (7, 0, 0) are one stream.
-    """
-    return int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0] >> 1)
-
-
-def seeded_generator(*seeds: int) -> torch.Generator:
-    """A CPU generator seeded by [`derived_seed`]: the same draws on every device."""
-    return torch.Generator().manual_seed(derived_seed(*seeds))
 
 
 def materialize_if_small(

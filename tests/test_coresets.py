@@ -30,9 +30,9 @@ from haba_hf.coresets import (
 from haba_hf.data import DataArguments, load_image_data
 from haba_hf.data.augmentation import DsaAugmentation
 from haba_hf.networks import NetworkArguments, build_network
-from haba_hf.pairing import derived_seed, seeded_generator
 from haba_hf.recipe import parse_recipe
 from haba_hf.runs import evaluate, select_coreset
+from haba_hf.seeds import derived_seed, seeded_generator
 from tiny import NETWORK, launch_two_processes, tiny_accelerator, tiny_data
 
 # Whole numbers on a small grid, N a power of two: means and squared distances are exact, and many of them are equal.

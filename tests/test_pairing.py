@@ -9,15 +9,8 @@ from transformers import ResNetConfig, ResNetForImageClassification, Trainer, Tr
 
 from haba_hf import HabaConfig, HabaModel
 from haba_hf.data.augmentation import DsaAugmentation
-from haba_hf.pairing import (
-    HabaCollator,
-    PairedDataset,
-    derived_seed,
-    materialize_if_small,
-    paired_batches,
-    paired_cross_entropy,
-    seeded_generator,
-)
+from haba_hf.pairing import HabaCollator, PairedDataset, materialize_if_small, paired_batches, paired_cross_entropy
+from haba_hf.seeds import derived_seed, seeded_generator
 
 
 def make_model(num_hallucinators=3, label_kind="hard", **kwargs):
@@ -173,6 +166,7 @@ def test_derived_seeds_differ():
     seeds = {derived_seed(*parts) for parts in itertools.product(range(20), range(20))}
     assert len(seeds) == 400 and all(0 <= seed < 2**63 for seed in seeds)
     assert derived_seed(1, 2) != derived_seed(2, 1) != derived_seed(2)
+    assert derived_seed(7) == derived_seed(7, 0) == derived_seed(7, 0, 0) != derived_seed(7, 0, 1)
 
 
 def test_items_equal_the_models_own_samples():

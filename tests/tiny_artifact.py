@@ -12,9 +12,9 @@ from haba_hf.evaluation import (
     ArchitectureRow,
     ReportRow,
     RobustnessResult,
-    write_json,
     write_results,
 )
+from haba_hf.files import write_json
 from haba_hf.hub import plot_robustness, save_gallery
 from haba_hf.hub.artifact import weights_fingerprint
 from haba_hf.modeling_haba import HabaModel

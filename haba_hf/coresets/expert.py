@@ -24,7 +24,7 @@ from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
 from ..data.splits import images_at_once
 from ..files import atomic_file, check_writable
 from ..networks import FeatureNetwork, NetworkArguments, build_feature_network
-from ..pairing import derived_seed, seeded_generator
+from ..seeds import derived_seed, seeded_generator
 from .rules import ForgettingEvents
 
 # The independent streams of the expert: its weights; its order of images and their augmentation.

@@ -15,7 +15,7 @@ from ..configuration_haba import HabaConfig
 from ..data import ImageData
 from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments
-from ..pairing import seeded_generator
+from ..seeds import seeded_generator
 from .expert import CoresetArguments, features_of, record_expert_features
 from .rules import herding, k_center, most_forgotten
 

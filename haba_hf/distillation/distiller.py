@@ -18,7 +18,7 @@ from ..data.image_data import ImageData
 from ..files import atomic_directory, atomic_file, check_writable
 from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments
-from ..pairing import seeded_generator
+from ..seeds import seeded_generator
 from .adversary import Adversary, AdversaryArguments
 from .arguments import DistillationArguments
 from .checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint

@@ -23,7 +23,7 @@ from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
 from ..data.image_data import ImageData
 from ..files import atomic_file, check_writable
 from ..networks import NetworkArguments, build_network
-from ..pairing import derived_seed, seeded_generator
+from ..seeds import derived_seed, seeded_generator
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16}
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from ..configuration_haba import HabaConfig
 from ..data.image_data import ImageData
 from ..modeling_haba import HabaModel
-from ..pairing import seeded_generator
+from ..seeds import seeded_generator
 from .arguments import ModelArguments
 
 

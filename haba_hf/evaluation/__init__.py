@@ -3,7 +3,7 @@
 from .cross_architecture import ArchitectureRow, CrossArchitectureArguments, architecture_table, evaluate_across
 from .embedding import REAL, Embedding, EmbeddingArguments, embed_samples
 from .references import evaluate_full_data, evaluate_random_real, random_real_artifact
-from .report import FULL_DATA, RANDOM_REAL, ReportRow, in_percent, markdown_table, write_json, write_results
+from .report import FULL_DATA, RANDOM_REAL, ReportRow, in_percent, markdown_table, write_results
 from .robustness import (
     RobustnessArguments,
     RobustnessResult,
@@ -43,6 +43,5 @@ __all__ = [
     "robustness_table",
     "score_under_corruption",
     "train_student",
-    "write_json",
     "write_results",
 ]

@@ -15,7 +15,7 @@ from ..data import ImageData
 from ..data.splits import images_at_once
 from ..modeling_haba import HabaModel
 from ..networks import FeatureNetwork
-from ..pairing import seeded_generator
+from ..seeds import seeded_generator
 
 REAL = -1  # the source of a real image; a sample's is its hallucinator, or 0 where there is none
 

@@ -11,7 +11,8 @@ from ..coresets import random_images, real_images_artifact, real_images_config
 from ..data import ImageData, Split
 from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments
-from ..pairing import derived_seed, materialize_if_small, paired_batches
+from ..pairing import materialize_if_small, paired_batches
+from ..seeds import derived_seed
 from .students import IMAGES, AccuracyResult, EvaluationArguments, artifact_learning_rate, evaluate_students
 from .training import Batches
 

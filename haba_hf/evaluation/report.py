@@ -1,11 +1,10 @@
 """Results as a table and as JSON."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..files import atomic_file
+from ..files import write_json
 from ..storage import StorageFigures
 from .students import AccuracyResult
 
@@ -72,16 +71,3 @@ def write_results(path: str | Path, rows: Sequence[ReportRow], **facts: object) 
         `OSError`: if the file cannot be written; an older one is left whole.
     """
     write_json(path, {**facts, "rows": [asdict(row) for row in rows]})
-
-
-def write_json(path: str | Path, content: dict) -> None:
-    """
-    Writes JSON in one piece: the file is either the old or the new one.
-
-    Raises:
-        `OSError`: if the file cannot be written.
-        `ValueError`: if a number is NaN or infinite, which JSON does not have.
-    """
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    with atomic_file(path) as aside:
-        aside.write_text(text, encoding="utf-8")

@@ -24,8 +24,9 @@ from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
 from ..data.cutmix import CutMix
 from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments, build_network
-from ..pairing import derived_seed, materialize_if_small, paired_batches, seeded_generator
+from ..pairing import materialize_if_small, paired_batches
 from ..processors import HabaProcessor
+from ..seeds import derived_seed, seeded_generator
 from .schedule import scheduled_batch, stored_step_sizes, train_by_schedule
 from .training import Batches, Schedule, accuracy, train_student
 

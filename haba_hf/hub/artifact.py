@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from ..evaluation import AccuracyResult, ArchitectureRow, ReportRow, RobustnessResult
+from ..files import json_bytes
 from ..modeling_haba import HabaModel
 from ..processors import HabaProcessor, load_model_and_processor
 from ..storage import StorageFigures
@@ -145,7 +146,7 @@ def published_records(artifact: Artifact) -> Files:
     files: Files = {**artifact.figures}
     origins = {"distillation.json": artifact.distillation, "coreset.json": artifact.coreset}
     records = origins | artifact.measurements
-    files |= {name: as_json(without_machine_paths(record)) for name, record in records.items() if record}
+    files |= {name: json_bytes(without_machine_paths(record)) for name, record in records.items() if record}
     if artifact.recipe:
         recipe = without_machine_paths(artifact.recipe)
         files["recipe.yaml"] = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).encode()
@@ -163,11 +164,6 @@ def write_files(folder: Path, files: Files) -> None:
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
-
-
-def as_json(content: dict[str, Any]) -> bytes:
-    """The bytes of a JSON file."""
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def without_machine_paths(value: Any) -> Any:

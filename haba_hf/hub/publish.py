@@ -22,7 +22,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from .. import modeling_haba
-from ..files import atomic_directory
+from ..files import atomic_directory, json_bytes
 from ..processing_audio_haba import HabaAudioProcessor
 from ..processing_haba import HabaImageProcessor
 from ..processors import HabaProcessor, load_model_and_processor
@@ -36,7 +36,6 @@ from .artifact import (
     WEIGHTS,
     Artifact,
     Files,
-    as_json,
     processor_files,
     published_records,
     read_artifact,
@@ -251,7 +250,7 @@ def _model_files(artifact: Artifact, repo_id: str, include_code: bool, tags: Seq
         config.pop("auto_map", None)
         if include_code:
             config["auto_map"] = auto_map
-        files[name] = as_json(config)
+        files[name] = json_bytes(config)
     if include_code:
         files |= {path.name: path for path in code_files(processor)}
     files[CARD] = render_model_card(artifact, repo_id, include_code, tags).encode()

@@ -19,8 +19,8 @@ from ..evaluation import (
     evaluate_across,
     evaluate_full_data,
     score_under_corruption,
-    write_json,
 )
+from ..files import write_json
 from ..hub.figures import plot_embedding, plot_robustness, save_contact_sheet
 from ..networks import FeatureNetwork, build_feature_network
 from ..recipe import Recipe

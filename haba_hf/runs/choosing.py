@@ -6,8 +6,7 @@ from accelerate import Accelerator
 
 from ..coresets import choose_coreset, real_images_artifact, real_images_config
 from ..data import load_image_data
-from ..evaluation import write_json
-from ..files import atomic_directory, check_writable
+from ..files import atomic_directory, check_writable, write_json
 from ..hub.figures import save_gallery
 from ..recipe import Recipe
 from ..storage import check_budget

@@ -23,8 +23,8 @@ from ..distillation import (
     UnrolledTraining,
     initial_model,
 )
-from ..evaluation import EvaluationArguments, evaluate_artifact, write_json
-from ..files import atomic_directory
+from ..evaluation import EvaluationArguments, evaluate_artifact
+from ..files import atomic_directory, write_json
 from ..hub.figures import plot_training_curves, save_gallery
 from ..modeling_haba import HabaModel
 from ..recipe import Recipe

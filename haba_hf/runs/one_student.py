@@ -7,11 +7,11 @@ from accelerate import Accelerator
 from safetensors.torch import save_model
 from tqdm.auto import tqdm
 
-from ..evaluation import accuracy, write_json
+from ..evaluation import accuracy
 from ..evaluation.students import TRAINING, artifact_training, train_fresh_student
-from ..files import atomic_directory
-from ..pairing import seeded_generator
+from ..files import atomic_directory, write_json
 from ..recipe import Recipe
+from ..seeds import seeded_generator
 from .inputs import open_evaluation, student_network
 from .provenance import environment
 

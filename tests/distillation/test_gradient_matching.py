@@ -17,7 +17,8 @@ from haba_hf.distillation.objectives.gradient_matching import (
 )
 from haba_hf.distillation.objectives.idc import convolution_distance
 from haba_hf.networks import build_network
-from haba_hf.pairing import paired_batches, seeded_generator
+from haba_hf.pairing import paired_batches
+from haba_hf.seeds import seeded_generator
 from tiny import (
     NETWORK,
     all_fields,

@@ -28,12 +28,13 @@ from haba_hf.evaluation import (
     learning_rate_at,
     markdown_table,
     train_student,
-    write_json,
     write_results,
 )
+from haba_hf.files import write_json
 from haba_hf.networks import NetworkArguments, build_network
-from haba_hf.pairing import paired_batches, seeded_generator
+from haba_hf.pairing import paired_batches
 from haba_hf.processing_haba import HabaImageProcessor
+from haba_hf.seeds import seeded_generator
 from haba_hf.storage import describe_storage
 
 NETWORK = NetworkArguments(network_depth=1, network_width=8)
@@ -358,7 +359,7 @@ def test_results_are_written_in_one_piece(tmp_path, monkeypatch):
     def full_disk(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_text", full_disk)
+    monkeypatch.setattr("pathlib.Path.write_bytes", full_disk)
     with pytest.raises(OSError, match=r"results\.json.*No space left"):
         write_json(path, {"new": 1})
     assert json.loads(path.read_text()) == results

@@ -211,7 +211,7 @@ def experts(size: Size, naive: bool = False, real: bool = False):
     from haba_hf.distillation import ExpertArguments, ExpertStore, record_experts
     from haba_hf.evaluation.training import accuracy
     from haba_hf.networks import build_network
-    from haba_hf.pairing import derived_seed
+    from haba_hf.seeds import derived_seed
 
     data = fashion_mnist(size) if real else random_data(size, size.expert_images // CLASSES)
     accelerator = None if naive else Accelerator(cpu=True, mixed_precision="bf16")

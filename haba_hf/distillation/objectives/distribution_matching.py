@@ -19,7 +19,7 @@ from ...data.augmentation import DsaAugmentation, DsaParameters
 from ...data.image_data import ImageData
 from ...modeling_haba import HabaModel
 from ...networks import FeatureNetwork, NetworkArguments, build_feature_network
-from ...pairing import derived_seed, seeded_generator
+from ...seeds import derived_seed, seeded_generator
 from ..arguments import DistillationArguments
 from .class_means import class_weights
 

@@ -35,7 +35,8 @@ from ...data.augmentation import DsaAugmentation, DsaParameters
 from ...data.image_data import ImageData
 from ...modeling_haba import HabaModel
 from ...networks import ConvNet, NetworkArguments, build_network
-from ...pairing import derived_seed, materialize_if_small, seeded_generator
+from ...pairing import materialize_if_small
+from ...seeds import derived_seed, seeded_generator
 from ..arguments import DistillationArguments
 from .class_means import class_weights
 from .inner_loop import train_an_epoch

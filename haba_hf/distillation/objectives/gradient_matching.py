@@ -25,7 +25,8 @@ from ...data.augmentation import DsaAugmentation
 from ...data.image_data import ImageData
 from ...modeling_haba import HabaModel
 from ...networks import NetworkArguments, build_network
-from ...pairing import materialize_if_small, seeded_generator
+from ...pairing import materialize_if_small
+from ...seeds import seeded_generator
 from ..arguments import DistillationArguments
 from .inner_loop import train_an_epoch
 

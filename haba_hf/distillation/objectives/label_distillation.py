@@ -31,7 +31,7 @@ from ...data.augmentation import DsaAugmentation
 from ...data.image_data import ImageData
 from ...modeling_haba import HabaModel
 from ...networks import NetworkArguments, build_network
-from ...pairing import derived_seed, seeded_generator
+from ...seeds import derived_seed, seeded_generator
 from ..arguments import DistillationArguments
 from ..experts import flat_parameters
 from .flat_network import FlatNetwork
