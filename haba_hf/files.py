@@ -5,12 +5,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 
 @contextmanager
@@ -81,6 +81,34 @@ def write_json(path: str | Path, content: Any) -> None:
     written = json_bytes(content)
     with atomic_file(path) as aside:
         aside.write_bytes(written)
+
+
+def check_recorded(path: str | Path, expected: Mapping[str, str], what: str, folder_field: str) -> None:
+    """
+    Checks a safetensors file that one run records and others read: it is whole, and of what this run would record.
+
+    Args:
+        path (`str`): the file.
+        expected (`dict[str, str]`): what must stand in its header, by name.
+        what (`str`): what the file is, for messages.
+        folder_field (`str`): the field of a recipe that names its folder.
+
+    Raises:
+        `ValueError`: if it is damaged, another kind of file, or of something else.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it and record it again.") from error
+    if not expected.keys() <= found.keys():
+        raise ValueError(f"{path} is not {what} of haba_hf: choose another {folder_field}.")
+    for name, wanted in expected.items():
+        if found[name] != wanted:
+            raise ValueError(
+                f"{path} was recorded with another {name} ({found[name]}) than this recipe's ({wanted}): choose "
+                f"another {folder_field}, or delete it and record it again."
+            )
 
 
 def check_writable(directory: str | Path) -> None:

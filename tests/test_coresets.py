@@ -245,7 +245,9 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"expert-features\.safetensors is damaged .* delete it"):
         record(tiny_coreset(tmp_path))
     save_file({"features.0": torch.ones(2)}, path)
-    with pytest.raises(ValueError, match="holds no features of a coreset's expert: choose another coreset_dir"):
+    with pytest.raises(
+        ValueError, match="is not the file of a coreset's expert of haba_hf: choose another coreset_dir"
+    ):
         record(tiny_coreset(tmp_path))
 
 

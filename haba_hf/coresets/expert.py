@@ -12,7 +12,6 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,7 +21,7 @@ from ..checks import check_counts, check_positive
 from ..data import ImageData
 from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
 from ..data.splits import images_at_once
-from ..files import atomic_file, check_writable
+from ..files import atomic_file, check_recorded, check_writable
 from ..networks import FeatureNetwork, NetworkArguments, build_feature_network
 from ..seeds import derived_seed, seeded_generator
 from .rules import ForgettingEvents
@@ -98,7 +97,7 @@ def record_expert_features(
         ),
     }
     if path.exists():
-        _check_header(path, expected)
+        check_recorded(path, expected, "the file of a coreset's expert", "coreset_dir")
         return path
     check_writable(arguments.coreset_dir)
     started = time.perf_counter()
@@ -165,23 +164,6 @@ def _features(network: FeatureNetwork, data: ImageData, label: int, accelerator:
             features_BD = network.features(data.processor.normalize(images_BCHW.to(accelerator.device)))
         parts.append(features_BD.float().cpu())
     return torch.cat(parts)
-
-
-def _check_header(path: Path, expected: dict[str, str]) -> None:
-    """Refuses a file that is damaged or does not belong here."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it to train the expert again.") from error
-    if not expected.keys() <= metadata.keys():
-        raise ValueError(f"{path} holds no features of a coreset's expert: choose another coreset_dir.")
-    for name, wanted in expected.items():
-        if metadata[name] != wanted:
-            raise ValueError(
-                f"{path} was recorded with another {name} ({metadata[name]}) than this recipe's ({wanted}): choose "
-                "another coreset_dir, or delete it to train the expert again."
-            )
 
 
 def _divergence(arguments: CoresetArguments, epoch: int) -> FloatingPointError:

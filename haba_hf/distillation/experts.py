@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from ..checks import check_counts, check_positive
 from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
 from ..data.image_data import ImageData
-from ..files import atomic_file, check_writable
+from ..files import atomic_file, check_recorded, check_writable
 from ..networks import NetworkArguments, build_network
 from ..seeds import derived_seed, seeded_generator
 
@@ -134,7 +134,7 @@ def record_experts(
         if index % accelerator.num_processes != accelerator.process_index:
             continue
         if path.exists():
-            if _read_header(path, expected)[0] < num_snapshots:
+            if _count_snapshots(path, expected) < num_snapshots:
                 raise ValueError(
                     f"{path} holds fewer than the {num_snapshots} snapshots this recipe uses: delete it to record "
                     "anew, or lower max_start or expert_span."
@@ -204,23 +204,11 @@ def _train(
     return torch.stack(snapshots)
 
 
-def _read_header(path: Path, expected: dict[str, str]) -> tuple[int, int]:
-    """(S, P) of an expert file after checking that it is complete and belongs here."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if "snapshots" not in file.keys() or not expected.keys() <= metadata.keys():  # noqa: SIM118
-                raise ValueError(f"{path} is not an expert file of haba_hf: choose another experts_dir.")
-            shape = file.get_slice("snapshots").get_shape()
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it and record it again.") from error
-    for name, wanted in expected.items():
-        if metadata[name] != wanted:
-            raise ValueError(
-                f"{path} was recorded with another {name} ({metadata[name]}) than this recipe's ({wanted}): choose "
-                "another experts_dir, or delete it and record it again."
-            )
-    return shape[0], shape[1]
+def _count_snapshots(path: Path, expected: dict[str, str]) -> int:
+    """S of an expert file, after checking that it is whole and belongs here."""
+    check_recorded(path, expected, "an expert file", "experts_dir")
+    with safe_open(path, framework="pt") as file:
+        return file.get_slice("snapshots").get_shape()[0]
 
 
 class ExpertStore:
@@ -250,7 +238,7 @@ class ExpertStore:
             "data": data.fingerprint,
             "training": training_signature(arguments),
         }
-        self.num_snapshots = min(_read_header(path, expected)[0] for path in self.paths)
+        self.num_snapshots = min(_count_snapshots(path, expected) for path in self.paths)
 
     def __len__(self) -> int:
         return len(self.paths)
