@@ -51,8 +51,8 @@ class HabaAudioProcessor(FeatureExtractionMixin):
             Mean and standard deviation of all values of the training set's log spectrograms.
 
     Raises:
-        ValueError: if an argument is out of range.
-        TypeError: if an argument is unknown.
+        `ValueError`: if an argument is out of range.
+        `TypeError`: if an argument is unknown.
     """
 
     model_input_names = ["pixel_values"]  # noqa: RUF012 - the name and form transformers reads
@@ -116,7 +116,7 @@ class HabaAudioProcessor(FeatureExtractionMixin):
         Refuses to bring clips and the samples of an artifact together that live in different spaces.
 
         Raises:
-            ValueError: if the artifact's samples are whitened images.
+            `ValueError`: if the artifact's samples are whitened images.
         """
         if config.whitening is not None:
             raise ValueError("The artifact's samples are whitened images, but the processor is of speech.")
@@ -179,9 +179,9 @@ class HabaAudioProcessor(FeatureExtractionMixin):
             `torch.Tensor`, float32 [clip_samples].
 
         Raises:
-            ValueError: if the sound is empty, not finite, of several channels, or of another length than a clip while
-                `fit_clips` is `"refuse"`.
-            TypeError: if it is no array of floating-point numbers.
+            `ValueError`: if the sound is empty, not finite, of several channels, or, while `fit_clips` is `"refuse"`,
+                of another length than a clip.
+            `TypeError`: if it is no array of floating-point numbers.
         """
         if isinstance(sound, np.ndarray):
             sound = torch.from_numpy(sound)
@@ -226,8 +226,8 @@ class HabaAudioProcessor(FeatureExtractionMixin):
         Log spectrograms, floating point [B, 1, H, W], to model space, float32, on their device.
 
         Raises:
-            ValueError: if they have another shape.
-            TypeError: if they are no floating-point numbers.
+            `ValueError`: if they have another shape.
+            `TypeError`: if they are no floating-point numbers.
         """
         self._check_batch(spectrograms)
         if not spectrograms.is_floating_point():
@@ -254,7 +254,7 @@ class HabaAudioProcessor(FeatureExtractionMixin):
             `torch.Tensor`, float32 [B, clip_samples] on the CPU, at `sampling_rate`; not bounded to [-1, 1].
 
         Raises:
-            ImportError: if torchaudio is not there.
+            `ImportError`: if torchaudio is not there.
         """
         torchaudio = _torchaudio()
         magnitudes_BCHW = self.denormalize(samples.detach().cpu()).exp() - self.log_offset

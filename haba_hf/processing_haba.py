@@ -59,8 +59,8 @@ class HabaImageProcessor(BaseImageProcessor):
             In place of `image_mean` and `image_std`.
 
     Raises:
-        ValueError: if an argument has the wrong length or range.
-        TypeError: if an argument is unknown.
+        `ValueError`: if an argument has the wrong length or range.
+        `TypeError`: if an argument is unknown.
     """
 
     model_input_names = ["pixel_values"]  # noqa: RUF012 - the name and form transformers reads
@@ -123,7 +123,7 @@ class HabaImageProcessor(BaseImageProcessor):
         would do no better than chance.
 
         Raises:
-            ValueError: if only one of the two is whitened, or each in another way.
+            `ValueError`: if only one of the two is whitened, or each in another way.
         """
         ours, theirs = self.whitening_fingerprint, config.whitening
         if ours != theirs:
@@ -162,8 +162,8 @@ class HabaImageProcessor(BaseImageProcessor):
             `torch.Tensor`, uint8 [B, C, H, W].
 
         Raises:
-            ValueError: if an image has the wrong shape, range or mode, or an alpha channel and no `rgba_background`.
-            TypeError: if it is no image or has the wrong dtype.
+            `ValueError`: if an image has the wrong shape, range or mode, or an alpha channel and no `rgba_background`.
+            `TypeError`: if it is no image or has the wrong dtype.
         """
         images = list(images) if isinstance(images, (list, tuple)) else [images]
         if not images:
@@ -326,7 +326,7 @@ class HabaImageProcessor(BaseImageProcessor):
         As in transformers, with the whitening that the settings name.
 
         Raises:
-            ValueError: if the settings name a whitening and its file is missing, damaged or another one's.
+            `ValueError`: if the settings name a whitening and its file is missing, damaged or another one's.
         """
         source = pretrained_model_name_or_path
         settings, others = super().get_image_processor_dict(source, **kwargs)

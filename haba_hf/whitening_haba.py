@@ -34,7 +34,7 @@ class ZcaWhitening:
         matrix (`torch.Tensor` `[D, D]`): symmetric.
 
     Raises:
-        ValueError: if the two do not fit each other, or hold NaN.
+        `ValueError`: if the two do not fit each other, or hold NaN.
     """
 
     def __init__(self, mean: torch.Tensor, matrix: torch.Tensor) -> None:
@@ -59,7 +59,7 @@ class ZcaWhitening:
             epsilon (`float`, *optional*, defaults to 0.1): added to each variance, in pixels of [0, 1].
 
         Raises:
-            ValueError: if the images are too large for a matrix, or too few.
+            `ValueError`: if the images are too large for a matrix, or too few.
         """
         shape = images.shape[1:]
         if images.dtype != torch.uint8 or images.ndim != 4 or len(images) < 2:
@@ -132,7 +132,7 @@ class ZcaWhitening:
         Reads what [`save`] wrote.
 
         Raises:
-            ValueError: if the file is damaged, or no whitening.
+            `ValueError`: if the file is damaged, or no whitening.
         """
         try:
             tensors = load_file(path)
@@ -155,7 +155,7 @@ class ZcaWhitening:
             options (`dict`): arguments of `from_pretrained`, of which those about places and access are used.
 
         Raises:
-            ValueError: if the file is missing, damaged or another whitening's.
+            `ValueError`: if the file is missing, damaged or another whitening's.
         """
         folder = os.path.dirname(source) if os.path.isfile(source) else source
         try:

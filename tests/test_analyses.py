@@ -25,7 +25,7 @@ COLORS = {"lava": (210, 60, 30), "sky": (70, 120, 230)}
 
 @pytest.fixture
 def recipe_of(tmp_path, monkeypatch):
-    """Makes noisy pictures of two colours and an artifact of them, and gives recipes that fit."""
+    """Makes noisy pictures of two colors and an artifact of them, and gives recipes that fit."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
     random = np.random.default_rng(0)
     for split, count in (("train", 12), ("test", 6)):
@@ -94,7 +94,7 @@ def test_robustness(recipe_of, tmp_path):
         assert len(system["curve"]) == len(system["standard_curve"]) == 6
         assert system["clean"] == result.clean and len(result.clean) == 2
     assert results[0].accuracies["fog"][0][0] in [i / 8 for i in range(9)]
-    assert results[0].curve()[0][0] > 0.9, "clean colours are easily told apart"
+    assert results[0].curve()[0][0] > 0.9, "clean colors are easily told apart"
     assert results[0].curve()[5][0] < results[0].curve()[0][0]
     for name in ("robustness.png", "corruptions.png"):
         assert min(Image.open(tmp_path / "run" / name).size) > 50

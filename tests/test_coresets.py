@@ -59,7 +59,7 @@ def brute_force_k_center(features, count):
     chosen = [min(range(len(features)), key=lambda index: (to_mean[index], index))]
     while len(chosen) < count:
         reach = {
-            index: min(((features[index] - features[centre]) ** 2).sum() for centre in chosen)
+            index: min(((features[index] - features[center]) ** 2).sum() for center in chosen)
             for index in range(len(features))
             if index not in chosen
         }

@@ -32,7 +32,7 @@ def own_datasets_cache(tmp_path, monkeypatch):
 
 
 def write_pictures(folder, images_per_class, seed):
-    """Noisy 12x10 RGB pictures of three classes, told apart by their colour."""
+    """Noisy 12x10 RGB pictures of three classes, told apart by their color."""
     random = np.random.default_rng(seed)
     for name, color in zip(CLASS_NAMES, COLORS, strict=True):
         (folder / name).mkdir(parents=True)
@@ -117,7 +117,7 @@ def test_distill_and_evaluate_an_image_folder(recipe_of, tmp_path):
     assert random_real.storage.floats == 2 * 3 * 192 + 1
     assert random_real.storage.floats <= haba.storage.floats
     assert full.storage.images_per_class == 6, "two of eight images a class are held out"
-    assert full.accuracy.mean > 0.9, "colours are easily told apart"
+    assert full.accuracy.mean > 0.9, "colors are easily told apart"
     assert random_real.accuracy.mean > 0.6
 
     results = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -254,7 +254,7 @@ def test_gradient_matching_from_recipe_to_table(recipe_of, tmp_path, changes):
     losses = [json.loads(line)["l_dd"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert len(set(losses)) == 5
     (row,) = evaluate(recipe, tiny_accelerator())
-    assert row.accuracy.mean > 0.5, "three colours, three classes"
+    assert row.accuracy.mean > 0.5, "three colors, three classes"
     assert row.storage.floats == model.config.num_floats
 
 

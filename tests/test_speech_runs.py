@@ -118,7 +118,7 @@ def test_distill_and_evaluate_a_folder_of_clips(recipe_of, tmp_path, objective):
     assert rows[0].storage.bytes_ratio == pytest.approx(rows[0].storage.ratio)
     with Image.open(artifact / "gallery.png") as picture:
         assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 100, (
-            "spectrograms have colours"
+            "spectrograms have colors"
         )
     (scored,) = ModelCard(render_model_card(read_artifact(artifact), "me/words")).data.eval_results
     assert (scored.task_type, scored.metric_value) == ("audio-classification", round(rows[0].accuracy.mean, 4))
@@ -157,7 +157,7 @@ def test_coreset_student_embedding_and_architectures(recipe_of, tmp_path):
     assert (tmp_path / "run" / "student" / "preprocessor_config.json").is_file()
     assert [row.architecture for row in evaluate_architectures(recipe, accelerator)] == ["convnet", "lenet"]
     assert embed(recipe, accelerator).is_file()
-    with pytest.raises(ValueError, match="corruptions are made for uint8 colour images"):
+    with pytest.raises(ValueError, match="corruptions are made for uint8 color images"):
         evaluate_robustness(recipe, accelerator)
 
 

@@ -119,7 +119,7 @@ def test_a_budget_that_hallucinators_alone_exceed(depth, basis_channels):
 
 def test_a_fraction_of_an_image_is_a_budget():
     config = make_config(CIFAR10, num_hallucinators=1, hallucinator_depth=2, basis_channels=1)
-    # One hallucinator takes 10,819 floats and a grey basis per class 10,240: 0.6856 of a colour image per class.
+    # One hallucinator takes 10,819 floats and a grey basis per class 10,240: 0.6856 of a color image per class.
     check_budget(config, 0.686)
     with pytest.raises(ValueError, match=r"0\.685 images per class pay for 21,043 floats"):
         check_budget(config, 0.685)

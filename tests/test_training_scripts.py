@@ -239,7 +239,7 @@ def test_other_architectures_and_an_embedding(run_here, error_of, tmp_path, capf
     with Image.open(tmp_path / "embedding.png") as picture:
         picture.load()
     assert len(json.loads((tmp_path / "embedding.json").read_text())["points"]) == 2 * (20 + 2)
-    assert "made for uint8 colour images" in error_of("robustness.py", *where)
+    assert "made for uint8 color images" in error_of("robustness.py", *where)
     assert "VGG11 needs images of 28x28 pixels or more, got 8x8" in error_of(
         "evaluate.py", *where, "--architectures", "convnet", "vgg11"
     )

@@ -4,7 +4,7 @@ r"""Draw an artifact's samples among real images: t-SNE in the feature space of 
     accelerate launch training/embed.py training/recipes/cifar10/dm-1pc.yaml \
         --embedded_classes 0 1 2 --embedded_images 500 --real_student_epochs 20
 
-Samples are coloured by their hallucinator. The picture is `output_dir/embedding.png`, the points are in
+Samples are colored by their hallucinator. The picture is `output_dir/embedding.png`, the points are in
 `embedding.json`.
 """
 

@@ -42,7 +42,7 @@ def herding(features_ND: Tensor, count: int) -> Tensor:
 def k_center(features_ND: Tensor, count: int) -> Tensor:
     """
     Greedy K-Center (Sener and Savarese, 2018): first the image nearest to the mean of the class, then again and again
-    the one that is farthest from its nearest centre.
+    the one that is farthest from its nearest center.
 
     Args:
         features_ND (`torch.Tensor` `[N, D]`): features of the images of one class.
@@ -60,7 +60,7 @@ def k_center(features_ND: Tensor, count: int) -> Tensor:
     nearest_N = torch.full((len(features_ND),), math.inf, dtype=torch.float64)
     for k in range(1, count):
         nearest_N = torch.minimum(nearest_N, _distances(features_ND[chosen[k - 1]], features_ND))
-        nearest_N[chosen[:k]] = -math.inf  # a copy of a centre, at distance 0, may still be chosen; a centre may not
+        nearest_N[chosen[:k]] = -math.inf  # a copy of a center, at distance 0, may still be chosen; a center may not
         chosen[k] = nearest_N.argmax()
     return chosen
 

@@ -74,7 +74,7 @@ class DataArguments(SpeechArguments):
     )
     center_crop: bool = field(
         default=False,
-        metadata={"help": "With resize: keep the proportions and crop the centre, instead of stretching images."},
+        metadata={"help": "With resize: keep the proportions and crop the center, instead of stretching images."},
     )
     zca: bool = field(
         default=False,

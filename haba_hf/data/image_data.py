@@ -61,7 +61,7 @@ class ImageData:
         `[num_labels * count, C, H, W]`.
 
         Raises:
-            ValueError: if a class has fewer training images.
+            `ValueError`: if a class has fewer training images.
         """
         return self.processor.normalize(self.train.images[self.draw_rows_per_class(count, generator)])
 
@@ -70,7 +70,7 @@ class ImageData:
         The rows (int64 `[num_labels * count]`) that [`draw_per_class`] draws.
 
         Raises:
-            ValueError: if a class has fewer training images.
+            `ValueError`: if a class has fewer training images.
         """
         drawn = [
             rows[torch.randperm(len(rows), generator=generator)[:count]]
@@ -83,7 +83,7 @@ class ImageData:
         Rows of each class in the training split, in order.
 
         Raises:
-            ValueError: if a class has fewer than `at_least`.
+            `ValueError`: if a class has fewer than `at_least`.
         """
         rows_of_classes = [self.train.of_class(label) for label in range(self.num_labels)]
         for name, rows in zip(self.class_names, rows_of_classes, strict=True):

@@ -125,7 +125,7 @@ def open_wnid_folder(folder: Path, classes: tuple[ImageNetClass, ...]) -> dict[s
     passed over.
 
     Raises:
-        ValueError: if the folder of a class is missing or holds no images; names it.
+        `ValueError`: if the folder of a class is missing or holds no images; names it.
     """
     features = _features(classes)
     tables = {}
@@ -155,7 +155,7 @@ def stream_from_hub(classes: tuple[ImageNetClass, ...]) -> dict[str, Dataset]:
     and the rows are kept in the datasets cache (about 1.5 GB), as they are encoded; later ones read them there.
 
     Raises:
-        ValueError: if the Hub cannot be reached or does not give access, or the data set is another one.
+        `ValueError`: if the Hub cannot be reached or does not give access, or the data set is another one.
     """
     label_of = {known.index: label for label, known in enumerate(classes)}
     tables = {}

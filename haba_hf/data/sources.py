@@ -54,7 +54,7 @@ def load_image_data(
         [`ImageData`].
 
     Raises:
-        ValueError: if the data set, a column, a label, an image or a split is missing or unfit; the message names it.
+        `ValueError`: if the data set, a column, a label, an image or a split is missing or unfit; names it.
     """
     name, tables = args.dataset, dict[str, Dataset]()
     if args.dataset != "digits":
@@ -104,7 +104,7 @@ def channel_statistics(images: torch.Tensor) -> tuple[list[float], list[float]]:
     Exact mean and standard deviation of each channel of uint8 images [n, C, H, W], for pixels in [0, 1].
 
     Raises:
-        ValueError: if a channel is constant.
+        `ValueError`: if a channel is constant.
     """
     values = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []

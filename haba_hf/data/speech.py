@@ -113,7 +113,7 @@ def find_audio_column(features: Features, wanted: str | None, name: str) -> str 
     The column of clips; `None` if the data are no speech.
 
     Raises:
-        ValueError: if there are several and none is chosen.
+        `ValueError`: if there are several and none is chosen.
     """
     found = [column for column, feature in features.items() if isinstance(feature, Audio)]
     if wanted is not None:
@@ -157,7 +157,7 @@ def load_speech(
         validation_fraction, data_seed, max_train_samples: as of [`DataArguments`].
 
     Raises:
-        ValueError: if a column, a word or a split is missing, or a clip is corrupt or empty; the message names it.
+        `ValueError`: if a column, a word or a split is missing, or a clip is corrupt or empty; the message names it.
     """
     label_column = find_label_column(tables["train"].features, label_column, name)
     names = class_names_of(tables["train"], label_column)

@@ -46,7 +46,7 @@ def subset(labels: torch.Tensor, size: int, seed: int) -> torch.Tensor:
     Indices of `size` of the images, in order: every class in proportion, and with one image at least.
 
     Raises:
-        ValueError: if there are more classes than `size`.
+        `ValueError`: if there are more classes than `size`.
     """
     if size < len(labels.unique()):
         raise ValueError(

@@ -44,7 +44,7 @@ def save_gallery(
     basis and the samples each hallucinator makes of it. Plain pixels (K = 0) get one row for each class with its
     samples.
 
-    Pixels are enlarged to squares, not smoothed. A basis of one channel of colour samples is shown grey. Spectrograms
+    Pixels are enlarged to squares, not smoothed. A basis of one channel of color samples is shown grey. Spectrograms
     have time to the right and frequency upwards.
 
     Args:
@@ -177,7 +177,7 @@ def plot_robustness(results: Sequence[RobustnessResult], path: str | Path) -> No
 
 def plot_embedding(embedding: Embedding, class_names: Sequence[str], path: str | Path) -> None:
     """
-    Draws the supplement's Fig. 3: real images as small grey points, samples coloured by their hallucinator, each class
+    Draws the supplement's Fig. 3: real images as small grey points, samples colored by their hallucinator, each class
     with a marker of its own.
 
     Args:
@@ -236,7 +236,7 @@ def pictures(processor: HabaProcessor, samples_BCHW: Tensor) -> Tensor:
 
 
 def in_sample_channels(bases_NCHW: Tensor, channels: int) -> Tensor:
-    """Bases of other channels than the samples' have no colours of their own: their mean is shown."""
+    """Bases of other channels than the samples' have no colors of their own: their mean is shown."""
     if bases_NCHW.shape[1] == channels:
         return bases_NCHW
     return bases_NCHW.mean(dim=1, keepdim=True).expand(-1, channels, -1, -1)

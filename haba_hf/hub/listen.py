@@ -38,8 +38,8 @@ def save_sounds(
         The files, in the order of the samples.
 
     Raises:
-        ValueError: if the artifact is of images, or the folder holds anything.
-        OSError: if it cannot be written.
+        `ValueError`: if the artifact is of images, or the folder holds anything.
+        `OSError`: if it cannot be written.
     """
     directory = Path(directory)
     if not isinstance(processor, HabaAudioProcessor):

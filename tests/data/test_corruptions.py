@@ -24,7 +24,7 @@ from haba_hf.data.corruptions.weather import plasma
 
 
 def pictures(count=12, side=32, seed=0):
-    """A gradient behind a disk and a striped bar in colours, softened as a photograph is: uint8 [n, 3, side, side]."""
+    """A gradient behind a disk and a striped bar in colors, softened as a photograph is: uint8 [n, 3, side, side]."""
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[:side, :side] / (side - 1)
     images = np.empty((count, side, side, 3))
@@ -72,7 +72,7 @@ def test_form_and_determinism(corruption):
 def test_severity_grows(corruption):
     """
     The mean distance from the clean images grows, but where the published levels do not mean it to: saturate takes
-    colour away (2 more than 1) and then adds it, elastic_transform trades a global map that shrinks for displacements,
+    color away (2 more than 1) and then adds it, elastic_transform trades a global map that shrinks for displacements,
     spatter turns to mud at 4, glass_blur and motion_blur have levels that move an image as far, frost's levels 3 to 5
     darken the image below the ice. Of frost, what is left of the image in the correlation falls instead.
     """
@@ -275,7 +275,7 @@ def test_what_cannot_be_corrupted_is_refused():
         with pytest.raises(ValueError, match=f"severity is 1 to 5, got {severity}"):
             corrupt(images, "fog", severity)
     for unfit in (images[:, :1], images.float(), images[0], images[..., :7]):
-        with pytest.raises(ValueError, match=r"colour images \[n, 3, H, W\] of 8x8 pixels or more"):
+        with pytest.raises(ValueError, match=r"color images \[n, 3, H, W\] of 8x8 pixels or more"):
             corrupt(unfit, "fog", 1)
 
 

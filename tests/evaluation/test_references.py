@@ -19,7 +19,7 @@ NAMES = ["left", "right", "none"]
 
 
 def stripes(per_class, seed, noise=100):
-    """Three classes of 6x6 colour images: bright on the left, bright on the right, dark."""
+    """Three classes of 6x6 color images: bright on the left, bright on the right, dark."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(3).repeat(per_class)
     images = torch.randint(0, noise, (len(labels), 3, 6, 6), generator=generator)

@@ -116,7 +116,7 @@ def test_the_contact_sheet_shows_every_corruption(tmp_path):
         assert np.array_equal(picture[30 + 68 * row :, left:][:64, :64], tile), "the clean image comes first"
         corrupted = picture[30 + 68 * row :, left + 68 :][:64, :64]
         assert not np.array_equal(corrupted, tile)
-    with pytest.raises(ValueError, match="colour images"):
+    with pytest.raises(ValueError, match="color images"):
         save_contact_sheet(image[:1], tmp_path / "grey.png")
 
 

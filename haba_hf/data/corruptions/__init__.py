@@ -5,7 +5,7 @@ Levels and operations are those of the published CIFAR generator, which are tune
 other sizes. Random numbers are drawn anew, so the images are not those of the published files, but drawn like them,
 save for two: `frost` overlays generated ice in place of five photographs, and the drops of `spatter` are outlined by
 morphology in place of Canny's edges. Not every published level is stronger than the one before: `saturate` first takes
-colour away and then adds it, `elastic_transform` trades a global for a local distortion, `spatter` turns from water to
+color away and then adds it, `elastic_transform` trades a global for a local distortion, `spatter` turns from water to
 mud, and levels 1 to 3 and 4 to 5 of `glass_blur` and 3 to 4 of `motion_blur` move the image as far.
 """
 
@@ -87,8 +87,8 @@ def check_corruptible(images: Tensor) -> None:
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 8:
         raise ValueError(
-            "CIFAR-10-C's corruptions are made for uint8 colour images [n, 3, H, W] of 8x8 pixels or more, got "
-            f"{images.dtype} {list(images.shape)}: repeat a grey channel three times to corrupt it as colour."
+            "CIFAR-10-C's corruptions are made for uint8 color images [n, 3, H, W] of 8x8 pixels or more, got "
+            f"{images.dtype} {list(images.shape)}: repeat a grey channel three times to corrupt it as color."
         )
 
 

@@ -50,22 +50,22 @@ class FeatureAlignmentArguments:
     """Feature alignment (cafe)."""
 
     query_batch_size: int = field(
-        default=128, metadata={"help": "real images of each class that the inner network is scored on."}
+        default=128, metadata={"help": "Real images of each class that the inner network is scored on."}
     )
     accuracy_window: int = field(
-        default=10, metadata={"help": "accuracies whose range, largest less smallest, steers the two loops."}
+        default=10, metadata={"help": "Accuracies whose range, largest less smallest, steers the two loops."}
     )
     outer_range: float = field(
-        default=0.04, metadata={"help": "a new network once the range over steps is below this."}
+        default=0.04, metadata={"help": "A new network once the range over steps is below this."}
     )
     inner_range: float = field(
         default=0.03,
-        metadata={"help": "the inner network is trained until the range over epochs is above this."},
+        metadata={"help": "The inner network is trained until the range over epochs is above this."},
     )
     max_inner_epochs: int = field(
-        default=100, metadata={"help": "epochs after which a network that stands still is left as it is."}
+        default=100, metadata={"help": "Epochs after which a network that stands still is left as it is."}
     )
-    discrimination_weight: float = field(default=0.01, metadata={"help": "weight of the discrimination loss."})
+    discrimination_weight: float = field(default=0.01, metadata={"help": "Weight of the discrimination loss."})
 
     def __post_init__(self):
         check_counts(self, "query_batch_size", "accuracy_window", "max_inner_epochs")

@@ -47,17 +47,17 @@ class IdcArguments:
     """What IDC (idc) has beside gradient matching's."""
 
     idc_distance: Literal["mse", "l1"] = field(
-        default="mse", metadata={"help": "sum of squared or of absolute differences between gradients."}
+        default="mse", metadata={"help": "Sum of squared or of absolute differences between gradients."}
     )
     idc_real_samples: int = field(
-        default=2000, metadata={"help": "real images that the inner network is trained on after a step."}
+        default=2000, metadata={"help": "Real images that the inner network is trained on after a step."}
     )
     idc_dsa: str = field(
-        default="color+crop", metadata={"help": "augmentation of the images its inner network is trained on."}
+        default="color+crop", metadata={"help": "Augmentation of the images its inner network is trained on."}
     )
-    idc_cutmix: float = field(default=0.5, metadata={"help": "probability of CutMix in that training."})
+    idc_cutmix: float = field(default=0.5, metadata={"help": "Probability of CutMix in that training."})
     clamp_bases: bool = field(
-        default=False, metadata={"help": "clamp bases to the range of pixels with every new inner network."}
+        default=False, metadata={"help": "Clamp bases to the range of pixels with every new inner network."}
     )
 
     def __post_init__(self):

@@ -49,7 +49,7 @@ class LabelDistillationArguments:
     restart_window: int | None = field(
         default=None,
         metadata={
-            "help": "steps whose errors are summed, and that a network has for a new minimum; by default as "
+            "help": "Steps whose errors are summed, and that a network has for a new minimum; by default as "
             "published for the number of base samples."
         },
     )

@@ -32,9 +32,9 @@ class TrajectoryMatchingArguments:
 
     student_steps: int = field(default=50, metadata={"help": "N, student steps on samples."})
     expert_span: int = field(default=2, metadata={"help": "M, expert snapshots ahead to be reached."})
-    max_start: int = field(default=2, metadata={"help": "start snapshots are drawn from 0..max_start-1."})
+    max_start: int = field(default=2, metadata={"help": "Start snapshots are drawn from 0..max_start-1."})
     unroll: Literal["graph", "adjoint"] = field(
-        default="adjoint", metadata={"help": "constant memory, or one graph over all steps.", "result": False}
+        default="adjoint", metadata={"help": "Constant memory, or one graph over all steps.", "result": False}
     )
     micro_batch_size: int | None = field(
         default=None,
