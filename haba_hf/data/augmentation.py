@@ -7,6 +7,7 @@ Shape legend: B batch, C/H/W of an image.
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,26 +26,34 @@ SCALE = 1.2  # zoom of each axis: U(1/1.2, 1.2)
 ROTATE = 15.0  # degrees: U(-15, 15)
 
 
+class DsaStage(NamedTuple):
+    """
+    What one stage of a strategy drew.
+
+    Args:
+        operation (`str`): one of `DSA_OPERATIONS`.
+        uniforms (`torch.Tensor` `[B, 3]` or `[1, 3]`): numbers in [0, 1) that fix the magnitudes; one row serves a
+            batch of any size (siamese use), B rows give every image its own.
+    """
+
+    operation: str
+    uniforms: Tensor
+
+
 @dataclass(frozen=True)
 class DsaParameters:
     """
     One drawn augmentation.
 
     Args:
-        operation (`str`): one of `DSA_OPERATIONS`, or `""` for the identity.
-        uniforms (`torch.Tensor` `[B, 3]` or `[1, 3]`): numbers in [0, 1) that fix the magnitudes; one row serves a
-            batch of any size (siamese use), B rows give every image its own.
-        then ([`DsaParameters`], *optional*): what the next stage of the strategy drew, applied afterwards.
+        stages (`tuple[DsaStage]`): applied in turn; without any it is the identity.
     """
 
-    operation: str
-    uniforms: Tensor
-    then: "DsaParameters | None" = None
+    stages: tuple[DsaStage, ...] = ()
 
     def of(self, rows: slice) -> "DsaParameters":
         """The parameters of some rows of the batch."""
-        uniforms = self.uniforms if len(self.uniforms) == 1 else self.uniforms[rows]
-        return DsaParameters(self.operation, uniforms, self.then.of(rows) if self.then else None)
+        return DsaParameters(tuple(DsaStage(name, u if len(u) == 1 else u[rows]) for name, u in self.stages))
 
 
 class DsaAugmentation:
@@ -76,13 +85,10 @@ class DsaAugmentation:
         """One operation of each stage and its magnitudes, from a CPU generator."""
         rows = batch_size if self.per_sample else 1
         drawn = []
-        for stage in self.stages:
-            choice = int(torch.randint(len(stage), (), generator=generator))
-            drawn.append((stage[choice], torch.rand(rows, 3, generator=generator)))
-        parameters = None
-        for operation, uniforms in reversed(drawn):
-            parameters = DsaParameters(operation, uniforms, parameters)
-        return parameters or DsaParameters("", torch.empty(1, 3))
+        for operations in self.stages:
+            choice = int(torch.randint(len(operations), (), generator=generator))
+            drawn.append(DsaStage(operations[choice], torch.rand(rows, 3, generator=generator)))
+        return DsaParameters(tuple(drawn))
 
     @staticmethod
     def apply(images_BCHW: Tensor, parameters: DsaParameters) -> Tensor:
@@ -92,14 +98,12 @@ class DsaAugmentation:
         Raises:
             `ValueError`: if the parameters were drawn per sample for another batch size.
         """
-        if not parameters.operation:
-            return images_BCHW
-        rows = len(parameters.uniforms)
-        if rows not in (1, len(images_BCHW)):
-            raise ValueError(f"These augmentation parameters are for {rows} images, not {len(images_BCHW)}.")
-        uniforms = parameters.uniforms.to(images_BCHW.device).expand(len(images_BCHW), 3)
-        augmented_BCHW = _OPERATIONS[parameters.operation](images_BCHW, uniforms)
-        return augmented_BCHW if parameters.then is None else DsaAugmentation.apply(augmented_BCHW, parameters.then)
+        batch_size = len(images_BCHW)
+        for operation, uniforms in parameters.stages:
+            if len(uniforms) not in (1, batch_size):
+                raise ValueError(f"These augmentation parameters are for {len(uniforms)} images, not {batch_size}.")
+            images_BCHW = _OPERATIONS[operation](images_BCHW, uniforms.to(images_BCHW.device).expand(batch_size, 3))
+        return images_BCHW
 
     def __call__(self, images_BCHW: Tensor, generator: torch.Generator) -> Tensor:
         return self.apply(images_BCHW, self.draw(len(images_BCHW), generator))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from haba_hf.data.augmentation import DSA_OPERATIONS, DSA_STRATEGY, DsaAugmentation, DsaParameters
+from haba_hf.data.augmentation import DSA_OPERATIONS, DSA_STRATEGY, DsaAugmentation, DsaParameters, DsaStage
 
 each_operation = pytest.mark.parametrize("operation", DSA_OPERATIONS)
 SHAPES = [(3, 8, 8), (1, 8, 8), (3, 7, 10), (1, 5, 3), (3, 32, 32)]
@@ -83,19 +83,23 @@ def rotate(image, u):
 REFERENCES = {"color": color, "crop": crop, "cutout": cutout, "flip": flip, "scale": scale, "rotate": rotate}
 
 
+def one_stage(operation, uniforms):
+    return DsaParameters((DsaStage(operation, uniforms),))
+
+
 @each_operation
 @each_shape
 def test_each_operation_equals_a_loop_over_images(operation, shape):
     images, uniforms = images_of(shape), uniforms_of()
     uniforms[0] = 0
     uniforms[1] = 1 - 2**-24  # the largest number that rand gives
-    result = DsaAugmentation.apply(images, DsaParameters(operation, uniforms))
+    result = DsaAugmentation.apply(images, one_stage(operation, uniforms))
     expected = np.stack(
         [REFERENCES[operation](image, u) for image, u in zip(images.numpy(), uniforms.double().numpy(), strict=True)]
     )
     assert result.dtype == torch.float64
     np.testing.assert_allclose(result.numpy(), expected, atol=2e-5)
-    result = DsaAugmentation.apply(images.float(), DsaParameters(operation, uniforms))
+    result = DsaAugmentation.apply(images.float(), one_stage(operation, uniforms))
     assert result.dtype == torch.float32
     np.testing.assert_allclose(result.numpy(), expected, atol=1e-4)
 
@@ -104,11 +108,11 @@ def test_each_operation_equals_a_loop_over_images(operation, shape):
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 7, 10)], ids=str)
 def test_the_same_parameters_are_the_same_transformation(operation, shape):
     """What siamese use rests on: an image is transformed by its own row, whatever stands beside it."""
-    parameters = DsaParameters(operation, uniforms_of())
+    parameters = one_stage(operation, uniforms_of())
     real, samples = images_of(shape, seed=2), images_of(shape, seed=3)
     both = [DsaAugmentation.apply(images, parameters) for images in (real, samples)]
     for row in range(6):
-        own = DsaParameters(operation, parameters.uniforms[row : row + 1])
+        own = one_stage(operation, parameters.stages[0].uniforms[row : row + 1])
         for images, result in zip((real, samples), both, strict=True):
             torch.testing.assert_close(DsaAugmentation.apply(images[row : row + 1], own), result[row : row + 1])
     mixed = DsaAugmentation.apply(0.3 * real + 0.7 * samples, parameters)
@@ -121,10 +125,10 @@ def test_the_same_parameters_are_the_same_transformation(operation, shape):
 def test_one_row_serves_batches_of_any_size(operation, count):
     augmentation = DsaAugmentation(operation, per_sample=False)
     parameters = augmentation.draw(4, torch.Generator().manual_seed(5))
-    assert parameters.uniforms.shape == (1, 3)
+    assert parameters.stages[0].uniforms.shape == (1, 3)
     images = images_of((3, 8, 8), count)
     result = augmentation.apply(images, parameters)
-    repeated = DsaParameters(operation, parameters.uniforms.repeat(count, 1))
+    repeated = one_stage(operation, parameters.stages[0].uniforms.repeat(count, 1))
     torch.testing.assert_close(result, augmentation.apply(images, repeated))
 
 
@@ -132,7 +136,7 @@ def test_one_row_serves_batches_of_any_size(operation, count):
 def test_per_sample_magnitudes_differ(operation):
     augmentation = DsaAugmentation(operation)
     parameters = augmentation.draw(64, torch.Generator().manual_seed(0))
-    assert parameters.uniforms.shape == (64, 3)
+    assert parameters.stages[0].uniforms.shape == (64, 3)
     results = augmentation.apply(images_of((3, 8, 8), 1).expand(64, -1, -1, -1), parameters)
     assert len({image.numpy().tobytes() for image in results}) >= (2 if operation == "flip" else 8)
 
@@ -140,13 +144,13 @@ def test_per_sample_magnitudes_differ(operation):
 @each_operation
 def test_parameters_of_another_batch_size_are_refused(operation):
     with pytest.raises(ValueError, match="parameters are for 6 images, not 5"):
-        DsaAugmentation.apply(images_of((3, 8, 8), 5), DsaParameters(operation, uniforms_of()))
+        DsaAugmentation.apply(images_of((3, 8, 8), 5), one_stage(operation, uniforms_of()))
 
 
 @each_operation
 @pytest.mark.parametrize("shape", [(3, 4, 5), (1, 4, 4)], ids=str)
 def test_gradients_flow(operation, shape):
-    parameters = DsaParameters(operation, uniforms_of(2).double())
+    parameters = one_stage(operation, uniforms_of(2).double())
     images = images_of(shape, 2).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: DsaAugmentation.apply(x, parameters), (images,))
 
@@ -160,11 +164,11 @@ def test_a_seed_gives_the_same_draws_and_leaves_the_global_state():
 
     state = torch.get_rng_state()
     first, again, other = draws(0), draws(0), draws(1)
-    assert [draw.operation for draw in first] == [draw.operation for draw in again]
+    assert [draw.stages[0].operation for draw in first] == [draw.stages[0].operation for draw in again]
     for draw, same in zip(first, again, strict=True):
-        assert torch.equal(draw.uniforms, same.uniforms)
+        assert torch.equal(draw.stages[0].uniforms, same.stages[0].uniforms)
         assert torch.equal(augmentation.apply(images, draw), augmentation.apply(images, same))
-    assert not torch.equal(first[0].uniforms, other[0].uniforms)
+    assert not torch.equal(first[0].stages[0].uniforms, other[0].stages[0].uniforms)
     called = augmentation(images, torch.Generator().manual_seed(0))
     assert torch.equal(called, augmentation.apply(images, first[0]))
     assert torch.equal(torch.get_rng_state(), state)
@@ -173,7 +177,7 @@ def test_a_seed_gives_the_same_draws_and_leaves_the_global_state():
 def test_operations_are_drawn_equally_often_and_only_from_the_strategy():
     def counts(strategy):
         augmentation, generator = DsaAugmentation(strategy), torch.Generator().manual_seed(0)
-        return Counter(augmentation.draw(1, generator).operation for _ in range(3000))
+        return Counter(augmentation.draw(1, generator).stages[0].operation for _ in range(3000))
 
     found = counts(DSA_STRATEGY)
     assert set(found) == set(DSA_OPERATIONS) == {"color", "crop", "cutout", "flip", "scale", "rotate"}
@@ -186,7 +190,7 @@ def test_no_strategy_is_the_identity(strategy):
     augmentation, images = DsaAugmentation(strategy), images_of((3, 8, 8))
     generator = torch.Generator().manual_seed(0)
     parameters = augmentation.draw(6, generator)
-    assert parameters.operation == ""
+    assert parameters.stages == ()
     assert augmentation.apply(images, parameters) is images
     assert augmentation.apply(images[:2], parameters).shape == (2, 3, 8, 8)
 
@@ -197,8 +201,8 @@ def test_stages_are_applied_in_turn(per_sample):
     seen = set()
     for seed in range(20):
         parameters = augmentation.draw(6, torch.Generator().manual_seed(seed))
-        expected, drawn, each = images, [], parameters
-        while each is not None:
+        expected, drawn = images, parameters.stages
+        for each in drawn:
             assert each.uniforms.shape == (6 if per_sample else 1, 3)
             expected = np.stack(
                 [
@@ -206,8 +210,6 @@ def test_stages_are_applied_in_turn(per_sample):
                     for image, u in zip(expected, each.uniforms.double().expand(6, 3).numpy(), strict=True)
                 ]
             )
-            drawn.append(each)
-            each = each.then
         np.testing.assert_allclose(augmentation.apply(images, parameters).numpy(), expected, atol=2e-5)
         assert [each.operation for each in drawn][::2] == ["color", "cutout"] and len(drawn) == 3
         seen.add(drawn[1].operation)

@@ -64,7 +64,7 @@ def test_what_is_kept_changes_no_gradient_and_spares_convolutions(monkeypatch, m
     start = flat_parameters(network.network)
     positions = torch.arange(12).view(4, 3)
     run = torch.randn(12, 1, 8, 8), torch.arange(12) % 3, torch.full((4,), 0.1), positions, micro_batch_size
-    step_loss = augmented_step_loss(network, [DsaParameters("", torch.empty(1, 3))] * 4)
+    step_loss = augmented_step_loss(network, [DsaParameters()] * 4)
     calls, found = [], {}
     conv2d = torch.conv2d
     monkeypatch.setattr(torch, "conv2d", lambda *arguments: calls.append(arguments) or conv2d(*arguments))

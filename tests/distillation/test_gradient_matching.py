@@ -238,9 +238,12 @@ def test_each_class_and_step_has_its_own_augmentation(monkeypatch):
     )
     for _ in range(6):
         objective.backward(model, torch.Generator())
-    keys = [(parameters.operation, parameters.uniforms.flatten().tolist()) for parameters in drawn]
+    keys = [
+        (stage.operation, stage.uniforms.flatten().tolist())
+        for (stage,) in (parameters.stages for parameters in drawn)
+    ]
     assert keys[::2] == keys[1::2], "the same for real images and samples"
-    assert all(parameters.uniforms.shape == (1, 3) for parameters in drawn)
+    assert all(parameters.stages[0].uniforms.shape == (1, 3) for parameters in drawn)
     assert len({str(key) for key in keys}) == 6 * 4
 
 

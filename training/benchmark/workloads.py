@@ -249,7 +249,7 @@ def augment(size: Size, naive: bool = False):
     """DSA of a batch, each image its own magnitudes."""
     import torch
 
-    from haba_hf.data.augmentation import DsaAugmentation, DsaParameters
+    from haba_hf.data.augmentation import DsaAugmentation
 
     augmentation, images = DsaAugmentation(), torch.randn(256, 1, size.side, size.side)
     generator = torch.Generator().manual_seed(0)
@@ -258,8 +258,8 @@ def augment(size: Size, naive: bool = False):
         for _ in range(60):
             drawn = augmentation.draw(len(images), generator)
             if naive:
-                parts = zip(images.split(1), drawn.uniforms.split(1), strict=True)
-                torch.cat([augmentation.apply(image, DsaParameters(drawn.operation, row)) for image, row in parts])
+                rows = [slice(row, row + 1) for row in range(len(images))]
+                torch.cat([augmentation.apply(images[row], drawn.of(row)) for row in rows])
             else:
                 augmentation.apply(images, drawn)
         return 60 * len(images)
