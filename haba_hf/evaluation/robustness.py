@@ -46,19 +46,20 @@ class RobustnessArguments:
 @dataclass
 class TrainedStudents:
     """
-    The students of one system, as `on_student` of [`evaluate_artifact`] and the references collects them.
+    The students of one system.
 
     Args:
         system (`str`): its name.
         processor ([`HabaImageProcessor`]): takes images to the space the students were trained in.
-        networks (`dict[int, nn.Module]`): those of this process, by index.
-        clean ([`AccuracyResult`], *optional*): of all of them on clean images.
+        networks (`dict[int, nn.Module]`): those of this process, by index, as `on_student` of [`evaluate_artifact`]
+            gives them.
+        clean ([`AccuracyResult`]): of all of them on clean images.
     """
 
     system: str
     processor: HabaProcessor
-    networks: dict[int, nn.Module] = field(default_factory=dict)
-    clean: AccuracyResult | None = None
+    networks: dict[int, nn.Module]
+    clean: AccuracyResult
 
 
 @dataclass
@@ -117,8 +118,6 @@ def score_under_corruption(
     scores = {outcome[:4]: outcome[4] for outcome in gather_object(outcomes)}
     results = []
     for students in systems:
-        if students.clean is None:
-            raise ValueError(f"The students of {students.system} have no clean accuracies: score them first.")
         indices = range(len(students.clean.accuracies))
         accuracies = {
             corruption: [

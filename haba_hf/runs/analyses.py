@@ -76,9 +76,9 @@ def evaluate_robustness(recipe: Recipe, accelerator: Accelerator) -> list[Robust
     corrupted = _corrupted_split(recipe, opened.data, opened.split)
     trained = []
     for system in compared_systems(recipe, opened, accelerator):
-        students = TrainedStudents(system.name, system.processor)
-        students.clean = system.evaluate(on_student=students.networks.__setitem__)
-        trained.append(students)
+        networks: dict[int, nn.Module] = {}
+        clean = system.evaluate(on_student=networks.__setitem__)
+        trained.append(TrainedStudents(system.name, system.processor, networks, clean))
     results = score_under_corruption(trained, corrupted, accelerator)
     if accelerator.is_main_process:
         output_dir = Path(recipe.distillation.output_dir)
