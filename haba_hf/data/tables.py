@@ -42,37 +42,36 @@ def open_folder(folder: Path) -> dict[str, Dataset]:
 
 
 def columns_in_words(features: Features) -> str:
+    """The columns of a table and their types, for messages."""
     return ", ".join(f"{column} ({type(feature).__name__})" for column, feature in features.items())
 
 
 def find_image_column(features: Features, wanted: str | None, name: str) -> str:
-    if wanted is not None:
-        if wanted not in features:
-            raise ValueError(f"{name} has no column {wanted!r}; its columns are {columns_in_words(features)}.")
-        return wanted
+    """The column of images: `wanted`, or else the only one; `ValueError` if there is none or several."""
     found = [column for column, feature in features.items() if isinstance(feature, Image)]
-    if len(found) != 1:
-        raise ValueError(
-            f"{name} has {len(found)} image columns; set image_column to one of its columns "
-            f"{columns_in_words(features)}."
-        )
-    return found[0]
+    return _chosen_column(features, wanted, found, "image", name)
 
 
 def find_label_column(features: Features, wanted: str | None, name: str) -> str:
-    if wanted is not None:
-        if wanted not in features:
-            raise ValueError(f"{name} has no column {wanted!r}; its columns are {columns_in_words(features)}.")
-        return wanted
+    """
+    The column of labels: `wanted`, or else the only `ClassLabel`, or the only column with the name of one; `ValueError`
+    if there is none or several.
+    """
     found = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
     if not found:
         found = [column for column in LABEL_COLUMN_NAMES if column in features and _is_label(features[column])]
-    if len(found) != 1:
+    return _chosen_column(features, wanted, found, "label", name)
+
+
+def _chosen_column(features: Features, wanted: str | None, found: list[str], what: str, name: str) -> str:
+    if wanted is not None and wanted not in features:
+        raise ValueError(f"{name} has no column {wanted!r}; its columns are {columns_in_words(features)}.")
+    if wanted is None and len(found) != 1:
         raise ValueError(
-            f"{name} has {len(found)} label columns; set label_column to one of its columns "
+            f"{name} has {len(found)} {what} columns; set {what}_column to one of its columns "
             f"{columns_in_words(features)}."
         )
-    return found[0]
+    return found[0] if wanted is None else wanted
 
 
 def _is_label(feature: Any) -> bool:
