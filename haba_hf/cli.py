@@ -37,6 +37,7 @@ from .hub import (
     save_gallery,
     save_sounds,
 )
+from .hub.artifact import CORESET, DISTILLATION
 from .recipe import Recipe, parse_recipe, recipes_folder, run_script
 from .runs import (
     distill,
@@ -48,7 +49,6 @@ from .runs import (
     select_coreset,
     start_accelerator,
 )
-from .runs.provenance import CORESET, DISTILLATION
 from .storage import plan_storage
 
 # What a command gives back: an object for --json, and the text it prints without.

@@ -54,8 +54,8 @@ def find_image_column(features: Features, wanted: str | None, name: str) -> str:
 
 def find_label_column(features: Features, wanted: str | None, name: str) -> str:
     """
-    The column of labels: `wanted`, or else the only `ClassLabel`, or the only column with the name of one; `ValueError`
-    if there is none or several.
+    The column of labels: `wanted`, or else the only `ClassLabel`, or the only column with the name of one;
+    `ValueError` if there is none or several.
     """
     found = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
     if not found:

@@ -20,9 +20,12 @@ from ..whitening_haba import WHITENING
 
 WEIGHTS, PROCESSOR = "model.safetensors", "preprocessor_config.json"
 REQUIRED = ("config.json", WEIGHTS, PROCESSOR)
-# Where an artifact comes from, in its own folder; and what was measured of it, there or in the folder of the run.
-ORIGINS = ("recipe.yaml", "distillation.json", "coreset.json")
-MEASUREMENTS = ("results.json", "cross_architecture.json", "robustness.json")
+# Where an artifact comes from, in its own folder: distilled or, of a coreset, chosen.
+RECIPE, DISTILLATION, CORESET = "recipe.yaml", "distillation.json", "coreset.json"
+ORIGINS = (RECIPE, DISTILLATION, CORESET)
+# What was measured of it, there or in the folder of the run.
+RESULTS, CROSS_ARCHITECTURE, ROBUSTNESS = "results.json", "cross_architecture.json", "robustness.json"
+MEASUREMENTS = (RESULTS, CROSS_ARCHITECTURE, ROBUSTNESS)
 RECORDS = (*ORIGINS, *MEASUREMENTS)
 FIGURES = ("gallery.png", "training_curves.png", "robustness.png")
 CARD = "README.md"
@@ -71,7 +74,7 @@ class Artifact:
     @property
     def results(self) -> dict[str, Any]:
         """`results.json`, empty if there is none."""
-        return self.measurements.get("results.json", {})
+        return self.measurements.get(RESULTS, {})
 
     def row(self, system: str) -> ReportRow | None:
         """The row of one system, such as `"full data"`."""
@@ -144,12 +147,12 @@ def holds_model(directory: str | Path, model: HabaModel) -> bool:
 def published_records(artifact: Artifact) -> Files:
     """Figures and records as they are published; what was measured comes along from the run's folder."""
     files: Files = {**artifact.figures}
-    origins = {"distillation.json": artifact.distillation, "coreset.json": artifact.coreset}
+    origins = {DISTILLATION: artifact.distillation, CORESET: artifact.coreset}
     records = origins | artifact.measurements
     files |= {name: json_bytes(without_machine_paths(record)) for name, record in records.items() if record}
     if artifact.recipe:
         recipe = without_machine_paths(artifact.recipe)
-        files["recipe.yaml"] = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).encode()
+        files[RECIPE] = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).encode()
     return files
 
 
@@ -242,9 +245,9 @@ def _robustness_result(row: dict[str, Any]) -> RobustnessResult:
 
 # Of each measurement: the artifact's field, where the file has its rows, and how one is read.
 ROWS: dict[str, tuple[str, str, Callable[[dict[str, Any]], Any]]] = {
-    "results.json": ("rows", "rows", _report_row),
-    "cross_architecture.json": ("architectures", "rows", _architecture_row),
-    "robustness.json": ("robustness", "systems", _robustness_result),
+    RESULTS: ("rows", "rows", _report_row),
+    CROSS_ARCHITECTURE: ("architectures", "rows", _architecture_row),
+    ROBUSTNESS: ("robustness", "systems", _robustness_result),
 }
 
 
@@ -286,5 +289,5 @@ def _read_measurements(
 def _figures(directory: Path, measurements: list[Path]) -> dict[str, Path]:
     """The folder's pictures; that of a measurement lies beside it."""
     paths = [directory / "gallery.png", directory / "training_curves.png"]
-    paths += [path.with_suffix(".png") for path in measurements if path.name == "robustness.json"]
+    paths += [path.with_suffix(".png") for path in measurements if path.name == ROBUSTNESS]
     return {path.name: path for path in paths if path.is_file()}

@@ -21,7 +21,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from ..evaluation import FULL_DATA, RANDOM_REAL, architecture_table, markdown_table, robustness_table
 from ..processing_audio_haba import HabaAudioProcessor
 from ..storage import describe_storage
-from .artifact import Artifact, without_machine_paths
+from .artifact import CROSS_ARCHITECTURE, RESULTS, ROBUSTNESS, Artifact, without_machine_paths
 from .sources import source_of
 
 DISTILLED_TAGS, CORESET_TAGS = ["dataset-distillation", "haba"], ["coreset", "haba"]
@@ -177,12 +177,12 @@ def _tables(artifact: Artifact) -> dict[str, str]:
     """What was measured, a Markdown table for each file."""
     tables = {}
     if artifact.rows:
-        tables["results.json"] = markdown_table([_escaped(row, "system") for row in artifact.rows])
+        tables[RESULTS] = markdown_table([_escaped(row, "system") for row in artifact.rows])
     if artifact.architectures:
         rows = [_escaped(row, "architecture") for row in artifact.architectures]
-        tables["cross_architecture.json"] = architecture_table(rows)
+        tables[CROSS_ARCHITECTURE] = architecture_table(rows)
     if artifact.robustness:
-        tables["robustness.json"] = robustness_table([_escaped(row, "system") for row in artifact.robustness])
+        tables[ROBUSTNESS] = robustness_table([_escaped(row, "system") for row in artifact.robustness])
     return tables
 
 

@@ -17,9 +17,9 @@ from typing import Any
 import yaml
 
 from ..files import atomic_file
+from ..hub.artifact import CORESET, DISTILLATION
 from ..recipe import recipe_path
 from ..runs import results_file
-from ..runs.provenance import CORESET, DISTILLATION
 from .tables import Table, TableRow
 
 Record = dict[str, Any]

@@ -21,6 +21,7 @@ from ..evaluation import (
     score_under_corruption,
 )
 from ..files import write_json
+from ..hub.artifact import CROSS_ARCHITECTURE, ROBUSTNESS
 from ..hub.figures import plot_embedding, plot_robustness, save_contact_sheet
 from ..networks import FeatureNetwork, build_feature_network
 from ..recipe import Recipe
@@ -51,7 +52,7 @@ def evaluate_architectures(recipe: Recipe, accelerator: Accelerator) -> list[Arc
     for row in evaluate_across(opened.model, opened.split, opened.processor, networks, arguments, seed, accelerator):
         rows.append(row)
         if accelerator.is_main_process:  # row by row: an interruption loses no more than one
-            path = Path(recipe.distillation.output_dir) / "cross_architecture.json"
+            path = Path(recipe.distillation.output_dir) / CROSS_ARCHITECTURE
             write_json(path, {"rows": [dataclasses.asdict(row) for row in rows], **facts})
     return rows
 
@@ -91,7 +92,7 @@ def evaluate_robustness(recipe: Recipe, accelerator: Accelerator) -> list[Robust
             for result in results
         ]
         facts = evaluation_facts(recipe, opened.data, accelerator, opened, recipe.robustness)
-        write_json(output_dir / "robustness.json", {"systems": curves, **facts})
+        write_json(output_dir / ROBUSTNESS, {"systems": curves, **facts})
         plot_robustness(results, output_dir / "robustness.png")
         save_contact_sheet(opened.split.images[0], output_dir / "corruptions.png", recipe.distillation.seed)
     accelerator.wait_for_everyone()

@@ -7,10 +7,11 @@ from accelerate import Accelerator
 from ..coresets import choose_coreset, real_images_artifact, real_images_config
 from ..data import load_image_data
 from ..files import atomic_directory, check_writable, write_json
+from ..hub.artifact import CORESET
 from ..hub.figures import save_gallery
 from ..recipe import Recipe
 from ..storage import check_budget
-from .provenance import CORESET, environment, write_model
+from .provenance import environment, write_model
 
 
 def select_coreset(recipe: Recipe, accelerator: Accelerator) -> Path:

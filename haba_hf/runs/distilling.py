@@ -25,12 +25,13 @@ from ..distillation import (
 )
 from ..evaluation import EvaluationArguments, evaluate_artifact
 from ..files import atomic_directory, write_json
+from ..hub.artifact import DISTILLATION
 from ..hub.figures import plot_training_curves, save_gallery
 from ..modeling_haba import HabaModel
 from ..recipe import Recipe
 from ..storage import check_budget
 from .inputs import student_network
-from .provenance import DISTILLATION, environment, write_model
+from .provenance import environment, write_model
 
 # What a run computes depends on these sections, and on those of its objective alone.
 RUN_SECTIONS = ("data", "model", "network", "distillation", "adversary")

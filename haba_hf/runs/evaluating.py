@@ -5,6 +5,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from ..evaluation import EvaluationArguments, ReportRow, write_results
+from ..hub.artifact import RESULTS
 from ..recipe import Recipe
 from .inputs import evaluation_facts, open_evaluation, open_real_data
 from .systems import compared_systems, full_data_system
@@ -44,4 +45,4 @@ def results_file(arguments: EvaluationArguments) -> str:
     """The file in `output_dir` that `evaluate` writes."""
     if arguments.students_of == "full_data":
         return "full_data.json"
-    return {"test": "results.json", "validation": "validation.json"}[arguments.evaluation_split]
+    return {"test": RESULTS, "validation": "validation.json"}[arguments.evaluation_split]

@@ -13,13 +13,13 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from ..data import ImageData, Split, load_image_data
 from ..files import check_writable
-from ..hub.artifact import weights_fingerprint
+from ..hub.artifact import CORESET, weights_fingerprint
 from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments
 from ..processors import HabaProcessor, check_same_space, load_model_and_processor
 from ..recipe import Recipe
 from ..whitening_haba import ZcaWhitening
-from .provenance import CORESET, environment
+from .provenance import environment
 
 
 @dataclass(frozen=True)

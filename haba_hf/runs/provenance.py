@@ -7,12 +7,10 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from ..hub.artifact import RECIPE
 from ..modeling_haba import HabaModel
 from ..processors import HabaProcessor
 from ..recipe import Recipe
-
-# Where an artifact comes from: the one or the other, which tells a distilled artifact from a chosen one.
-DISTILLATION, CORESET = "distillation.json", "coreset.json"
 
 
 def environment(accelerator: Accelerator) -> dict:
@@ -41,4 +39,4 @@ def write_model(folder: Path, model: HabaModel, processor: HabaProcessor, recipe
     """The artifact itself, its processor and its recipe, into a folder."""
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    recipe.write(folder / "recipe.yaml")
+    recipe.write(folder / RECIPE)
