@@ -36,13 +36,6 @@ class StorageFigures:
     bytes_ratio: float
     whitening_bytes: int = 0
 
-    def __str__(self) -> str:
-        whitening = f" (a whitening takes {self.whitening_bytes:,})" if self.whitening_bytes else ""
-        return (
-            f"{self.floats:,} floats, {self.bytes:,} bytes{whitening}, as much as {self.images_per_class:.2f} images "
-            f"per class ({self.ratio:.3%} of the training set in images, {self.bytes_ratio:.3%} in bytes)"
-        )
-
 
 def describe_storage(
     report: StorageReport, num_train_images: int, image_shape: tuple[int, int, int], bytes_per_value: int = 1
