@@ -1,5 +1,6 @@
 """Fresh students trained on an artifact, and what it is compared with."""
 
+from .arguments import EvaluationArguments
 from .cross_architecture import ArchitectureRow, CrossArchitectureArguments, architecture_table, evaluate_across
 from .embedding import REAL, Embedding, EmbeddingArguments, embed_samples
 from .references import evaluate_full_data, evaluate_random_real, random_real_artifact
@@ -11,7 +12,7 @@ from .robustness import (
     robustness_table,
     score_under_corruption,
 )
-from .students import AccuracyResult, EvaluationArguments, evaluate_artifact, evaluate_students
+from .students import AccuracyResult, evaluate_artifact, evaluate_students
 from .training import accuracy, learning_rate_at, train_student
 
 __all__ = [

@@ -9,8 +9,10 @@ from ..data import Split
 from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments, build_network, check_network_name
 from ..processors import HabaProcessor
+from .arguments import EvaluationArguments
+from .protocols import artifact_learning_rate
 from .report import in_percent
-from .students import AccuracyResult, EvaluationArguments, artifact_learning_rate, evaluate_artifact
+from .students import AccuracyResult, evaluate_artifact
 
 
 @dataclass

@@ -13,7 +13,9 @@ from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments
 from ..pairing import materialize_if_small, paired_batches
 from ..seeds import derived_seed
-from .students import IMAGES, AccuracyResult, EvaluationArguments, artifact_learning_rate, evaluate_students
+from .arguments import EvaluationArguments
+from .protocols import artifact_learning_rate, training_by_sgd
+from .students import IMAGES, AccuracyResult, evaluate_students
 from .training import Batches
 
 
@@ -76,7 +78,7 @@ def evaluate_random_real(
         return lambda epoch: paired_batches(model, args.evaluation_batch_size, generator, materialized)
 
     return evaluate_students(
-        batches_of_student,
+        training_by_sgd(batches_of_student, args.student_epochs, learning_rate, args, accelerator),
         split,
         data.processor,
         network_args,
@@ -84,8 +86,6 @@ def evaluate_random_real(
         seed,
         accelerator,
         num_labels=data.num_labels,
-        epochs=args.student_epochs,
-        learning_rate=learning_rate,
         on_student=on_student,
     )
 
@@ -128,8 +128,9 @@ def evaluate_full_data(
 
         return batches_of_epoch
 
+    epochs, learning_rate = args.real_student_epochs, args.real_student_learning_rate
     return evaluate_students(
-        batches_of_student,
+        training_by_sgd(batches_of_student, epochs, learning_rate, args, accelerator),
         split,
         data.processor,
         network_args,
@@ -137,7 +138,5 @@ def evaluate_full_data(
         seed,
         accelerator,
         num_labels=data.num_labels,
-        epochs=args.real_student_epochs,
-        learning_rate=args.real_student_learning_rate,
         on_student=on_student,
     )

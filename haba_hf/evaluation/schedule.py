@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from ..data.augmentation import DsaAugmentation
 from ..modeling_haba import HabaModel
-from .training import Batches
 
 
 def stored_step_sizes(model: HabaModel) -> list[float]:
@@ -43,7 +42,7 @@ def scheduled_batch(model: HabaModel, step: int, generator: torch.Generator) -> 
 
 def train_by_schedule(
     network: nn.Module,
-    batches_of_step: Callable[[int], Batches],
+    batch_of_step: Callable[[int], tuple[Tensor, Tensor]],
     step_sizes: Sequence[float],
     *,
     augmentation: DsaAugmentation | None = None,
@@ -56,7 +55,7 @@ def train_by_schedule(
 
     Args:
         network (`nn.Module`): images `[B, C, H, W]` to logits `[B, L]`; moved to `device` and trained in place.
-        batches_of_step (`Callable[[int], Iterable]`): gives the one batch of a step, counted from 0.
+        batch_of_step (`Callable[[int], tuple]`): gives samples and labels of a step, counted from 0.
         step_sizes (`Sequence[float]`): eta, one for each step.
         augmentation ([`DsaAugmentation`], *optional*): of every batch.
         generator (`torch.Generator`): what the augmentation draws from.
@@ -71,19 +70,18 @@ def train_by_schedule(
     """
     parameters = list(network.to(device).train().parameters())
     for step, step_size in enumerate(step_sizes):
-        for samples, labels in batches_of_step(step):
-            samples, labels = samples.to(device), labels.to(device)
-            if augmentation is not None:
-                samples = augmentation(samples, generator)
-            loss = F.cross_entropy(network(samples), labels)
-            if not loss.isfinite():
-                raise FloatingPointError(
-                    f"The student diverged in step {step + 1} of {len(step_sizes)} of the artifact's schedule: train "
-                    "it with evaluation_protocol sgd."
-                )
-            with torch.no_grad():
-                for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-                    parameter.sub_(gradient, alpha=step_size)
-            if on_step is not None:
-                on_step(step, loss.item())
+        samples, labels = (tensor.to(device) for tensor in batch_of_step(step))
+        if augmentation is not None:
+            samples = augmentation(samples, generator)
+        loss = F.cross_entropy(network(samples), labels)
+        if not loss.isfinite():
+            raise FloatingPointError(
+                f"The student diverged in step {step + 1} of {len(step_sizes)} of the artifact's schedule: train it "
+                "with evaluation_protocol sgd."
+            )
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+                parameter.sub_(gradient, alpha=step_size)
+        if on_step is not None:
+            on_step(step, loss.item())
     return network.eval()

@@ -8,10 +8,10 @@ from safetensors.torch import save_model
 from tqdm.auto import tqdm
 
 from ..evaluation import accuracy
-from ..evaluation.students import TRAINING, artifact_training, train_fresh_student
+from ..evaluation.protocols import artifact_training
+from ..evaluation.students import train_fresh_student
 from ..files import atomic_directory, write_json
 from ..recipe import Recipe
-from ..seeds import seeded_generator
 from .inputs import open_evaluation, student_network
 from .provenance import environment
 
@@ -35,22 +35,16 @@ def train_one_student(recipe: Recipe, accelerator: Accelerator) -> float:
     opened = open_evaluation(recipe, accelerator)
     model, processor, data, split = opened.model, opened.processor, opened.data, opened.split
     architecture, arguments, seed = student_network(recipe), recipe.evaluation, recipe.distillation.seed
-    generator = seeded_generator(seed, 0, TRAINING)
-    training = artifact_training(model, arguments, accelerator.device)
+    training = artifact_training(model, arguments, accelerator)
     disable = None if accelerator.is_main_process else True  # None: shown only on a terminal
     with tqdm(desc="student", total=training.epochs, unit="epoch", disable=disable) as progress:
         network = train_fresh_student(
             0,
-            training.batches_of_student(0, generator),
-            generator,
+            training,
             architecture,
-            arguments,
             seed,
-            image_shape=data.image_shape,
-            num_labels=data.num_labels,
-            epochs=training.epochs,
-            learning_rate=training.learning_rate,
-            accelerator=accelerator,
+            data.image_shape,
+            data.num_labels,
             on_epoch=lambda epoch, loss: progress.update(),
         )
     score = accuracy(network, split.images, split.labels, processor)

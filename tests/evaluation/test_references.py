@@ -131,13 +131,13 @@ def test_full_data_is_learned_with_its_own_epochs_and_learning_rate():
 
 def test_an_epoch_of_full_data_is_every_image_once(monkeypatch):
     data, seen = make_data(per_class=11), []
-    from haba_hf.evaluation import students
+    from haba_hf.evaluation import protocols
 
     def record(network, batches_of_epoch, epochs, *_, **__):
         seen.extend([list(batches_of_epoch(epoch)) for epoch in range(epochs)])
         return network
 
-    monkeypatch.setattr(students, "train_student", record)
+    monkeypatch.setattr(protocols, "train_student", record)
     args = make_args(evaluation_seeds=1, real_student_epochs=2)
     evaluate_full_data(data, data.test, NETWORK, args, 0, Accelerator(cpu=True))
     real = data.processor.normalize(data.train.images)

@@ -76,7 +76,7 @@ def test_training_by_the_schedule_by_hand():
     generator, losses = seeded_generator(1), []
     trained = train_by_schedule(
         networks[0],
-        lambda step: [scheduled_batch(model, step, generator)],
+        lambda step: scheduled_batch(model, step, generator),
         model.step_sizes.tolist(),
         generator=generator,
         on_step=lambda step, loss: losses.append((step, loss)),
