@@ -86,7 +86,7 @@ def _run_recipe(command: str, words: list[str]) -> Answer | None:
 def _distill(recipe: Recipe, accelerator: Accelerator) -> Answer:
     path = distill(recipe, accelerator)
     record = json.loads((path / DISTILLATION).read_text(encoding="utf-8"))
-    return {"artifact": str(path), **record}, f"Look at it: haba info {path}"
+    return {"artifact": str(path), **record}, f"See it: haba info {path}"
 
 
 def _evaluate(recipe: Recipe, accelerator: Accelerator) -> Answer:
@@ -120,7 +120,7 @@ Every field below can be set on the command line too; --json prints one JSON obj
 def _select(recipe: Recipe, accelerator: Accelerator) -> Answer:
     path = select_coreset(recipe, accelerator)
     record = json.loads((path / CORESET).read_text(encoding="utf-8"))
-    return {"artifact": str(path), **record}, f"Look at it: haba info {path}"
+    return {"artifact": str(path), **record}, f"See it: haba info {path}"
 
 
 # Commands that run a recipe, one line each: their function, and what --help says first.
@@ -177,12 +177,12 @@ def _export(arguments: argparse.Namespace) -> Answer:
     path = export_artifact(
         arguments.artifact, arguments.folder, repo_id=arguments.repo_id, include_code=not arguments.no_code
     )
-    return {"folder": str(path)}, f"{path}: look at it by haba info {path}"
+    return {"folder": str(path)}, f"{path} is written; see it by haba info {path}"
 
 
 def _pull(arguments: argparse.Namespace) -> Answer:
     path = pull_artifact(arguments.repo_id, arguments.folder, arguments.revision)
-    return {"folder": str(path)}, f"{path}: look at it by haba info {path}"
+    return {"folder": str(path)}, f"{path} is written; see it by haba info {path}"
 
 
 def _plan(arguments: argparse.Namespace) -> Answer:

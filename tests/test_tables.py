@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from haba_hf import HabaConfig
+from haba_hf.evaluation import in_percent
 from haba_hf.recipe import Recipe, parse_recipe, recipe_path, recipes_folder
-from haba_hf.reproduction import read_records, read_table, tables_folder
+from haba_hf.reproduction import markdown, read_records, read_table, tables_folder
 from haba_hf.storage import plan_storage
 
 RESULTS = Path(__file__).parents[1] / "training" / "results"
@@ -99,6 +100,19 @@ def test_budgets_are_kept_by_the_rule_in_the_header():
         assert config.num_floats <= 1.05 * (budget * 30_720 + 1)
 
 
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_a_tables_page_is_what_its_records_print(path):
+    assert path.with_suffix(".md").read_text() == markdown(read_table(path.stem), read_records(path))
+
+
+def test_the_readmes_table_is_on_record():
+    results = (RESULTS.parents[1] / "README.md").read_text().split("\n## Results\n")[1].split("\n## ")[0]
+    ours = re.findall(r"(?m)^\| [^|]+ \| (\d+\.\d ± \d+\.\d) \|", results)
+    tables = [read_records(RESULTS / f"fashion_mnist-{name}.jsonl") for name in ("1", "equal_storage")]
+    known = {in_percent(record["mean"], record["std"]) for records in tables for record in records}
+    assert len(ours) > 10 and set(ours) <= known
+
+
 @pytest.mark.parametrize(
     "path", sorted(recipes_folder().rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}"
 )
@@ -109,6 +123,4 @@ def test_a_recipes_header_says_what_to_expect_and_what_it_says_was_measured_is_o
     assert re.search(r"(Measured on|Expected|Published)\b", header)
     for table, row, accuracy in re.findall(r"table (\S+), row (.+?): (\d+\.\d ± \d+\.\d) %", header):
         records = read_records(RESULTS / f"{table}.jsonl")
-        assert accuracy in [
-            f"{100 * kept['mean']:.1f} ± {100 * kept['std']:.1f}" for kept in records if kept["row"] == row
-        ]
+        assert accuracy in [in_percent(kept["mean"], kept["std"]) for kept in records if kept["row"] == row]
