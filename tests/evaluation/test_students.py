@@ -377,7 +377,7 @@ def test_two_processes_give_the_result_of_one(tmp_path):
             sys.path.insert(0, {os.path.dirname(__file__)!r})
             from accelerate import Accelerator
             import test_students as toy
-            from haba_hf.evaluation import students
+            from haba_hf.evaluation import protocols
 
             accelerator = Accelerator(cpu=True)
             assert accelerator.num_processes == 2
@@ -389,7 +389,7 @@ def test_two_processes_give_the_result_of_one(tmp_path):
                 if accelerator.process_index == 1:
                     raise FloatingPointError("diverged in epoch 3")
                 return toy.train_student(*args, **kwargs)
-            students.train_student = diverge
+            protocols.train_student = diverge
             try:
                 toy.evaluate(args=args, split=toy.noisy_test())
             except FloatingPointError as error:
