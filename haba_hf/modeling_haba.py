@@ -151,15 +151,12 @@ class HabaModel(PreTrainedModel):
         if hub is not None and hub.holds_model(self.name_or_path, self):
             kwargs.pop("max_shard_size", None)  # an artifact's weights are one file
             return hub.push_artifact(self.name_or_path, repo_id, **kwargs)
-        logger.warning(
-            f"Only config, weights and code go to {repo_id}, without card and records: "
-            + (
-                "this model was changed, or was not loaded from an artifact's folder. Load it from its folder "
-                "(haba pull fetches one from the Hub) to publish it whole."
-                if hub is not None
-                else "haba_hf, which publishes them, is not installed."
+        reason = "haba_hf, which publishes them, is not installed."
+        if hub is not None:
+            reason = (
+                "the model was changed, or not loaded from an artifact's folder (haba pull fetches one from the Hub)."
             )
-        )
+        logger.warning(f"Only config, weights and code go to {repo_id}, without card and records: {reason}")
         return super().push_to_hub(repo_id, **kwargs)
 
     @property
