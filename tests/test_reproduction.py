@@ -105,6 +105,9 @@ def test_what_a_row_sets_otherwise_than_published_is_listed_and_nothing_else():
     published = parse_recipe(["mnist/dsa-1pc-pixels-paper"])
     row = TableRow("DSA", "mnist/dsa-1pc-pixels-paper", {"steps": 7, "seed": 3, "output_dir": "elsewhere"})
     assert departures(row.parse({}), published) == ["steps 7 (1000)"]
+    narrow = row.parse({"network_width": 64, "student_width": published.network.network_width})
+    named = {departure.split()[0] for departure in departures(narrow, published)}
+    assert named == {"steps", "network_width"}, "students are as wide as published"
 
 
 def test_the_hash_tells_results_apart_and_only_them():

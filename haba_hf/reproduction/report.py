@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from ..evaluation import in_percent
 from ..recipe import Recipe, parse_recipe
@@ -97,5 +98,11 @@ def _difference(row: TableRow, record: Record, records: Sequence[Record]) -> str
 
 def departures(recipe: Recipe, published: Recipe) -> list[str]:
     """What a recipe sets otherwise than the published one, each as `field ours (theirs)`."""
-    ours, theirs = recipe.to_dict(result_only=True), published.to_dict(result_only=True)
+    ours, theirs = _settings(recipe), _settings(published)
     return [f"{name} {ours[name]} ({theirs[name]})" for name in ours if name != "seed" and ours[name] != theirs[name]]
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """What decides a result; students have the network's width where they are given none."""
+    settings = recipe.to_dict(result_only=True)
+    return settings | {"student_width": settings["student_width"] or settings["network_width"]}
