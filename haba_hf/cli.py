@@ -85,8 +85,8 @@ def _run_recipe(command: str, words: list[str]) -> Answer | None:
 
 def _distill(recipe: Recipe, accelerator: Accelerator) -> Answer:
     path = distill(recipe, accelerator)
-    record = json.loads((path / DISTILLATION).read_text(encoding="utf-8"))
-    return {"artifact": str(path), **record}, f"See it: haba info {path}"
+    origin = json.loads((path / DISTILLATION).read_text(encoding="utf-8"))
+    return {"artifact": str(path), **origin}, f"See it: haba info {path}"
 
 
 def _evaluate(recipe: Recipe, accelerator: Accelerator) -> Answer:
@@ -119,8 +119,8 @@ Every field below can be set on the command line too; --json prints one JSON obj
 
 def _select(recipe: Recipe, accelerator: Accelerator) -> Answer:
     path = select_coreset(recipe, accelerator)
-    record = json.loads((path / CORESET).read_text(encoding="utf-8"))
-    return {"artifact": str(path), **record}, f"See it: haba info {path}"
+    origin = json.loads((path / CORESET).read_text(encoding="utf-8"))
+    return {"artifact": str(path), **origin}, f"See it: haba info {path}"
 
 
 # Commands that run a recipe, one line each: their function, and what --help says first.

@@ -10,6 +10,7 @@ Shape legend: X samples, L classes, D features.
 """
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -22,6 +23,7 @@ from ...networks import FeatureNetwork, NetworkArguments, build_feature_network
 from ...seeds import derived_seed, seeded_generator
 from ..arguments import DistillationArguments
 from .class_means import class_weights
+from .leaves import as_leaves, hand_on
 
 # The streams of network i of the bank: its weights, the real images of its means. Evaluated students have others.
 NETWORKS, IMAGES = 1, 2
@@ -91,8 +93,8 @@ class DistributionMatching:
             means_LD = self._real_means(network, augmentations, generator)
 
         output = model()
-        soft = output.labels.is_floating_point()
-        samples, labels = output.samples.detach().requires_grad_(), output.labels.detach().requires_grad_(soft)
+        samples, labels, learned = as_leaves(output)
+        soft = labels.requires_grad
         num_classes, per_class = self.sample_ids_LX.shape
         at_once = num_classes if soft else max(SAMPLES_AT_ONCE // per_class, 1)
         total = 0.0
@@ -112,10 +114,7 @@ class DistributionMatching:
             loss = (means_LD[classes] - sample_means).square().sum()
             loss.backward()
             total += loss.item()
-        learned = [(output.samples, samples), *([(output.labels, labels)] if soft else [])]
-        torch.autograd.backward(
-            [tensor for tensor, _ in learned], [self.arguments.lambda_dd * leaf.grad for _, leaf in learned]
-        )
+        hand_on(output, [self.arguments.lambda_dd * cast(Tensor, leaf.grad) for leaf in learned])
         return {"l_dd": total}
 
     def state(self) -> dict[str, Tensor]:

@@ -40,6 +40,7 @@ from ...seeds import derived_seed, seeded_generator
 from ..arguments import DistillationArguments
 from .class_means import class_weights
 from .inner_loop import train_an_epoch
+from .leaves import as_leaves, hand_on
 
 # Streams of random numbers that all processes share, beside the distiller's (seed, step, rank).
 NETWORKS, STEPS = 1, 2
@@ -165,8 +166,7 @@ class FeatureAlignment:
         real_means, real_features_nD, real_labels_n = self._real_features(network, augmentations, generator)
 
         output = model()
-        soft = output.labels.is_floating_point()
-        samples, labels = output.samples.detach().requires_grad_(), output.labels.detach().requires_grad_(soft)
+        samples, labels, learned = as_leaves(output)
         layers = network.layer_features(
             torch.cat(
                 [
@@ -180,11 +180,8 @@ class FeatureAlignment:
         loss = alignment_loss(real_means, means) + self.settings.discrimination_weight * discrimination_loss(
             real_features_nD, real_labels_n, means[-1]
         )
-        learned = [(output.samples, samples), *([(output.labels, labels)] if soft else [])]
-        gradients = torch.autograd.grad(loss, [leaf for _, leaf in learned])
-        torch.autograd.backward(
-            [tensor for tensor, _ in learned], [self.arguments.lambda_dd * gradient for gradient in gradients]
-        )
+        gradients = torch.autograd.grad(loss, learned)
+        hand_on(output, [self.arguments.lambda_dd * gradient for gradient in gradients])
         return loss.item()
 
     @torch.no_grad()

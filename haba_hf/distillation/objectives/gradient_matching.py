@@ -29,6 +29,7 @@ from ...pairing import materialize_if_small
 from ...seeds import seeded_generator
 from ..arguments import DistillationArguments
 from .inner_loop import train_an_epoch
+from .leaves import as_leaves, hand_on
 
 # Published (outer steps, inner epochs) by samples per class.
 PUBLISHED_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
@@ -206,11 +207,8 @@ class GradientMatching:
         if self.settings.sample_batch_size is not None:
             ids = ids[torch.randperm(len(ids), generator=generator)[: self.settings.sample_batch_size]]
         output = model.restore(ids)
-        samples = output.samples.detach().requires_grad_()
-        labels = output.labels.detach().requires_grad_(output.labels.is_floating_point())
+        samples, labels, learned = as_leaves(output)
         loss = F.cross_entropy(self.network(DsaAugmentation.apply(samples, augmentation)), labels)
         distance = self._distance(real, torch.autograd.grad(loss, parameters, create_graph=True))
-        wanted = [samples, labels] if labels.requires_grad else [samples]
-        gradients = torch.autograd.grad(weight * distance, wanted)
-        torch.autograd.backward([output.samples, output.labels][: len(wanted)], gradients)
+        hand_on(output, torch.autograd.grad(weight * distance, learned))
         return distance.detach()
