@@ -2,12 +2,12 @@
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoModel
 
-from .configuration_haba import HabaConfig
-from .hallucinator_haba import Hallucinator
-from .modeling_haba import HabaModel
-from .output_haba import HabaOutput, StorageReport
-from .processing_audio_haba import HabaAudioProcessor
-from .processing_haba import HabaImageProcessor
+from .artifact.configuration_haba import HabaConfig
+from .artifact.hallucinator_haba import Hallucinator
+from .artifact.modeling_haba import HabaModel
+from .artifact.output_haba import HabaOutput, StorageReport
+from .artifact.processing_audio_haba import HabaAudioProcessor
+from .artifact.processing_haba import HabaImageProcessor
 
 __version__ = "0.1.0"
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from .artifact.budget import plan_storage
 from .evaluation import architecture_table, markdown_table, robustness_table
 from .hub import (
     Artifact,
@@ -38,7 +39,7 @@ from .hub import (
     save_sounds,
 )
 from .hub.artifact import CORESET, DISTILLATION
-from .recipe import Recipe, parse_recipe, recipes_folder, run_script
+from .recipes import Recipe, parse_recipe, recipes_folder, run_script
 from .runs import (
     distill,
     embed,
@@ -49,7 +50,6 @@ from .runs import (
     select_coreset,
     start_accelerator,
 )
-from .storage import plan_storage
 
 # What a command gives back: an object for --json, and the text it prints without.
 Answer = tuple[dict[str, Any], str]

@@ -11,9 +11,9 @@ from PIL import Image
 
 from fake_hub import serving
 from haba_hf import HabaConfig, HabaModel
+from haba_hf.artifact.budget import plan_storage
 from haba_hf.cli import RECIPE_COMMANDS, main
 from haba_hf.data import DataArguments, load_image_data
-from haba_hf.storage import plan_storage
 from tiny_artifact import tiny_artifact
 
 TINY = ["--network_depth", "2", "--network_width", "4", "--real_batch_size", "8", "--report_to", "none"]

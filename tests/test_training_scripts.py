@@ -28,7 +28,7 @@ from haba_hf import HabaImageProcessor, HabaModel
 from haba_hf.data import DataArguments, load_image_data
 from haba_hf.evaluation import accuracy
 from haba_hf.networks import NetworkArguments, build_network
-from haba_hf.recipe import parse_recipe
+from haba_hf.recipes import parse_recipe
 from tiny import gradients
 
 ROOT = Path(__file__).parents[1]

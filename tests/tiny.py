@@ -18,13 +18,13 @@ from accelerate import Accelerator
 from torch.nn import functional as F
 
 from haba_hf import HabaConfig, HabaModel
+from haba_hf.artifact.processing_haba import HabaImageProcessor
+from haba_hf.artifact.whitening_haba import ZcaWhitening
 from haba_hf.data.image_data import ImageData
 from haba_hf.data.splits import Split
 from haba_hf.distillation import Distiller, Objective
 from haba_hf.networks import NetworkArguments
-from haba_hf.processing_haba import HabaImageProcessor
-from haba_hf.recipe import Recipe
-from haba_hf.whitening_haba import ZcaWhitening
+from haba_hf.recipes import Recipe
 
 NETWORK = NetworkArguments(network_depth=2, network_width=4)
 

@@ -3,6 +3,8 @@
 import dataclasses
 from pathlib import Path
 
+from haba_hf.artifact.budget import describe_storage, describe_training_set
+from haba_hf.artifact.modeling_haba import HabaModel
 from haba_hf.coresets import random_images, real_images_artifact, real_images_config
 from haba_hf.data.corruptions import CORRUPTIONS
 from haba_hf.evaluation import (
@@ -14,12 +16,10 @@ from haba_hf.evaluation import (
     RobustnessResult,
     write_results,
 )
-from haba_hf.files import write_json
 from haba_hf.hub import plot_robustness, save_gallery
 from haba_hf.hub.artifact import weights_fingerprint
-from haba_hf.modeling_haba import HabaModel
-from haba_hf.recipe import parse_recipe
-from haba_hf.storage import describe_storage, describe_training_set
+from haba_hf.recipes import parse_recipe
+from haba_hf.utils.files import write_json
 from tiny import tiny_data, tiny_model
 
 CLASS_NAMES = ["shirt", "boot", "a|b <i>[x](y)", "{{ 7 * 7 }}"]  # the last two want to be more than text

@@ -7,7 +7,7 @@ Launched again after an interruption, it goes on from the newest checkpoint in `
 and its training curves are in `output_dir/artifact`.
 """
 
-from haba_hf.recipe import parse_recipe, run_script
+from haba_hf.recipes import parse_recipe, run_script
 from haba_hf.runs import distill, start_accelerator
 
 

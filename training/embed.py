@@ -8,7 +8,7 @@ Samples are colored by their hallucinator. The picture is `output_dir/embedding.
 `embedding.json`.
 """
 
-from haba_hf.recipe import parse_recipe, run_script
+from haba_hf.recipes import parse_recipe, run_script
 from haba_hf.runs import embed, start_accelerator
 
 

@@ -13,7 +13,7 @@ The test split is used once, after each student's last epoch. The table goes to 
 """
 
 from haba_hf.evaluation import architecture_table, markdown_table
-from haba_hf.recipe import parse_recipe, run_script
+from haba_hf.recipes import parse_recipe, run_script
 from haba_hf.runs import evaluate, evaluate_architectures, start_accelerator
 
 

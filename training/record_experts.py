@@ -7,7 +7,7 @@ r"""Record expert trajectories on real data, for trajectory matching.
 Experts are spread over processes. Complete ones are kept, so an interrupted recording goes on where it stopped.
 """
 
-from haba_hf.recipe import parse_recipe, run_script
+from haba_hf.recipes import parse_recipe, run_script
 from haba_hf.runs import record, start_accelerator
 
 

@@ -17,8 +17,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from haba_hf.files import atomic_file
-from haba_hf.recipe import run_script
+from haba_hf.recipes import RecipeError, run_script
 from haba_hf.reproduction import (
     Table,
     TableRow,
@@ -31,7 +30,7 @@ from haba_hf.reproduction import (
     run_row,
     settings_hash,
 )
-from haba_hf.sections import RecipeError
+from haba_hf.utils.files import atomic_file
 
 
 def main():

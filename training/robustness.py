@@ -11,7 +11,7 @@ to `corruptions.png`.
 """
 
 from haba_hf.evaluation import robustness_table
-from haba_hf.recipe import parse_recipe, run_script
+from haba_hf.recipes import parse_recipe, run_script
 from haba_hf.runs import evaluate_robustness, start_accelerator
 
 

@@ -11,7 +11,7 @@ training split, makes of the images; it is trained once and recorded in `coreset
 in `output_dir/artifact`; `coreset.json` there names the rows of the training split.
 """
 
-from haba_hf.recipe import parse_recipe, run_script
+from haba_hf.recipes import parse_recipe, run_script
 from haba_hf.runs import select_coreset, start_accelerator
 
 

@@ -13,7 +13,7 @@ is written to `output_dir/student` with its settings and the processor that its 
     logits = network(AutoImageProcessor.from_pretrained("student")(images)["pixel_values"])
 """
 
-from haba_hf.recipe import parse_recipe, run_script
+from haba_hf.recipes import parse_recipe, run_script
 from haba_hf.runs import start_accelerator, train_one_student
 
 

@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from ..checks import check_counts, check_positive
 from ..data import ImageData
 from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
 from ..data.splits import images_at_once
-from ..files import atomic_file, check_recorded, check_writable
 from ..networks import FeatureNetwork, NetworkArguments, build_feature_network
-from ..seeds import derived_seed, seeded_generator
+from ..utils.checks import check_counts, check_positive
+from ..utils.files import atomic_file, check_recorded, check_writable
+from ..utils.seeds import derived_seed, seeded_generator
 from .rules import ForgettingEvents
 
 # The independent streams of the expert: its weights; its order of images and their augmentation.

@@ -11,11 +11,11 @@ from accelerate import Accelerator
 from safetensors import safe_open
 from torch import Tensor
 
-from ..configuration_haba import HabaConfig
+from ..artifact.configuration_haba import HabaConfig
+from ..artifact.modeling_haba import HabaModel
 from ..data import ImageData
-from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments
-from ..seeds import seeded_generator
+from ..utils.seeds import seeded_generator
 from .expert import CoresetArguments, features_of, record_expert_features
 from .rules import herding, k_center, most_forgotten
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ..checks import check_counts
+from ..utils.checks import check_counts
 from .imagenet import HUB_ID, IMAGENET_SUBSETS
 from .speech import MINI_WORDS, SpeechArguments
 

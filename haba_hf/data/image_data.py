@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..processors import HabaProcessor
+from ..artifact.loading import HabaProcessor
 from .splits import Split
 
 

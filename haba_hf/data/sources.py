@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from datasets import Dataset, load_dataset
 
-from ..processing_haba import HabaImageProcessor
-from ..whitening_haba import EPSILON, ZcaWhitening
+from ..artifact.processing_haba import HabaImageProcessor
+from ..artifact.whitening_haba import EPSILON, ZcaWhitening
 from .arguments import NAMED_DATASETS, DataArguments, named_dataset
 from .image_data import ImageData
 from .imagenet import IMAGENET_SUBSETS, open_wnid_folder, stream_from_hub

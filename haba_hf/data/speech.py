@@ -13,7 +13,7 @@ import soundfile
 import torch
 from datasets import Audio, ClassLabel, Dataset, Features, Value
 
-from ..processing_audio_haba import HabaAudioProcessor
+from ..artifact.processing_audio_haba import HabaAudioProcessor
 from .splits import Split, hold_out_speakers, subset
 from .tables import VALIDATION_SPLIT_NAMES, class_names_of, columns_in_words, find_label_column, read_labels
 

@@ -15,7 +15,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Value, load_dataset
 from datasets.table import InMemoryTable
 from PIL import Image as PILImage
 
-from ..processing_haba import GREY_MODES, HabaImageProcessor
+from ..artifact.processing_haba import GREY_MODES, HabaImageProcessor
 
 DECODE_BATCH_SIZE = 256
 LABEL_COLUMN_NAMES = ("label", "labels", "fine_label")

@@ -14,11 +14,11 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..checks import check_counts, check_positive
+from ..artifact.modeling_haba import HabaModel
 from ..data.augmentation import DsaAugmentation
 from ..data.image_data import ImageData
-from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments, build_feature_network
+from ..utils.checks import check_counts, check_positive
 from .arguments import DistillationArguments
 
 

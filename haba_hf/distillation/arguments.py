@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..checks import check_counts, check_positive
 from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
+from ..utils.checks import check_counts, check_positive
 
 
 @dataclass

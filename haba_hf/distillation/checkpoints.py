@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..files import atomic_directory
+from ..utils.files import atomic_directory
 
 OBJECTIVE = "objective.safetensors"
 KEPT = 2  # the newest checkpoints; older ones are removed

@@ -14,11 +14,11 @@ from accelerate.utils import broadcast
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..artifact.modeling_haba import HabaModel
 from ..data.image_data import ImageData
-from ..files import atomic_directory, atomic_file, check_writable
-from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments
-from ..seeds import seeded_generator
+from ..utils.files import atomic_directory, atomic_file, check_writable
+from ..utils.seeds import seeded_generator
 from .adversary import Adversary, AdversaryArguments
 from .arguments import DistillationArguments
 from .checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint

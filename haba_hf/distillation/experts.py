@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from ..checks import check_counts, check_positive
 from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
 from ..data.image_data import ImageData
-from ..files import atomic_file, check_recorded, check_writable
 from ..networks import NetworkArguments, build_network
-from ..seeds import derived_seed, seeded_generator
+from ..utils.checks import check_counts, check_positive
+from ..utils.files import atomic_file, check_recorded, check_writable
+from ..utils.seeds import derived_seed, seeded_generator
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16}
 

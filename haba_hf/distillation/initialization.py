@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..configuration_haba import HabaConfig
+from ..artifact.configuration_haba import HabaConfig
+from ..artifact.modeling_haba import HabaModel
 from ..data.image_data import ImageData
-from ..modeling_haba import HabaModel
-from ..seeds import seeded_generator
+from ..utils.seeds import seeded_generator
 from .arguments import ModelArguments
 
 

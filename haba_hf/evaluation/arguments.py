@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..checks import check_counts, check_positive
 from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
 from ..data.cutmix import CutMix
+from ..utils.checks import check_counts, check_positive
 from .training import Schedule
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 from accelerate import Accelerator
 
+from ..artifact.loading import HabaProcessor
+from ..artifact.modeling_haba import HabaModel
 from ..data import Split
-from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments, build_network, check_network_name
-from ..processors import HabaProcessor
 from .arguments import EvaluationArguments
 from .protocols import artifact_learning_rate
 from .report import in_percent

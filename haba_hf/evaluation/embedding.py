@@ -10,12 +10,12 @@ import torch
 from sklearn.manifold import TSNE
 from torch import Tensor
 
-from ..checks import check_counts, check_positive
+from ..artifact.modeling_haba import HabaModel
 from ..data import ImageData
 from ..data.splits import images_at_once
-from ..modeling_haba import HabaModel
 from ..networks import FeatureNetwork
-from ..seeds import seeded_generator
+from ..utils.checks import check_counts, check_positive
+from ..utils.seeds import seeded_generator
 
 REAL = -1  # the source of a real image; a sample's is its hallucinator, or 0 where there is none
 

@@ -7,10 +7,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from ..artifact.modeling_haba import HabaModel
+from ..artifact.pairing import materialize_if_small, paired_batches
 from ..data.augmentation import DsaAugmentation
 from ..data.cutmix import CutMix
-from ..modeling_haba import HabaModel
-from ..pairing import materialize_if_small, paired_batches
 from .arguments import EvaluationArguments
 from .schedule import scheduled_batch, stored_step_sizes, train_by_schedule
 from .training import Batches, train_student

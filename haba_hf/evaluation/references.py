@@ -7,12 +7,12 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from ..artifact.modeling_haba import HabaModel
+from ..artifact.pairing import materialize_if_small, paired_batches
 from ..coresets import random_images, real_images_artifact, real_images_config
 from ..data import ImageData, Split
-from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments
-from ..pairing import materialize_if_small, paired_batches
-from ..seeds import derived_seed
+from ..utils.seeds import derived_seed
 from .arguments import EvaluationArguments
 from .protocols import artifact_learning_rate, training_by_sgd
 from .students import IMAGES, AccuracyResult, evaluate_students

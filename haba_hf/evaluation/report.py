@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..files import write_json
-from ..storage import StorageFigures
+from ..artifact.budget import StorageFigures
+from ..utils.files import write_json
 from .students import AccuracyResult
 
 # Systems that a card compares an artifact with.

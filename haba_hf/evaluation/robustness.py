@@ -11,10 +11,10 @@ from accelerate.utils import gather_object
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..checks import check_counts
+from ..artifact.loading import HabaProcessor
 from ..data import Split
 from ..data.corruptions import CORRUPTIONS, SEVERITIES, STANDARD_CORRUPTIONS
-from ..processors import HabaProcessor
+from ..utils.checks import check_counts
 from .report import in_percent
 from .students import AccuracyResult
 from .training import accuracy

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..artifact.modeling_haba import HabaModel
 from ..data.augmentation import DsaAugmentation
-from ..modeling_haba import HabaModel
 
 
 def stored_step_sizes(model: HabaModel) -> list[float]:

@@ -16,11 +16,11 @@ from accelerate.utils import gather_object
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..artifact.loading import HabaProcessor
+from ..artifact.modeling_haba import HabaModel
 from ..data import Split
-from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments, build_network
-from ..processors import HabaProcessor
-from ..seeds import derived_seed, seeded_generator
+from ..utils.seeds import derived_seed, seeded_generator
 from .arguments import EvaluationArguments
 from .protocols import OnEpoch, StudentTraining, artifact_training
 from .training import accuracy

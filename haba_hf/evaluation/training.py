@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..artifact.loading import HabaProcessor
 from ..data.augmentation import DsaAugmentation
 from ..data.cutmix import CutMix
 from ..data.splits import images_at_once
-from ..processors import HabaProcessor
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Schedule = Literal["half", "two_steps"]

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 import yaml
 
+from ..artifact.budget import StorageFigures
+from ..artifact.loading import HabaProcessor, load_model_and_processor
+from ..artifact.modeling_haba import HabaModel
+from ..artifact.whitening_haba import WHITENING
 from ..evaluation import AccuracyResult, ArchitectureRow, ReportRow, RobustnessResult
-from ..files import json_bytes
-from ..modeling_haba import HabaModel
-from ..processors import HabaProcessor, load_model_and_processor
-from ..storage import StorageFigures
-from ..whitening_haba import WHITENING
+from ..utils.files import json_bytes
 
 WEIGHTS, PROCESSOR = "model.safetensors", "preprocessor_config.json"
 REQUIRED = ("config.json", WEIGHTS, PROCESSOR)

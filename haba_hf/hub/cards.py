@@ -18,9 +18,9 @@ from huggingface_hub import (
 from jinja2 import FileSystemLoader, StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 
+from ..artifact.budget import describe_storage
+from ..artifact.processing_audio_haba import HabaAudioProcessor
 from ..evaluation import FULL_DATA, RANDOM_REAL, architecture_table, markdown_table, robustness_table
-from ..processing_audio_haba import HabaAudioProcessor
-from ..storage import describe_storage
 from .artifact import CROSS_ARCHITECTURE, RESULTS, ROBUSTNESS, Artifact, without_machine_paths
 from .sources import source_of
 

@@ -15,12 +15,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..artifact.loading import HabaProcessor
+from ..artifact.modeling_haba import HabaModel
+from ..artifact.processing_audio_haba import HabaAudioProcessor
 from ..data.corruptions import CORRUPTIONS, SEVERITIES, STANDARD_CORRUPTIONS, corrupt
 from ..evaluation import REAL, Embedding, RobustnessResult
-from ..files import atomic_file
-from ..modeling_haba import HabaModel
-from ..processing_audio_haba import HabaAudioProcessor
-from ..processors import HabaProcessor
+from ..utils.files import atomic_file
 
 DPI = 100
 TILE_PIXELS = 64  # a tile is enlarged by whole factors to at least this

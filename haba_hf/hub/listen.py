@@ -10,10 +10,10 @@ from typing import cast
 import soundfile
 from torch import Tensor
 
-from ..files import atomic_directory
-from ..modeling_haba import HabaModel, HabaOutput
-from ..processing_audio_haba import GRIFFIN_LIM_STEPS, HabaAudioProcessor
-from ..processors import HabaProcessor
+from ..artifact.loading import HabaProcessor
+from ..artifact.modeling_haba import HabaModel, HabaOutput
+from ..artifact.processing_audio_haba import GRIFFIN_LIM_STEPS, HabaAudioProcessor
+from ..utils.files import atomic_directory
 
 BATCH_SIZE = 64
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..artifact.modeling_haba import HabaModel
 from ..data import ImageData
-from ..modeling_haba import HabaModel
 from .artifact import Artifact
 from .figures import draw_tiles, figure_pixels, in_sample_channels, pictures
 

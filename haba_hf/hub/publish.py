@@ -21,12 +21,12 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from .. import modeling_haba
-from ..files import atomic_directory, json_bytes
-from ..processing_audio_haba import HabaAudioProcessor
-from ..processing_haba import HabaImageProcessor
-from ..processors import HabaProcessor, load_model_and_processor
-from ..whitening_haba import WHITENING
+from ..artifact import modeling_haba
+from ..artifact.loading import HabaProcessor, load_model_and_processor
+from ..artifact.processing_audio_haba import HabaAudioProcessor
+from ..artifact.processing_haba import HabaImageProcessor
+from ..artifact.whitening_haba import WHITENING
+from ..utils.files import atomic_directory, json_bytes
 from .artifact import (
     CARD,
     FIGURES,

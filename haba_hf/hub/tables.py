@@ -5,7 +5,7 @@ from pathlib import Path
 
 from datasets import Dataset, Features, Image
 
-from ..files import atomic_directory
+from ..utils.files import atomic_directory
 from .artifact import CARD, Artifact, Files, processor_files, published_records, write_files
 from .cards import EXACT, IMAGES, render_dataset_card
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from ..checks import check_counts
+from ..utils.checks import check_counts
 from .alexcifarnet import AlexCifarNet
 from .alexnet import AlexNet
 from .convnet import ConvNet

@@ -16,10 +16,10 @@ from typing import Any
 
 import yaml
 
-from ..files import atomic_file
 from ..hub.artifact import CORESET, DISTILLATION
-from ..recipe import recipe_path
+from ..recipes import recipe_path
 from ..runs import results_file
+from ..utils.files import atomic_file
 from .tables import Table, TableRow
 
 Record = dict[str, Any]

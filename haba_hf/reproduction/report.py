@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..evaluation import in_percent
-from ..recipe import Recipe, parse_recipe
+from ..recipes import Recipe, parse_recipe
 from .records import Record
 from .tables import Table, TableRow
 

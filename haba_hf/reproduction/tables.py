@@ -28,7 +28,7 @@ from typing import Any
 
 import yaml
 
-from ..recipe import Recipe, parse_recipe, recipes_folder
+from ..recipes import Recipe, parse_recipe, recipes_folder
 
 ROW_KINDS = ("distilled", "coreset", "full_data")
 

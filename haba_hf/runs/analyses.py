@@ -20,11 +20,11 @@ from ..evaluation import (
     evaluate_full_data,
     score_under_corruption,
 )
-from ..files import write_json
 from ..hub.artifact import CROSS_ARCHITECTURE, ROBUSTNESS
 from ..hub.figures import plot_embedding, plot_robustness, save_contact_sheet
 from ..networks import FeatureNetwork, build_feature_network
-from ..recipe import Recipe
+from ..recipes import Recipe
+from ..utils.files import write_json
 from .inputs import evaluation_facts, open_evaluation, student_network
 from .systems import compared_systems
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from ..artifact.budget import check_budget
 from ..coresets import choose_coreset, real_images_artifact, real_images_config
 from ..data import load_image_data
-from ..files import atomic_directory, check_writable, write_json
 from ..hub.artifact import CORESET
 from ..hub.figures import save_gallery
-from ..recipe import Recipe
-from ..storage import check_budget
+from ..recipes import Recipe
+from ..utils.files import atomic_directory, check_writable, write_json
 from .provenance import environment, write_model
 
 

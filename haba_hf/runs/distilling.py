@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from ..allocator import peak_memory
+from ..artifact.budget import check_budget
+from ..artifact.modeling_haba import HabaModel
 from ..data import ImageData, load_image_data
 from ..distillation import (
     Distiller,
@@ -24,12 +25,11 @@ from ..distillation import (
     initial_model,
 )
 from ..evaluation import EvaluationArguments, evaluate_artifact
-from ..files import atomic_directory, write_json
 from ..hub.artifact import DISTILLATION
 from ..hub.figures import plot_training_curves, save_gallery
-from ..modeling_haba import HabaModel
-from ..recipe import Recipe
-from ..storage import check_budget
+from ..recipes import Recipe
+from ..utils.allocator import peak_memory
+from ..utils.files import atomic_directory, write_json
 from .inputs import student_network
 from .provenance import environment, write_model
 

@@ -6,7 +6,7 @@ from accelerate import Accelerator
 
 from ..evaluation import EvaluationArguments, ReportRow, write_results
 from ..hub.artifact import RESULTS
-from ..recipe import Recipe
+from ..recipes import Recipe
 from .inputs import evaluation_facts, open_evaluation, open_real_data
 from .systems import compared_systems, full_data_system
 

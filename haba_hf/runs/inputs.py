@@ -11,14 +11,14 @@ from accelerate import Accelerator
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
+from ..artifact.loading import HabaProcessor, check_same_space, load_model_and_processor
+from ..artifact.modeling_haba import HabaModel
+from ..artifact.whitening_haba import ZcaWhitening
 from ..data import ImageData, Split, load_image_data
-from ..files import check_writable
 from ..hub.artifact import CORESET, weights_fingerprint
-from ..modeling_haba import HabaModel
 from ..networks import NetworkArguments
-from ..processors import HabaProcessor, check_same_space, load_model_and_processor
-from ..recipe import Recipe
-from ..whitening_haba import ZcaWhitening
+from ..recipes import Recipe
+from ..utils.files import check_writable
 from .provenance import environment
 
 

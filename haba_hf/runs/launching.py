@@ -6,7 +6,7 @@ from datetime import timedelta
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
-from ..recipe import Recipe
+from ..recipes import Recipe
 
 # Processes wait for one another while one of them trains an expert or the last student.
 PATIENCE = timedelta(days=1)

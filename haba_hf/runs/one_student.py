@@ -10,8 +10,8 @@ from tqdm.auto import tqdm
 from ..evaluation import accuracy
 from ..evaluation.protocols import artifact_training
 from ..evaluation.students import train_fresh_student
-from ..files import atomic_directory, write_json
-from ..recipe import Recipe
+from ..recipes import Recipe
+from ..utils.files import atomic_directory, write_json
 from .inputs import open_evaluation, student_network
 from .provenance import environment
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from ..artifact.loading import HabaProcessor
+from ..artifact.modeling_haba import HabaModel
 from ..hub.artifact import RECIPE
-from ..modeling_haba import HabaModel
-from ..processors import HabaProcessor
-from ..recipe import Recipe
+from ..recipes import Recipe
 
 
 def environment(accelerator: Accelerator) -> dict:

@@ -6,7 +6,7 @@ from accelerate import Accelerator
 
 from ..data import load_image_data
 from ..distillation import record_experts
-from ..recipe import Recipe
+from ..recipes import Recipe
 
 
 def record(recipe: Recipe, accelerator: Accelerator) -> Path:

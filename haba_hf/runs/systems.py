@@ -6,6 +6,8 @@ from functools import partial
 
 from accelerate import Accelerator
 
+from ..artifact.budget import StorageFigures, describe_storage, describe_training_set, equal_storage_images_per_class
+from ..artifact.loading import HabaProcessor
 from ..data import ImageData, Split
 from ..evaluation import (
     FULL_DATA,
@@ -18,9 +20,7 @@ from ..evaluation import (
     random_real_artifact,
 )
 from ..networks import NetworkArguments
-from ..processors import HabaProcessor
-from ..recipe import Recipe
-from ..storage import StorageFigures, describe_storage, describe_training_set, equal_storage_images_per_class
+from ..recipes import Recipe
 from .inputs import OpenedArtifact, student_network
 
 

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoFeatureExtractor, AutoProcessor
 
 from haba_hf import HabaAudioProcessor, HabaImageProcessor
-from haba_hf.processors import check_same_space, load_processor
+from haba_hf.artifact.loading import check_same_space, load_processor
 from speech_clips import RATE, pitch_of, tone
 from tiny import tiny_data, tiny_model
 

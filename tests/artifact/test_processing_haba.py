@@ -10,8 +10,8 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 import haba_hf  # noqa: F401 - registers the Auto classes
-from haba_hf.processing_haba import HabaImageProcessor
-from haba_hf.whitening_haba import ZcaWhitening
+from haba_hf.artifact.processing_haba import HabaImageProcessor
+from haba_hf.artifact.whitening_haba import ZcaWhitening
 
 
 def random_pixels(*shape, seed=0):

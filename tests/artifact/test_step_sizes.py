@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
 from haba_hf import HabaConfig, HabaModel
-from haba_hf.storage import equal_storage_images_per_class
+from haba_hf.artifact.budget import equal_storage_images_per_class
 
 SIZES = {"num_labels": 3, "bases_per_class": 2, "sample_height": 4, "sample_width": 6}
 

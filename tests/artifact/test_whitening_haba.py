@@ -11,9 +11,9 @@ from scipy.linalg import sqrtm
 from sklearn.decomposition import PCA
 from transformers import AutoImageProcessor
 
-import haba_hf.whitening_haba as whitening_haba
+import haba_hf.artifact.whitening_haba as whitening_haba
 from haba_hf import HabaImageProcessor
-from haba_hf.whitening_haba import WHITENING, ZcaWhitening
+from haba_hf.artifact.whitening_haba import WHITENING, ZcaWhitening
 from tiny import tiny_data, tiny_model
 
 

@@ -13,7 +13,7 @@ from haba_hf import HabaImageProcessor
 from haba_hf.data import IMAGENET_SUBSETS, NAMED_DATASETS, DataArguments, load_image_data
 from haba_hf.data.imagenet import HUB_ID
 from haba_hf.data.splits import images_at_once
-from haba_hf.recipe import parse_recipe, recipes_folder
+from haba_hf.recipes import parse_recipe, recipes_folder
 from haba_hf.runs import distill, evaluate
 from tiny import tiny_accelerator
 

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from haba_hf import HabaModel
 from haba_hf.distillation import Distiller
 from haba_hf.distillation.checkpoints import latest_checkpoint
-from haba_hf.recipe import parse_recipe
+from haba_hf.recipes import parse_recipe
 from haba_hf.runs import build_objective, distill, evaluate, train_one_student
-from haba_hf.seeds import seeded_generator
+from haba_hf.utils.seeds import seeded_generator
 from tiny import (
     assert_same,
     launch_two_processes,

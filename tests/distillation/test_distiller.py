@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from haba_hf.distillation import Adversary, DistributionMatching
 from haba_hf.distillation.checkpoints import latest_checkpoint
-from haba_hf.seeds import seeded_generator
+from haba_hf.utils.seeds import seeded_generator
 from tiny import (
     NETWORK,
     assert_same,

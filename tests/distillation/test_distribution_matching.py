@@ -10,7 +10,7 @@ from haba_hf.distillation import DistributionMatching
 from haba_hf.distillation.objectives import distribution_matching
 from haba_hf.evaluation import students
 from haba_hf.networks import build_network
-from haba_hf.seeds import derived_seed
+from haba_hf.utils.seeds import derived_seed
 from tiny import (
     NETWORK,
     all_fields,

@@ -13,7 +13,7 @@ from haba_hf.distillation import ExpertArguments, ExpertStore, experts, record_e
 from haba_hf.distillation.experts import expert_path, flat_parameters, recording_bytes
 from haba_hf.evaluation import students
 from haba_hf.networks import NetworkArguments, build_network
-from haba_hf.seeds import derived_seed, seeded_generator
+from haba_hf.utils.seeds import derived_seed, seeded_generator
 from tiny import NETWORK, launch_two_processes, tiny_accelerator, tiny_data
 from tiny_runs import stored
 

@@ -6,12 +6,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from haba_hf.artifact.pairing import paired_batches
 from haba_hf.data.augmentation import DsaAugmentation
 from haba_hf.distillation import FeatureAlignment
 from haba_hf.distillation.objectives.feature_alignment import layer_weights
 from haba_hf.networks import NetworkArguments, build_network
-from haba_hf.pairing import paired_batches
-from haba_hf.seeds import derived_seed, seeded_generator
+from haba_hf.utils.seeds import derived_seed, seeded_generator
 from tiny import (
     NETWORK,
     all_fields,

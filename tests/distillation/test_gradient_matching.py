@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from haba_hf.artifact.pairing import paired_batches
 from haba_hf.data.augmentation import DsaAugmentation
 from haba_hf.data.cutmix import CutMix
 from haba_hf.distillation import Distiller, GradientMatching, IdcMatching
@@ -17,8 +18,7 @@ from haba_hf.distillation.objectives.gradient_matching import (
 )
 from haba_hf.distillation.objectives.idc import convolution_distance
 from haba_hf.networks import build_network
-from haba_hf.pairing import paired_batches
-from haba_hf.seeds import seeded_generator
+from haba_hf.utils.seeds import seeded_generator
 from tiny import (
     NETWORK,
     all_fields,

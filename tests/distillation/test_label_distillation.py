@@ -12,7 +12,7 @@ from haba_hf.distillation import LabelDistillation
 from haba_hf.distillation.experts import flat_parameters
 from haba_hf.distillation.objectives.label_distillation import RestartRule, published_window
 from haba_hf.networks import build_network
-from haba_hf.seeds import derived_seed, seeded_generator
+from haba_hf.utils.seeds import derived_seed, seeded_generator
 from tiny import (
     NETWORK,
     all_fields,

@@ -7,7 +7,7 @@ from sklearn.manifold import TSNE
 from haba_hf.evaluation import REAL, Embedding, embed_samples
 from haba_hf.hub import plot_embedding
 from haba_hf.networks import NetworkArguments, build_feature_network
-from haba_hf.seeds import seeded_generator
+from haba_hf.utils.seeds import seeded_generator
 from tiny import tiny_data, tiny_model
 
 

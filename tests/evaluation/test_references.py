@@ -3,6 +3,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from haba_hf.artifact.processing_haba import HabaImageProcessor
 from haba_hf.data import ImageData, Split
 from haba_hf.evaluation import (
     EvaluationArguments,
@@ -12,7 +13,6 @@ from haba_hf.evaluation import (
     random_real_artifact,
 )
 from haba_hf.networks import NetworkArguments
-from haba_hf.processing_haba import HabaImageProcessor
 
 NETWORK = NetworkArguments(network_depth=1, network_width=8)
 NAMES = ["left", "right", "none"]

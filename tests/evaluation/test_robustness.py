@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from haba_hf.artifact.processing_haba import HabaImageProcessor
 from haba_hf.data import Split
 from haba_hf.data.corruptions import CORRUPTIONS, SEVERITIES, STANDARD_CORRUPTIONS, corrupt
 from haba_hf.evaluation import (
@@ -20,7 +21,6 @@ from haba_hf.evaluation import (
     score_under_corruption,
 )
 from haba_hf.hub import plot_robustness, save_contact_sheet
-from haba_hf.processing_haba import HabaImageProcessor
 from tiny import NETWORK, launch_two_processes, tiny_accelerator, tiny_data, tiny_model
 
 

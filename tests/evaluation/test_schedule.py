@@ -9,7 +9,7 @@ from haba_hf.evaluation import EvaluationArguments, accuracy, evaluate_artifact
 from haba_hf.evaluation.schedule import scheduled_batch, train_by_schedule
 from haba_hf.evaluation.students import TRAINING, WEIGHTS
 from haba_hf.networks import build_network
-from haba_hf.seeds import derived_seed, seeded_generator
+from haba_hf.utils.seeds import derived_seed, seeded_generator
 from tiny import NETWORK, formations_of, tiny_accelerator, tiny_data, tiny_model
 
 

@@ -16,6 +16,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from haba_hf import HabaConfig, HabaModel
+from haba_hf.artifact.budget import describe_storage
+from haba_hf.artifact.pairing import paired_batches
+from haba_hf.artifact.processing_haba import HabaImageProcessor
 from haba_hf.data import Split
 from haba_hf.data.augmentation import DsaAugmentation
 from haba_hf.data.cutmix import CutMix
@@ -30,12 +33,9 @@ from haba_hf.evaluation import (
     train_student,
     write_results,
 )
-from haba_hf.files import write_json
 from haba_hf.networks import NetworkArguments, build_network
-from haba_hf.pairing import paired_batches
-from haba_hf.processing_haba import HabaImageProcessor
-from haba_hf.seeds import seeded_generator
-from haba_hf.storage import describe_storage
+from haba_hf.utils.files import write_json
+from haba_hf.utils.seeds import seeded_generator
 
 NETWORK = NetworkArguments(network_depth=1, network_width=8)
 

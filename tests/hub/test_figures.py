@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from haba_hf import HabaConfig, HabaModel
+from haba_hf.artifact.processing_haba import HabaImageProcessor
 from haba_hf.hub import plot_training_curves, save_gallery
 from haba_hf.hub.figures import GAP_PIXELS
-from haba_hf.processing_haba import HabaImageProcessor
 
 
 def make_model(channels=3, **kwargs):

@@ -15,9 +15,9 @@ from transformers import AutoImageProcessor, AutoModel
 
 from fake_hub import READER, WRITER, environment_of, serving
 from haba_hf import HabaModel
+from haba_hf.artifact.whitening_haba import WHITENING
 from haba_hf.hub import export_artifact, fetch_artifact, pull_artifact, push_artifact, read_artifact
 from haba_hf.hub.publish import code_files
-from haba_hf.whitening_haba import WHITENING
 from tiny_artifact import tiny_artifact
 
 ROOT = Path(__file__).parents[2]

@@ -18,12 +18,12 @@ from collections.abc import Callable
 import torch
 
 from haba_hf import HabaConfig, HabaModel
-from haba_hf.allocator import keep_freed_memory
+from haba_hf.artifact.pairing import materialize_if_small, paired_batches
 from haba_hf.data.augmentation import DSA_STRATEGY, DsaAugmentation
 from haba_hf.evaluation import train_student
 from haba_hf.networks import NetworkArguments, build_network
-from haba_hf.pairing import materialize_if_small, paired_batches
-from haba_hf.seeds import seeded_generator
+from haba_hf.utils.allocator import keep_freed_memory
+from haba_hf.utils.seeds import seeded_generator
 
 PLAIN = "plain pixels"
 EPOCHS = 4  # of a turn

@@ -26,7 +26,7 @@ def measure(name: str, way: int, size: Size) -> None:
     import torch
     from torch import distributed
 
-    from haba_hf.allocator import keep_freed_memory, peak_memory
+    from haba_hf.utils.allocator import keep_freed_memory, peak_memory
 
     answers, sys.stdout = sys.stdout, sys.stderr  # what the case itself prints
     if CASES[name].ways[way].keep_freed_memory:

@@ -59,8 +59,8 @@ def random_data(size: Size, images_per_class: int):
     """Random images as real data."""
     import torch
 
+    from haba_hf.artifact.processing_haba import HabaImageProcessor
     from haba_hf.data import ImageData, Split
-    from haba_hf.processing_haba import HabaImageProcessor
 
     torch.manual_seed(0)
     labels = torch.arange(CLASSES).repeat(images_per_class)
@@ -88,10 +88,10 @@ def students(size: Size, naive: bool = False, num_hallucinators: int = HALLUCINA
     import torch
 
     from benchmark.naive import NativeConvNet, samples_one_by_one
+    from haba_hf.artifact.pairing import materialize_if_small, paired_batches
     from haba_hf.data.augmentation import DsaAugmentation
     from haba_hf.evaluation import train_student
     from haba_hf.networks import build_network
-    from haba_hf.pairing import materialize_if_small, paired_batches
 
     model = artifact(size, num_hallucinators=num_hallucinators)
     network = build_network(convnet(size), model.config.sample_shape, CLASSES, seed=0)
@@ -136,9 +136,9 @@ def evaluation(size: Size):
     """Two students of an evaluation, shared out among the processes."""
     import torch
 
+    from haba_hf.artifact.processing_haba import HabaImageProcessor
     from haba_hf.data import Split
     from haba_hf.evaluation import EvaluationArguments, evaluate_artifact
-    from haba_hf.processing_haba import HabaImageProcessor
     from haba_hf.runs import start_accelerator
 
     model, accelerator = artifact(size), start_accelerator()
@@ -175,7 +175,7 @@ def distill(size: Size, objective: str = "mtt", naive: bool = False, bases_per_c
     from benchmark.naive import NaiveDistributionMatching, NaiveTrajectoryMatching
     from haba_hf.distillation import Distiller, DistributionMatching, TrajectoryMatching
     from haba_hf.networks import build_network
-    from haba_hf.recipe import parse_recipe
+    from haba_hf.recipes import parse_recipe
 
     data, network_arguments = random_data(size, size.real_batch_size), convnet(size)
     fields = {"real_batch_size": size.real_batch_size, "student_steps": size.student_steps} | settings
@@ -211,7 +211,7 @@ def experts(size: Size, naive: bool = False, real: bool = False):
     from haba_hf.distillation import ExpertArguments, ExpertStore, record_experts
     from haba_hf.evaluation.training import accuracy
     from haba_hf.networks import build_network
-    from haba_hf.seeds import derived_seed
+    from haba_hf.utils.seeds import derived_seed
 
     data = fashion_mnist(size) if real else random_data(size, size.expert_images // CLASSES)
     accelerator = None if naive else Accelerator(cpu=True, mixed_precision="bf16")

@@ -9,11 +9,11 @@ from torch.utils.data import DataLoader
 from transformers import AutoImageProcessor
 
 from haba_hf import HabaModel
+from haba_hf.artifact.pairing import HabaCollator, PairedDataset
 from haba_hf.data import DataArguments, load_image_data
 from haba_hf.data.augmentation import DsaAugmentation
 from haba_hf.evaluation import accuracy
 from haba_hf.networks import NetworkArguments, build_network
-from haba_hf.pairing import HabaCollator, PairedDataset
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("artifact", help="folder, or id on the Hub")

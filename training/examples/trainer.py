@@ -8,10 +8,10 @@ import json
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, Trainer, TrainingArguments
 
 from haba_hf import HabaModel
+from haba_hf.artifact.pairing import HabaCollator, PairedDataset, paired_cross_entropy
 from haba_hf.data import DataArguments, load_image_data
 from haba_hf.data.augmentation import DsaAugmentation
 from haba_hf.evaluation.metric import DistilledAccuracy
-from haba_hf.pairing import HabaCollator, PairedDataset, paired_cross_entropy
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("artifact", help="folder, or id on the Hub")

@@ -11,8 +11,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ...artifact.modeling_haba import HabaModel
 from ...data.image_data import ImageData
-from ...modeling_haba import HabaModel
 from .distribution_matching import DistributionMatching, DistributionMatchingArguments
 from .feature_alignment import FeatureAlignment, FeatureAlignmentArguments
 from .gradient_matching import GradientMatching, GradientMatchingArguments

@@ -16,11 +16,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ...artifact.modeling_haba import HabaModel
 from ...data.augmentation import DsaAugmentation, DsaParameters
 from ...data.image_data import ImageData
-from ...modeling_haba import HabaModel
 from ...networks import FeatureNetwork, NetworkArguments, build_feature_network
-from ...seeds import derived_seed, seeded_generator
+from ...utils.seeds import derived_seed, seeded_generator
 from ..arguments import DistillationArguments
 from .class_means import class_weights
 from .leaves import as_leaves, hand_on

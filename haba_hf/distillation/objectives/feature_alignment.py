@@ -30,13 +30,13 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...checks import check_counts
+from ...artifact.modeling_haba import HabaModel
+from ...artifact.pairing import materialize_if_small
 from ...data.augmentation import DsaAugmentation, DsaParameters
 from ...data.image_data import ImageData
-from ...modeling_haba import HabaModel
 from ...networks import ConvNet, NetworkArguments, build_network
-from ...pairing import materialize_if_small
-from ...seeds import derived_seed, seeded_generator
+from ...utils.checks import check_counts
+from ...utils.seeds import derived_seed, seeded_generator
 from ..arguments import DistillationArguments
 from .class_means import class_weights
 from .inner_loop import train_an_epoch

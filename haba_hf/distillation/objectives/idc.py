@@ -18,12 +18,12 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...checks import check_counts
+from ...artifact.modeling_haba import HabaModel
 from ...data.augmentation import DsaAugmentation
 from ...data.cutmix import CutMix
 from ...data.image_data import ImageData
-from ...modeling_haba import HabaModel
 from ...networks import NetworkArguments
+from ...utils.checks import check_counts
 from ..arguments import DistillationArguments
 from .gradient_matching import TRAINING, GradientMatching, GradientMatchingArguments
 from .inner_loop import descend

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...artifact.modeling_haba import HabaModel
+from ...artifact.pairing import paired_batches
 from ...data.augmentation import DsaAugmentation
-from ...modeling_haba import HabaModel
-from ...pairing import paired_batches
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:

@@ -26,12 +26,12 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...checks import check_counts
+from ...artifact.modeling_haba import HabaModel
 from ...data.augmentation import DsaAugmentation
 from ...data.image_data import ImageData
-from ...modeling_haba import HabaModel
 from ...networks import NetworkArguments, build_network
-from ...seeds import derived_seed, seeded_generator
+from ...utils.checks import check_counts
+from ...utils.seeds import derived_seed, seeded_generator
 from ..arguments import DistillationArguments
 from ..experts import flat_parameters
 from .flat_network import FlatNetwork

@@ -15,11 +15,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ...checks import check_counts
+from ...artifact.modeling_haba import HabaModel
 from ...data.augmentation import DsaAugmentation
 from ...data.image_data import ImageData
-from ...modeling_haba import HabaModel
 from ...networks import NetworkArguments, build_network
+from ...utils.checks import check_counts
 from ..arguments import DistillationArguments
 from ..experts import ExpertStore
 from .adjoint import StepLoss, UnrolledGradients, augmented_step_loss, gradients_through, unroll

@@ -16,9 +16,9 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...artifact.modeling_haba import HabaModel
 from ...data.augmentation import DsaAugmentation
 from ...data.image_data import ImageData
-from ...modeling_haba import HabaModel
 from ...networks import NetworkArguments, build_network
 from ..arguments import DistillationArguments
 from ..experts import flat_parameters

@@ -8,9 +8,15 @@ from torch.utils.data import DataLoader
 from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments
 
 from haba_hf import HabaConfig, HabaModel
+from haba_hf.artifact.pairing import (
+    HabaCollator,
+    PairedDataset,
+    materialize_if_small,
+    paired_batches,
+    paired_cross_entropy,
+)
 from haba_hf.data.augmentation import DsaAugmentation
-from haba_hf.pairing import HabaCollator, PairedDataset, materialize_if_small, paired_batches, paired_cross_entropy
-from haba_hf.seeds import derived_seed, seeded_generator
+from haba_hf.utils.seeds import derived_seed, seeded_generator
 
 
 def make_model(num_hallucinators=3, label_kind="hard", **kwargs):

@@ -96,7 +96,7 @@ def section_values(section: Any, result_only: bool = False) -> dict[str, Any]:
 
 def recipes_folder() -> Path:
     """The folder of the recipes that come with the package: inside it in a wheel, beside it in the repository."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     inside = package / "training" / "recipes"
     return inside if inside.is_dir() else package.parent / "training" / "recipes"
 

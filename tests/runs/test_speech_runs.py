@@ -24,7 +24,7 @@ from haba_hf.hub import (
 )
 from haba_hf.hub.cards import eval_results_yaml
 from haba_hf.hub.publish import code_files
-from haba_hf.recipe import parse_recipe
+from haba_hf.recipes import parse_recipe
 from haba_hf.runs import (
     distill,
     embed,

@@ -23,10 +23,9 @@ from typing import Any, get_type_hints
 import yaml
 from transformers.utils.logging import disable_progress_bar
 
-from .allocator import keep_freed_memory
-from .coresets import CoresetArguments
-from .data import DataArguments
-from .distillation import (
+from ..coresets import CoresetArguments
+from ..data import DataArguments
+from ..distillation import (
     AdversaryArguments,
     DistillationArguments,
     DistributionMatchingArguments,
@@ -38,12 +37,11 @@ from .distillation import (
     ModelArguments,
     TrajectoryMatchingArguments,
 )
-from .evaluation import CrossArchitectureArguments, EmbeddingArguments, EvaluationArguments, RobustnessArguments
-from .files import atomic_file
-from .networks import NetworkArguments
-from .sections import RecipeError, parse_sections, recipe_path, recipes_folder, section_values
-
-__all__ = ["Recipe", "RecipeError", "parse_recipe", "parse_sections", "recipe_path", "recipes_folder", "run_script"]
+from ..evaluation import CrossArchitectureArguments, EmbeddingArguments, EvaluationArguments, RobustnessArguments
+from ..networks import NetworkArguments
+from ..utils.allocator import keep_freed_memory
+from ..utils.files import atomic_file
+from .sections import RecipeError, parse_sections, section_values
 
 
 @dataclass

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from haba_hf.artifact.modeling_haba import HabaModel
 from haba_hf.data import load_image_data
 from haba_hf.data.corruptions import CORRUPTIONS, corrupt
 from haba_hf.distillation import initial_model
 from haba_hf.evaluation import evaluate_artifact
 from haba_hf.hub.artifact import weights_fingerprint
-from haba_hf.modeling_haba import HabaModel
-from haba_hf.recipe import parse_recipe
+from haba_hf.recipes import parse_recipe
 from haba_hf.runs import embed, evaluate_architectures, evaluate_robustness, student_network
 from tiny import tiny_accelerator
 
@@ -106,7 +106,7 @@ def test_the_script_prints_the_table(recipe_of, tmp_path, monkeypatch, capsys):
     recipe.write(tmp_path / "recipe.yaml")
     monkeypatch.setattr(sys, "argv", ["robustness.py", str(tmp_path / "recipe.yaml")])
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    script = Path(__file__).parents[1] / "training" / "robustness.py"
+    script = Path(__file__).parents[2] / "training" / "robustness.py"
     runpy.run_path(str(script), run_name="__main__")
     lines = capsys.readouterr().out.splitlines()
     curve = written(tmp_path, "robustness.json")["systems"][0]["curve"]

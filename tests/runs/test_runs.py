@@ -17,7 +17,7 @@ from haba_hf.data import load_image_data
 from haba_hf.evaluation import evaluate_artifact, evaluate_full_data, markdown_table
 from haba_hf.hub import read_artifact, save_gallery
 from haba_hf.hub.artifact import weights_fingerprint
-from haba_hf.recipe import parse_recipe
+from haba_hf.recipes import parse_recipe
 from haba_hf.runs import distill, embed, evaluate, load_artifact, select_coreset, student_network, train_one_student
 from haba_hf.runs.distilling import run_hash
 from tiny import tiny_accelerator

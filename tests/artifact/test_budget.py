@@ -3,7 +3,7 @@ import itertools
 import pytest
 
 from haba_hf import HabaConfig, HabaModel
-from haba_hf.storage import (
+from haba_hf.artifact.budget import (
     affordable_bases_per_class,
     check_budget,
     describe_storage,

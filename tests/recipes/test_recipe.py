@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from haba_hf.recipe import Recipe, RecipeError, parse_recipe, recipes_folder, run_script
-from haba_hf.sections import section_values
+from haba_hf.recipes import Recipe, RecipeError, parse_recipe, recipes_folder, run_script, section_values
 
 RECIPES = sorted(recipes_folder().rglob("*.yaml"))
 
@@ -130,9 +129,9 @@ def test_run_script_leaves_bugs_and_debugging_alone(monkeypatch):
 @pytest.mark.slow
 def test_a_script_exits_with_one_line(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text("from haba_hf.recipe import parse_recipe, run_script\nrun_script(parse_recipe)\n")
+    script.write_text("from haba_hf.recipes import parse_recipe, run_script\nrun_script(parse_recipe)\n")
     environment = {name: value for name, value in os.environ.items() if name != "HABA_DEBUG"}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     done = subprocess.run(
         [sys.executable, str(script), "--datasett", "mnist"],
         capture_output=True,

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, get_worker_info
 from transformers.utils import ModelOutput
 
+from ..utils.seeds import seeded_generator
 from .modeling_haba import HabaModel
-from .seeds import seeded_generator
 
 # Floats of samples that are kept materialized rather than hallucinated batch by batch (1 GiB of float32).
 MATERIALIZE_FLOATS = 2**28

@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from haba_hf.sections import RecipeError, parse_sections, section_values
+from haba_hf.recipes import RecipeError, parse_sections, section_values
 
 
 @dataclass

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from haba_hf.files import atomic_directory, atomic_file, check_writable
+from haba_hf.utils.files import atomic_directory, atomic_file, check_writable
 
 
 def tree(folder):

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from haba_hf import HabaConfig
+from haba_hf.artifact.budget import plan_storage
 from haba_hf.evaluation import in_percent
-from haba_hf.recipe import Recipe, parse_recipe, recipe_path, recipes_folder
+from haba_hf.recipes import Recipe, parse_recipe, recipe_path, recipes_folder
 from haba_hf.reproduction import markdown, read_records, read_table, tables_folder
-from haba_hf.storage import plan_storage
 
-RESULTS = Path(__file__).parents[1] / "training" / "results"
+RESULTS = Path(__file__).parents[2] / "training" / "results"
 SHAPES = {
     "fashion_mnist": (1, 28, 28),
     "cifar10": (3, 32, 32),

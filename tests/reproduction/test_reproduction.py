@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from haba_hf.recipe import parse_recipe
+from haba_hf.recipes import parse_recipe
 from haba_hf.reproduction import (
     TableRow,
     departures,
@@ -22,7 +22,7 @@ from haba_hf.reproduction import (
     settings_hash,
 )
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "training" / "reproduce.py"
 TINY = """
 title: Digits, tiny

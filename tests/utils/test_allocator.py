@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from haba_hf.allocator import keep_freed_memory
+from haba_hf.utils.allocator import keep_freed_memory
 
 FAULTS = """
 import resource, sys
-from haba_hf.allocator import keep_freed_memory
+from haba_hf.utils.allocator import keep_freed_memory
 import torch
 if sys.argv[1] == "keep":
     assert keep_freed_memory()

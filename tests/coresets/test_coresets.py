@@ -30,9 +30,9 @@ from haba_hf.coresets import (
 from haba_hf.data import DataArguments, load_image_data
 from haba_hf.data.augmentation import DsaAugmentation
 from haba_hf.networks import NetworkArguments, build_network
-from haba_hf.recipe import parse_recipe
+from haba_hf.recipes import parse_recipe
 from haba_hf.runs import evaluate, select_coreset
-from haba_hf.seeds import derived_seed, seeded_generator
+from haba_hf.utils.seeds import derived_seed, seeded_generator
 from tiny import NETWORK, launch_two_processes, tiny_accelerator, tiny_data
 
 # Whole numbers on a small grid, N a power of two: means and squared distances are exact, and many of them are equal.
@@ -378,7 +378,7 @@ def test_of_two_processes_one_chooses(recipe_of, tmp_path):
         from accelerate import Accelerator
         from haba_hf import HabaModel
         from haba_hf.coresets import expert
-        from haba_hf.recipe import parse_recipe
+        from haba_hf.recipes import parse_recipe
         from haba_hf.runs import select_coreset
         trained, train = [], expert._train
         expert._train = lambda *words: trained.append(1) or train(*words)

@@ -1,0 +1,15 @@
+"""Recipes: every setting of one run, section by section, from a YAML file and the command line."""
+
+from .recipe import Recipe, parse_recipe, run_script
+from .sections import RecipeError, parse_sections, recipe_path, recipes_folder, section_values
+
+__all__ = [
+    "Recipe",
+    "RecipeError",
+    "parse_recipe",
+    "parse_sections",
+    "recipe_path",
+    "recipes_folder",
+    "run_script",
+    "section_values",
+]
