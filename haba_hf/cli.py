@@ -23,7 +23,8 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from .artifact.budget import plan_storage
+from .artifact.budget import describe_basis
+from .artifact.planning import PLAIN, StoragePlan, plan_storage, storage_layouts
 from .evaluation import architecture_table, markdown_table, robustness_table
 from .hub import (
     Artifact,
@@ -186,15 +187,20 @@ def _pull(arguments: argparse.Namespace) -> Answer:
 
 
 def _plan(arguments: argparse.Namespace) -> Answer:
+    shape = tuple(arguments.sample_shape)
     plans = plan_storage(
         arguments.num_labels,
-        tuple(arguments.sample_shape),
+        shape,
         images_per_class=arguments.images_per_class,
         max_bytes=arguments.max_bytes,
         depths=arguments.hallucinator_depth,
         num_hallucinators=arguments.num_hallucinators,
+        map_sizes=[None if size == "full" else int(size) for size in arguments.hallucinator_map],
+        layouts=[PLAIN] if arguments.pixels else storage_layouts(shape),
         basis_channels=arguments.basis_channels,
+        share_encoder_decoder=(False, True) if arguments.shared else (False,),
         label_kind=arguments.label_kind,
+        storage_dtype=arguments.storage_dtype,
         strict=not arguments.nearest,
     )
     if not plans:
@@ -206,6 +212,7 @@ def _plan(arguments: argparse.Namespace) -> Answer:
         {
             **{name: getattr(plan.config, name) for name in PLANNED},
             "basis_channels": plan.config.basis_shape[0],
+            "samples_per_class": plan.samples_per_class,
             "num_samples": plan.config.num_samples,
             "floats": plan.floats,
             "bytes": plan.bytes,
@@ -214,19 +221,52 @@ def _plan(arguments: argparse.Namespace) -> Answer:
         }
         for plan in plans
     ]
-    header = list(table[0])
-    cells = [header, ["---"] * len(header), *([_cell(value) for value in row.values()] for row in table)]
-    return {"plans": table}, "\n".join(f"| {' | '.join(row)} |" for row in cells)
+    rows = [[*PLAN_COLUMNS], ["---"] * len(PLAN_COLUMNS), *map(_plan_cells, plans)]
+    return {"plans": table}, "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 # What a plan sets in a recipe, beside basis_channels.
-PLANNED = ("bases_per_class", "num_hallucinators", "hallucinator_depth", "share_encoder_decoder")
+PLANNED = (
+    "bases_per_class",
+    "basis_storage",
+    "basis_height",
+    "basis_width",
+    "basis_frequencies",
+    "formation_factor",
+    "num_hallucinators",
+    "hallucinator_depth",
+    "hallucinator_map_height",
+    "hallucinator_map_width",
+    "share_encoder_decoder",
+    "storage_dtype",
+)
+PLAN_COLUMNS = (
+    "samples per class",
+    "bases per class",
+    "a basis is stored as",
+    "hallucinators",
+    "floats",
+    "bytes",
+    "share of the budget",
+)
 
 
-def _cell(value: bool | int | float) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+def _plan_cells(plan: StoragePlan) -> list[str]:
+    config = plan.config
+    hallucinators = str(config.num_hallucinators)
+    if config.num_hallucinators:
+        _, height, width = config.map_shape
+        shared = ", shared" if config.share_encoder_decoder else ""
+        hallucinators += f" of depth {config.hallucinator_depth}, maps {height}x{width}{shared}"
+    counts = (plan.samples_per_class, config.bases_per_class)
+    return [
+        *(f"{count:,}" for count in counts),
+        describe_basis(config),
+        hallucinators,
+        f"{plan.floats:,}",
+        f"{plan.bytes:,}",
+        f"{plan.budget_share:.3f}",
+    ]
 
 
 def _open(name: str, revision: str | None) -> Artifact:
@@ -294,8 +334,19 @@ def _parser() -> argparse.ArgumentParser:
     budget.add_argument("--max_bytes", type=int, help="the budget, in bytes of weights")
     plan.add_argument("--num_labels", type=int, required=True, help="classes")
     plan.add_argument("--sample_shape", type=int, nargs=3, required=True, metavar=("C", "H", "W"), help="of an image")
-    plan.add_argument("--num_hallucinators", type=int, nargs="+", default=[2, 5], help="numbers to try (2 5)")
-    plan.add_argument("--hallucinator_depth", type=int, nargs="+", default=[1, 2], help="depths to try, 0 to 3 (1 2)")
+    plan.add_argument("--num_hallucinators", type=int, nargs="+", default=[0, 5], help="numbers to try (0 5)")
+    plan.add_argument("--hallucinator_depth", type=int, nargs="+", default=[1], help="depths to try, 0 to 3 (1)")
+    plan.add_argument(
+        "--hallucinator_map",
+        nargs="+",
+        default=["full", "1"],
+        help="sides of the grids of scale and shift to try, or full, those of the feature map (full 1)",
+    )
+    plan.add_argument("--shared", action="store_true", help="try one encoder and decoder for all hallucinators too")
+    plan.add_argument("--pixels", action="store_true", help="try bases of plain pixels alone")
+    plan.add_argument(
+        "--storage_dtype", choices=("float32", "bfloat16", "int8"), default="float32", help="of a number (float32)"
+    )
     plan.add_argument("--basis_channels", type=int, nargs="+", help="channels to try (1 and those of an image)")
     plan.add_argument("--nearest", action="store_true", help="the bases nearest to the budget, if above it too")
     plan.add_argument("--label_kind", choices=("hard", "soft"), default="hard", help="(hard)")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fake_hub import serving
 from haba_hf import HabaConfig, HabaModel
-from haba_hf.artifact.budget import plan_storage
+from haba_hf.artifact.planning import plan_storage
 from haba_hf.cli import RECIPE_COMMANDS, main
 from haba_hf.data import DataArguments, load_image_data
 from tiny_artifact import tiny_artifact

@@ -1,13 +1,10 @@
-"""Storage budgets: what an artifact costs, in which plain images, and beside the real training set; and the planner of
-what a budget has room for.
+"""Storage budgets: what an artifact costs, in which plain images, and beside the real training set.
 
 The paper counts budgets in images (IPC against BPC); this module counts every float. The learned student learning rate
 and soft labels are storage too.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from math import prod
 
 from .configuration_haba import HabaConfig
@@ -68,6 +65,19 @@ def describe_training_set(
     return StorageFigures(values, values * bytes_per_value, num_train_images / num_labels, ratio=1.0, bytes_ratio=1.0)
 
 
+def describe_real_images(
+    num_images: int,
+    num_train_images: int,
+    image_shape: tuple[int, int, int],
+    num_labels: int,
+    bytes_per_value: int = 1,
+) -> StorageFigures:
+    """Some of the training images, each value in the bytes that it has there."""
+    values, of_all = num_images * prod(image_shape), _checked_values(num_train_images, image_shape)
+    share = values / of_all
+    return StorageFigures(values, values * bytes_per_value, num_images / num_labels, ratio=share, bytes_ratio=share)
+
+
 def equal_storage_images_per_class(config: HabaConfig) -> int:
     """
     Plain images per class at equal storage: the most that cost no more than the artifact (rounded down, at least 1).
@@ -79,6 +89,37 @@ def equal_storage_images_per_class(config: HabaConfig) -> int:
     return max(1, (config.num_floats - 1) // _floats_per_image_per_class(config))
 
 
+def equal_bytes_images_per_class(config: HabaConfig, bytes_per_value: int = 1) -> int:
+    """
+    Real images per class at equal bytes: the most that take no more bytes than the artifact (rounded down, at least
+    1), each value in the bytes that it has in the training set.
+    """
+    return max(1, config.num_bytes // (_floats_per_image_per_class(config) * bytes_per_value))
+
+
+def same_storage_config(config: HabaConfig, images_of_a_class: int) -> HabaConfig | None:
+    """
+    The config of real images in an artifact's storage: without hallucinators, with hard labels, and with the most
+    bases per class that its floats pay for and a class has images for. `None` if that storage is plain pixels.
+    """
+    if config.stored_shape == config.sample_shape and config.num_formations == 1:
+        return None
+    settings = config.to_dict()
+    for name in ("bases_per_class", "num_hallucinators", "label_kind", "num_step_sizes"):
+        del settings[name]
+    per_basis, _ = floats_per_basis_per_class(HabaConfig.from_dict({**settings, "num_hallucinators": 0}))
+    bases_per_class = min((config.num_floats - 1) // per_basis, images_of_a_class // config.num_formations)
+    return HabaConfig.from_dict({**settings, "num_hallucinators": 0, "bases_per_class": max(1, bases_per_class)})
+
+
+def storage_of(config: HabaConfig) -> StorageReport:
+    """What a [`HabaModel`] of a config stores, without making it."""
+    parts = config.storage_parts
+    if config.whitening is not None:
+        parts["whitening"] = config.whitening_floats
+    return StorageReport(parts, _floats_per_image_per_class(config), config.bytes_per_number)
+
+
 def affordable_bases_per_class(config: HabaConfig, images_per_class: float) -> int:
     """
     The most bases per class that, with the config's hallucinators and labels, cost no more floats than
@@ -87,8 +128,8 @@ def affordable_bases_per_class(config: HabaConfig, images_per_class: float) -> i
     Raises:
         `ValueError`: if not even one basis per class fits, or the budget is not positive.
     """
-    budget = _budget_floats(images_per_class, _floats_per_image_per_class(config))
-    per_basis, others = _floats_per_basis_per_class(config)
+    budget = budget_floats(images_per_class, _floats_per_image_per_class(config))
+    per_basis, others = floats_per_basis_per_class(config)
     bases_per_class = (budget - others) // per_basis
     if bases_per_class < 1:
         raise ValueError(
@@ -106,7 +147,7 @@ def check_budget(config: HabaConfig, images_per_class: float) -> None:
     Raises:
         `ValueError`: if it does; says what fits. Also if the budget is not positive.
     """
-    budget = _budget_floats(images_per_class, _floats_per_image_per_class(config))
+    budget = budget_floats(images_per_class, _floats_per_image_per_class(config))
     if config.num_floats > budget:
         bases_per_class = affordable_bases_per_class(config, images_per_class)
         raise ValueError(
@@ -117,116 +158,33 @@ def check_budget(config: HabaConfig, images_per_class: float) -> None:
         )
 
 
-@dataclass(frozen=True)
-class StoragePlan:
-    """
-    A way to spend a storage budget.
-
-    Args:
-        config ([`HabaConfig`]): of the artifact.
-        floats (`int`): numbers stored.
-        bytes (`int`): 4 a float.
-        images_per_class (`float`): the IPC that takes as many floats.
-        budget_share (`float`): floats over the budget's; above 1 the plan exceeds it.
-    """
-
-    config: HabaConfig
-    floats: int
-    bytes: int
-    images_per_class: float
-    budget_share: float
-
-
-def plan_storage(
-    num_labels: int,
-    sample_shape: tuple[int, int, int],
-    *,
-    images_per_class: float | None = None,
-    max_bytes: int | None = None,
-    depths: Sequence[int] = (1, 2),
-    num_hallucinators: Sequence[int] = (2, 5),
-    basis_channels: Sequence[int] | None = None,
-    share_encoder_decoder: Sequence[bool] = (False, True),
-    label_kind: str = "hard",
-    strict: bool = True,
-) -> list[StoragePlan]:
-    """
-    The budget planner (supplement, Figure 1): how many bases per class a budget has room for, with every combination
-    of hallucinators and basis channels asked for.
-
-    Args:
-        num_labels (`int`): classes.
-        sample_shape (`tuple[int, int, int]`): C, H, W of a sample.
-        images_per_class (`float`, *optional*): the budget as plain images per class.
-        max_bytes (`int`, *optional*): the budget as bytes of weights; give one of the two.
-        depths (`Sequence[int]`, *optional*, defaults to `(1, 2)`): values of `hallucinator_depth`.
-        num_hallucinators (`Sequence[int]`, *optional*, defaults to `(2, 5)`): values of K, from 1.
-        basis_channels (`Sequence[int]`, *optional*): values of C', by default 1 and C. Depth 0 has no convolutions
-            that change channels or could be shared, and appears with C and unshared only.
-        share_encoder_decoder (`Sequence[bool]`, *optional*, defaults to `(False, True)`): unshared, shared or both.
-        label_kind (`str`, *optional*, defaults to `"hard"`): `"soft"` labels take room too.
-        strict (`bool`, *optional*, defaults to `True`): the most bases per class that fit, and no row where not even
-            one does. `False`: the number nearest to the budget, at least 1, which is how the paper sets 9 bases and 5
-            hallucinators against 10 images per class; `budget_share` says by how much a row exceeds.
-
-    Returns:
-        The plans, those of the most samples (N x K) first, of equally many the smaller first.
-
-    Raises:
-        `ValueError`: if not exactly one positive budget is given, K is below 1, or [`HabaConfig`] refuses a size.
-    """
-    floats_per_image = num_labels * prod(sample_shape)
-    if images_per_class is not None and max_bytes is None:
-        budget = _budget_floats(images_per_class, floats_per_image)
-    elif max_bytes is not None and images_per_class is None:
-        budget = max_bytes // 4
+def describe_basis(config: HabaConfig) -> str:
+    """How a basis is stored, in a few words, such as `"luma 12x12, chroma 6x6"`."""
+    channels, height, width = config.basis_shape
+    shapes = [f"{rows}x{columns}" for rows, columns in config.plane_shapes]
+    if config.basis_storage == "luma_chroma":
+        words = f"luma {shapes[0]}, chroma {shapes[1]}"
+    elif config.basis_storage == "frequencies":
+        numbers = config.plane_numbers
+        words = f"{numbers[0]} frequencies" + (f", chroma {numbers[1]}" if config.has_chroma else "")
     else:
-        raise ValueError("Give a storage budget either as images_per_class or as max_bytes.")
-    if budget < 1:
-        raise ValueError(f"A storage budget has room for one float of 4 bytes at least, got {max_bytes} bytes.")
-    if min(num_hallucinators) < 1:
-        raise ValueError("A plan has at least one hallucinator: plain pixels fill a budget of n images with n images.")
-    channels, height, width = sample_shape
-    plans = []
-    for depth, hallucinators, basis, shared in product(
-        depths, num_hallucinators, dict.fromkeys(basis_channels or (1, channels)), share_encoder_decoder
-    ):
-        if depth == 0 and (basis != channels or shared):
-            continue
-        settings = {
-            "num_labels": num_labels,
-            "num_hallucinators": hallucinators,
-            "hallucinator_depth": depth,
-            "basis_channels": basis,
-            "share_encoder_decoder": shared,
-            "label_kind": label_kind,
-            "sample_channels": channels,
-            "sample_height": height,
-            "sample_width": width,
-        }
-        config = HabaConfig(**settings)
-        per_basis, others = _floats_per_basis_per_class(config)
-        room = budget - others
-        bases_per_class = room // per_basis if strict else max(1, (2 * room + per_basis) // (2 * per_basis))
-        if bases_per_class < 1:
-            continue
-        config = HabaConfig(**settings, bases_per_class=bases_per_class)
-        floats = config.num_floats
-        plans.append(StoragePlan(config, floats, 4 * floats, floats / floats_per_image, floats / budget))
-    return sorted(plans, key=lambda plan: (-plan.config.num_samples, plan.floats))
+        words = f"{height}x{width} pixels" + (f" of {channels} channels" if channels > 1 else "")
+    if config.num_formations > 1:
+        words += f", {config.formation_grid[0]}x{config.formation_grid[1]} tiles"
+    return words + ("" if config.storage_dtype == "float32" else f", {config.storage_dtype}")
 
 
-def _budget_floats(images_per_class: float, floats_per_image_per_class: int) -> int:
+def budget_floats(images_per_class: float, floats_per_image_per_class: int) -> int:
     """What an artifact of so many plain images per class takes, its student learning rate included."""
     if not images_per_class > 0:
         raise ValueError(f"A storage budget is a positive number of images per class, got {images_per_class:g}.")
     return int(images_per_class * floats_per_image_per_class) + 1
 
 
-def _floats_per_basis_per_class(config: HabaConfig) -> tuple[int, int]:
+def floats_per_basis_per_class(config: HabaConfig) -> tuple[int, int]:
     """Floats that one basis per class takes, and all floats that are no basis and no basis's label."""
-    labels = config.num_labels if config.label_kind == "soft" else 0
-    per_basis = config.num_labels * (prod(config.basis_shape) + labels)
+    of_bases = sum(config.storage_parts.get(part, 0) for part in ("bases", "labels", "basis_scales"))
+    per_basis = of_bases // config.bases_per_class
     return per_basis, config.num_floats - config.bases_per_class * per_basis
 
 

@@ -11,6 +11,15 @@ MAX_FLOATS = 2**30
 # Every class gets a name, which takes memory before any size can be checked.
 MAX_LABELS = 2**17
 
+CHOICES = {
+    "label_kind": ("hard", "soft"),
+    "formation_axes": ("both", "time"),
+    "hallucinator_init": ("default", "identity"),
+    "hallucinate_at": ("basis", "sample"),
+    "basis_storage": ("pixels", "luma_chroma", "frequencies"),
+    "storage_dtype": ("float32", "bfloat16", "int8"),
+}
+
 
 @strict
 class HabaConfig(PreTrainedConfig):
@@ -31,6 +40,14 @@ class HabaConfig(PreTrainedConfig):
         hallucinator_channels (`int`, *optional*):
             Feature channels of the first block; each later block doubles them. By default `sample_channels` at depth 1
             and 8 at depth 2 and 3, the sizes whose parameter counts the paper prints.
+        hallucinator_map_height (`int`, *optional*):
+            Height of the grid that scale and shift are stored on, enlarged bilinearly to the feature map; by default
+            that of the feature map, as published. A grid of 1x1 is one number for each channel.
+        hallucinator_map_width (`int`, *optional*):
+            Width of that grid, by default that of the feature map.
+        hallucinate_at (`str`, *optional*, defaults to `"basis"`):
+            Where hallucinators take bases that are smaller than samples: `"basis"`, before they are enlarged, which
+            makes for smaller maps, or `"sample"`, after.
         share_encoder_decoder (`bool`, *optional*, defaults to `False`):
             One encoder and decoder for all hallucinators, each with its own scale and shift (supplement, Table 5).
         basis_channels (`int`, *optional*):
@@ -39,9 +56,29 @@ class HabaConfig(PreTrainedConfig):
         sample_channels (`int`, *optional*, defaults to 3):
             C of a sample [C, H, W]: 1 for grey images and spectrograms, 3 for RGB.
         sample_height (`int`, *optional*, defaults to 32):
-            H of a sample and of a basis, in pixels.
+            H of a sample, in pixels.
         sample_width (`int`, *optional*, defaults to 32):
-            W of a sample and of a basis, in pixels.
+            W of a sample, in pixels.
+        basis_storage (`str`, *optional*, defaults to `"pixels"`):
+            How a basis is stored. `"pixels"`: of `basis_height` x `basis_width`, enlarged bilinearly.
+            `"luma_chroma"`: of color, a plane of luma of that size and two of chroma of `chroma_height` x
+            `chroma_width`. `"frequencies"`: the lowest coefficients of a DCT-II, `basis_frequencies` of luma (of grey
+            bases and spectrograms: of each channel) and `chroma_frequencies` of either chroma.
+        basis_height (`int`, *optional*):
+            h' of a basis, `sample_height` by default (supplement, Table 7).
+        basis_width (`int`, *optional*):
+            w' of a basis, `sample_width` by default.
+        chroma_height (`int`, *optional*):
+            Height of a plane of chroma, half of the basis's by default (rounded up).
+        chroma_width (`int`, *optional*):
+            Width of a plane of chroma, half of the basis's by default (rounded up).
+        basis_frequencies (`int`, *optional*):
+            Coefficients of luma, or of each channel. They are taken by the length of (u / h', v / w').
+        chroma_frequencies (`int`, *optional*):
+            Coefficients of either chroma, a quarter of luma's by default (rounded up).
+        storage_dtype (`str`, *optional*, defaults to `"float32"`):
+            `"bfloat16"`: what is learned is saved in 2 bytes a number, all but the learning rates. `"int8"`: bases in
+            1 byte a number and a float32 scale for each plane, the rest as under bfloat16. In memory all is float32.
         formation_factor (`int`, *optional*, defaults to 1):
             f of the multi-formation of IDC (Kim et al., ICML 2022): what a basis and a hallucinator restore is cut
             into tiles, each enlarged to full size and a sample of its own, with the same label. It stores nothing.
@@ -77,11 +114,22 @@ class HabaConfig(PreTrainedConfig):
     num_hallucinators: int = 5
     hallucinator_depth: int = 1
     hallucinator_channels: int | None = None
+    hallucinator_map_height: int | None = None
+    hallucinator_map_width: int | None = None
+    hallucinate_at: str = "basis"
     share_encoder_decoder: bool = False
     basis_channels: int | None = None
     sample_channels: int = 3
     sample_height: int = 32
     sample_width: int = 32
+    basis_storage: str = "pixels"
+    basis_height: int | None = None
+    basis_width: int | None = None
+    chroma_height: int | None = None
+    chroma_width: int | None = None
+    basis_frequencies: int | None = None
+    chroma_frequencies: int | None = None
+    storage_dtype: str = "float32"
     formation_factor: int = 1
     formation_axes: str = "both"
     label_kind: str = "hard"
@@ -107,8 +155,14 @@ class HabaConfig(PreTrainedConfig):
     # Not a `validate_` method, whose ValueError the strict dataclass would hide in an error of its own.
     def check(self):
         """Raises a `ValueError` if sizes do not fit together or an option is unknown."""
-        self._check_sizes()
         self._check_options()
+        self._check_sizes()
+        self._check_storage()
+        if self.num_floats > MAX_FLOATS:
+            raise ValueError(
+                f"This config asks for {self.num_floats:,} floats, more than the {MAX_FLOATS:,} an artifact may hold: "
+                "check bases_per_class, num_labels and the sample size."
+            )
 
     def _check_sizes(self):
         if self.num_labels < 1:
@@ -141,19 +195,53 @@ class HabaConfig(PreTrainedConfig):
                 f"Samples of {self.sample_height}x{self.sample_width} cannot be cut into {rows}x{columns} equal "
                 "tiles: choose a formation_factor that divides their size, or resize the images."
             )
-        if self.num_floats > MAX_FLOATS:
-            raise ValueError(
-                f"This config asks for {self.num_floats:,} floats, more than the {MAX_FLOATS:,} an artifact may hold: "
-                "check bases_per_class, num_labels and the sample size."
-            )
+
+    def _check_storage(self):
+        for name, of in (("basis_height", "sample_height"), ("basis_width", "sample_width")):
+            self._check_at_most(name, of, getattr(self, of))
+        needed_by = {
+            "luma_chroma": ("chroma_height", "chroma_width"),
+            "frequencies": ("basis_frequencies", "chroma_frequencies"),
+        }
+        for storage, names in needed_by.items():
+            given = [name for name in names if getattr(self, name) is not None]
+            if given and self.basis_storage != storage:
+                raise ValueError(f"{given[0]} is of basis_storage={storage!r}: set that, or leave {given[0]} out.")
+        height, width = self.basis_shape[1:]
+        if self.basis_storage == "luma_chroma":
+            if not self.has_chroma:
+                raise ValueError(
+                    f"basis_storage='luma_chroma' is of color, bases of 3 channels for samples of 3; these have "
+                    f"{self.basis_shape[0]} for {self.sample_channels}: store them as pixels of a smaller "
+                    "basis_height and basis_width, or as frequencies."
+                )
+            self._check_at_most("chroma_height", "basis_height", height)
+            self._check_at_most("chroma_width", "basis_width", width)
+        if self.basis_storage == "frequencies":
+            if self.basis_frequencies is None:
+                raise ValueError("basis_storage='frequencies' needs basis_frequencies, how many are stored.")
+            self._check_at_most("basis_frequencies", "basis_height x basis_width", height * width)
+            if self.chroma_frequencies is not None and not self.has_chroma:
+                raise ValueError(
+                    "chroma_frequencies are of color, bases of 3 channels for samples of 3: leave them out."
+                )
+            self._check_at_most("chroma_frequencies", "basis_height x basis_width", height * width)
+        if self.num_hallucinators:
+            _, height, width = self.feature_shape
+            self._check_at_most("hallucinator_map_height", "height of the feature map", height)
+            self._check_at_most("hallucinator_map_width", "width of the feature map", width)
+
+    def _check_at_most(self, name: str, of: str, limit: int):
+        value = getattr(self, name)
+        if value is not None and not 1 <= value <= limit:
+            raise ValueError(f"{name} must be 1 to {limit}, the {of.replace('_', ' ')}, or left out, got {value}.")
 
     def _check_options(self):
-        if self.label_kind not in ("hard", "soft"):
-            raise ValueError(f"label_kind must be 'hard' or 'soft', got {self.label_kind!r}.")
-        if self.formation_axes not in ("both", "time"):
-            raise ValueError(f"formation_axes must be 'both' or 'time', got {self.formation_axes!r}.")
-        if self.hallucinator_init not in ("default", "identity"):
-            raise ValueError(f"hallucinator_init must be 'default' or 'identity', got {self.hallucinator_init!r}.")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                known = " or ".join(map(repr, choices[-2:]))
+                known = ", ".join([*map(repr, choices[:-2]), known])
+                raise ValueError(f"{name} must be {known}, got {getattr(self, name)!r}.")
         if self.hallucinator_init == "identity" and self.feature_channels:
             channels = self.basis_shape[0]
             deep_or_narrow = self.hallucinator_depth > 1 or self.feature_channels[0] < channels
@@ -193,8 +281,46 @@ class HabaConfig(PreTrainedConfig):
 
     @property
     def basis_shape(self) -> tuple[int, int, int]:
-        """(C', H, W)."""
-        return self.basis_channels or self.sample_channels, self.sample_height, self.sample_width
+        """(C', h', w'): of a basis as an image."""
+        return (
+            self.basis_channels or self.sample_channels,
+            self.basis_height or self.sample_height,
+            self.basis_width or self.sample_width,
+        )
+
+    @property
+    def has_chroma(self) -> bool:
+        """Whether bases are stored as luma and chroma rather than channel by channel."""
+        return self.basis_storage != "pixels" and self.basis_shape[0] == self.sample_channels == 3
+
+    @property
+    def plane_shapes(self) -> list[tuple[int, int]]:
+        """Height and width of each plane that a basis is stored as; of frequencies (1, their number)."""
+        channels, height, width = self.basis_shape
+        if self.basis_storage == "luma_chroma":
+            chroma = self.chroma_height or -(-height // 2), self.chroma_width or -(-width // 2)
+            return [(height, width), chroma, chroma]
+        if self.basis_storage == "frequencies":
+            luma = self.basis_frequencies or 0
+            others = (self.chroma_frequencies or -(-luma // 4)) if self.has_chroma else luma
+            return [(1, luma), *[(1, others)] * (channels - 1)]
+        return [(height, width)] * channels
+
+    @property
+    def plane_numbers(self) -> list[int]:
+        """Numbers stored of each plane of a basis."""
+        return [height * width for height, width in self.plane_shapes]
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """Shape of a basis as it is stored: (C', h', w') of pixels, or the numbers of all planes one after another."""
+        return self.basis_shape if self.basis_storage == "pixels" else (sum(self.plane_numbers),)
+
+    @property
+    def hallucinated_size(self) -> tuple[int, int]:
+        """Height and width of what hallucinators take and give."""
+        height, width = self.basis_shape[1:] if self.hallucinate_at == "basis" else self.sample_shape[1:]
+        return height, width
 
     @property
     def feature_channels(self) -> list[int]:
@@ -206,10 +332,16 @@ class HabaConfig(PreTrainedConfig):
     def feature_shape(self) -> tuple[int, int, int]:
         """(C'', H'', W''): the feature map that scale and shift act on."""
         if self.hallucinator_depth == 0:
-            return self.sample_shape
+            return self.sample_channels, *self.hallucinated_size
         halvings = self.hallucinator_depth - 1
-        height, width = (-(-side // 2**halvings) for side in (self.sample_height, self.sample_width))
+        height, width = (-(-side // 2**halvings) for side in self.hallucinated_size)
         return self.feature_channels[-1], height, width
+
+    @property
+    def map_shape(self) -> tuple[int, int, int]:
+        """Shape of a stored map of scale or shift."""
+        channels, height, width = self.feature_shape
+        return channels, self.hallucinator_map_height or height, self.hallucinator_map_width or width
 
     @property
     def whitening_floats(self) -> int:
@@ -218,19 +350,44 @@ class HabaConfig(PreTrainedConfig):
         return 0 if self.whitening is None else values * (values + 1)
 
     @property
-    def num_floats(self) -> int:
+    def storage_parts(self) -> dict[str, int]:
         """
-        Floats of the model: bases, hallucinators, soft labels, step sizes and the student learning rate. A whitening
-        is not the model's, and plain images in its space would need it as well.
+        Numbers of each part that is stored: bases, hallucinators, soft labels, the student learning rate and, if there
+        are any, step sizes and the scales of bases in 8 bits.
         """
-        c, h, w = self.basis_shape
-        features, feature_h, feature_w = self.feature_shape
-        encoder_channels = [c, *self.feature_channels]
+        encoder_channels = [self.basis_shape[0], *self.feature_channels]
         decoder_channels = [*reversed(self.feature_channels), self.sample_channels]
         convolutions = sum(
             9 * a * b + b for channels in (encoder_channels, decoder_channels) for a, b in itertools.pairwise(channels)
         )
         shared = 1 if self.share_encoder_decoder and self.num_hallucinators else self.num_hallucinators
-        labels = self.num_bases * self.num_labels if self.label_kind == "soft" else 0
-        hallucinators = self.num_hallucinators * 2 * features * feature_h * feature_w + shared * convolutions
-        return self.num_bases * c * h * w + hallucinators + labels + self.num_step_sizes + 1
+        parts = {
+            "bases": self.num_bases * math.prod(self.stored_shape),
+            "hallucinators": self.num_hallucinators * 2 * math.prod(self.map_shape) + shared * convolutions,
+            "labels": self.num_bases * self.num_labels if self.label_kind == "soft" else 0,
+            "student_learning_rate": 1,
+        }
+        if self.num_step_sizes:
+            parts["step_sizes"] = self.num_step_sizes
+        if self.storage_dtype == "int8":
+            parts["basis_scales"] = self.num_bases * len(self.plane_numbers)
+        return parts
+
+    @property
+    def bytes_per_number(self) -> dict[str, int]:
+        """Bytes that a number of each part takes, 4 where a part is not named."""
+        few, fewest = {"float32": (4, 4), "bfloat16": (2, 2), "int8": (2, 1)}[self.storage_dtype]
+        return {"bases": fewest, "hallucinators": few, "labels": few}
+
+    @property
+    def num_floats(self) -> int:
+        """
+        Numbers that are stored, of whatever bits. A whitening is not the model's, and plain images in its space would
+        need it as well.
+        """
+        return sum(self.storage_parts.values())
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that these numbers take."""
+        return sum(count * self.bytes_per_number.get(part, 4) for part, count in self.storage_parts.items())

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from transformers import initialization as init
 
 from .configuration_haba import HabaConfig
+from .storage_haba import enlarge
 
 # Standard deviation of the perturbation that tells hallucinators apart where their convolutions do not.
 INITIAL_NOISE = 0.1
@@ -41,7 +42,7 @@ class HallucinatorDecoder(nn.Module):
         super().__init__()
         channels = [*reversed(config.feature_channels), config.sample_channels]
         self.sizes = [
-            (-(-config.sample_height // 2**halvings), -(-config.sample_width // 2**halvings))
+            tuple(-(-side // 2**halvings) for side in config.hallucinated_size)
             for halvings in reversed(range(max(config.hallucinator_depth - 1, 0)))
         ]
         self.convolutions = nn.ModuleList(
@@ -61,7 +62,7 @@ class HallucinatorDecoder(nn.Module):
 class Hallucinator(nn.Module):
     r"""
     H_j(b) = Dec( scale_j * Enc(b) + shift_j ), the paper's affine map in feature space, with one scale and one
-    shift per feature position and channel.
+    shift per feature position and channel, or on a coarser grid that is enlarged bilinearly.
 
     At depth 0 the encoder and decoder are identities. When encoder and decoder are shared, the hallucinator holds only
     `scale` and `shift` and is handed the other two.
@@ -69,18 +70,20 @@ class Hallucinator(nn.Module):
 
     def __init__(self, config: HabaConfig):
         super().__init__()
-        self.scale = nn.Parameter(torch.empty(config.feature_shape))
-        self.shift = nn.Parameter(torch.empty(config.feature_shape))
+        self.scale = nn.Parameter(torch.empty(config.map_shape))
+        self.shift = nn.Parameter(torch.empty(config.map_shape))
         shared = config.share_encoder_decoder
         self.encoder = None if shared else HallucinatorEncoder(config)
         self.decoder = None if shared else HallucinatorDecoder(config)
 
     def forward(self, bases: Tensor, encoder: nn.Module | None = None, decoder: nn.Module | None = None) -> Tensor:
-        """Bases `[P, C', H, W]` to samples `[P, C, H, W]`."""
+        """Bases as images `[P, C', H, W]` to samples `[P, C, H, W]`."""
         encoder, decoder = encoder or self.encoder, decoder or self.decoder
         if encoder is None or decoder is None:
             raise ValueError("This hallucinator shares its encoder and decoder: pass those of its HabaModel.")
-        return decoder(torch.addcmul(self.shift, encoder(bases), self.scale))
+        features = encoder(bases)
+        scale, shift = (enlarge(of[None], features.shape[2:]) for of in (self.scale, self.shift))
+        return decoder(torch.addcmul(shift, features, scale))
 
 
 # `init` of transformers leaves alone what a checkpoint has filled.

@@ -29,6 +29,7 @@ from .hallucinator_haba import (
     init_offsets,
 )
 from .output_haba import HabaOutput, StorageReport
+from .storage_haba import decode_int8, encode_int8, enlarge, restore_bases
 
 logger = logging.get_logger(__name__)
 
@@ -44,7 +45,8 @@ class HabaModel(PreTrainedModel):
     ```
 
     Attributes:
-        bases (`nn.Parameter` `[N, C', H, W]`): sorted by class.
+        bases (`nn.Parameter` `[N, *config.stored_shape]`): as they are stored, sorted by class; of pixels `[N, C', h',
+            w']`.
         class_ids (`torch.LongTensor` `[N]`): the class of each basis.
         hallucinators (`nn.ModuleList` of K [`Hallucinator`]).
         student_learning_rate (`nn.Parameter`, 0-d): the learning rate students are to be trained with; trajectory
@@ -60,7 +62,12 @@ class HabaModel(PreTrainedModel):
     def __init__(self, config: HabaConfig):
         config.check()  # arguments of from_pretrained change a config without a check
         super().__init__(config)
-        self.bases = nn.Parameter(torch.empty(config.num_bases, *config.basis_shape))
+        self.bases = nn.Parameter(torch.empty(config.num_bases, *config.stored_shape))
+        if config.storage_dtype == "int8":  # what is saved in place of the bases
+            self.register_buffer("basis_codes", torch.empty(self.bases.shape, dtype=torch.int8))
+            self.register_buffer("basis_scales", torch.empty(config.num_bases, len(config.plane_numbers)))
+            self._keys_to_ignore_on_save = {"bases"}
+            self._keys_to_ignore_on_load_missing = {"^bases$"}
         self.hallucinators = nn.ModuleList(Hallucinator(config) for _ in range(config.num_hallucinators))
         shared = config.share_encoder_decoder and config.num_hallucinators > 0
         self.encoder = HallucinatorEncoder(config) if shared else None
@@ -78,6 +85,9 @@ class HabaModel(PreTrainedModel):
             config = module.config
             class_ids = torch.arange(config.num_bases, device=module.class_ids.device) // config.bases_per_class
             init.normal_(module.bases)
+            if config.storage_dtype == "int8":
+                init.zeros_(module.basis_codes)
+                init.ones_(module.basis_scales)
             init.copy_(module.class_ids, class_ids)
             init.constant_(module.student_learning_rate, config.student_learning_rate)
             if module.raw_step_sizes is not None:
@@ -129,12 +139,54 @@ class HabaModel(PreTrainedModel):
             raise ValueError(
                 f"The safetensors file of {source} is cut off or is none ({error}): save or download it again."
             ) from error
+        model._decode_bases()
         if output_loading_info:
             return model, report
         if ignore_mismatched_sizes:
             report["mismatched_keys"] = set()
         _refuse_misfits(source, report)
         return model
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """
+        As in transformers, in the bits of `config.storage_dtype`: what is learned is first rounded to them, so that a
+        model is afterwards, bit for bit, what is loaded again.
+        """
+        if kwargs.get("state_dict") is None:
+            self.round_to_storage()
+            kwargs["state_dict"] = self._stored_state()
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    @torch.no_grad()
+    def round_to_storage(self) -> None:
+        """Rounds what is learned to the numbers that `config.storage_dtype` can save; they stay float32 in memory."""
+        if self.config.storage_dtype == "float32":
+            return
+        for name, parameter in self.named_parameters():
+            if self.config.bytes_per_number.get(_part_of(name)) == 2:
+                parameter.copy_(parameter.bfloat16())
+        if self.config.storage_dtype == "int8" and not torch.equal(self.bases, self._decoded_bases()):
+            codes, scales = encode_int8(self.bases, self.config)
+            self.basis_codes.copy_(codes)
+            self.basis_scales.copy_(scales)
+            self._decode_bases()
+
+    def _stored_state(self) -> dict[str, Tensor]:
+        """What is saved, in its bits; the bases of int8 are their codes and scales."""
+        bytes_per_number = self.config.bytes_per_number
+        return {
+            name: tensor.bfloat16() if bytes_per_number.get(_part_of(name)) == 2 else tensor
+            for name, tensor in self.state_dict().items()
+            if not (name == "bases" and self.config.storage_dtype == "int8")
+        }
+
+    def _decoded_bases(self) -> Tensor:
+        return decode_int8(self.basis_codes, self.basis_scales, self.config).to(self.bases.dtype)
+
+    @torch.no_grad()
+    def _decode_bases(self) -> None:
+        if self.config.storage_dtype == "int8":
+            self.bases.copy_(self._decoded_bases())
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """
@@ -197,7 +249,10 @@ class HabaModel(PreTrainedModel):
             `ValueError`: if ids have different lengths, are not 1-D integers, or are out of range.
         """
         basis_ids, hallucinator_ids = self._pairs(basis_ids, hallucinator_ids)
-        samples = self.bases[basis_ids] if hallucinator_ids is None else self._hallucinate(basis_ids, hallucinator_ids)
+        if hallucinator_ids is None:
+            samples = self.restored_bases(basis_ids, self.config.sample_shape[1:])
+        else:
+            samples = enlarge(self._hallucinate(basis_ids, hallucinator_ids), self.config.sample_shape[1:])
         formations = self.config.num_formations
         if formation_ids is not None:
             formation_ids = _checked_ids(formation_ids, "formation_ids", formations, samples.device)
@@ -258,18 +313,30 @@ class HabaModel(PreTrainedModel):
             )
         return basis_ids, hallucinator_ids
 
+    def restored_bases(self, basis_ids: Tensor, size: tuple[int, int]) -> Tensor:
+        """
+        Bases as images `[P, C', *size]`, before any hallucinator.
+
+        Args:
+            basis_ids (`torch.LongTensor`): 1-D, on the model's device.
+            size (`tuple[int, int]`): height and width: h', w' or those of samples.
+        """
+        if self.config.stored_shape[-2:] == size or len(basis_ids) < self.config.num_bases:
+            return restore_bases(self.bases[basis_ids], self.config, size)
+        return restore_bases(self.bases, self.config, size)[basis_ids]  # each once, however often it is asked for
+
     def _hallucinate(self, basis_ids: Tensor, hallucinator_ids: Tensor) -> Tensor:
         """Groups the pairs by hallucinator, calls each once, and puts the samples back in the order asked for."""
         order = hallucinator_ids.argsort(stable=True)
         counts = torch.bincount(hallucinator_ids, minlength=self.config.num_hallucinators).tolist()
-        groups = self.bases[basis_ids[order]].split(counts)
+        groups = self.restored_bases(basis_ids[order], self.config.hallucinated_size).split(counts)
         samples = torch.cat(
             [
                 hallucinator(group, self.encoder, self.decoder)
                 for hallucinator, group in zip(self.hallucinators, groups, strict=True)
                 if len(group)
             ]
-            or [self.bases.new_empty(0, *self.config.sample_shape)]
+            or [self.bases.new_empty(0, self.config.sample_channels, *self.config.hallucinated_size)]
         )
         return samples[order.argsort()]
 
@@ -351,24 +418,33 @@ class HabaModel(PreTrainedModel):
         return (formed_ids // formations * num_hallucinators + hallucinator_ids) * formations + formed_ids % formations
 
     def storage(self) -> StorageReport:
-        """Floats and bytes of each part, and the plain images per class they equal; hard labels follow from order."""
-        parts = {
-            "bases": self.bases.numel(),
-            "hallucinators": sum(
-                parameter.numel()
-                for module in (self.hallucinators, self.encoder, self.decoder)
-                if module is not None
-                for parameter in module.parameters()
-            ),
-            "labels": 0 if self.label_logits is None else self.label_logits.numel(),
-            "student_learning_rate": 1,
-        }
-        if self.raw_step_sizes is not None:
-            parts["step_sizes"] = self.raw_step_sizes.numel()
+        """
+        Numbers and bytes of each part as it is saved, and the plain images per class they equal; hard labels follow
+        from order.
+        """
+        parts = dict.fromkeys(self.config.storage_parts, 0)
+        for name, parameter in self.named_parameters():
+            parts[_part_of(name)] += parameter.numel()
+        if "basis_scales" in parts:
+            parts["basis_scales"] = self.basis_scales.numel()
         if self.config.whitening is not None:
             parts["whitening"] = self.config.whitening_floats
-        channels, height, width = self.config.sample_shape
-        return StorageReport(parts, self.config.num_labels * channels * height * width)
+        floats_per_image_per_class = self.config.num_labels * math.prod(self.config.sample_shape)
+        return StorageReport(parts, floats_per_image_per_class, self.config.bytes_per_number)
+
+
+# The part of the storage that a parameter is of, by the first of its name.
+PARTS = {
+    "encoder": "hallucinators",
+    "decoder": "hallucinators",
+    "label_logits": "labels",
+    "raw_step_sizes": "step_sizes",
+}
+
+
+def _part_of(name: str) -> str:
+    first = name.split(".")[0]
+    return PARTS.get(first, first)
 
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)

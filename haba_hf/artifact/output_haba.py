@@ -3,7 +3,7 @@
 Shape legend: P pairs (basis, hallucinator) or samples, C/H/W of a sample, L classes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 from transformers.utils import ModelOutput
@@ -32,16 +32,18 @@ class HabaOutput(ModelOutput):
 @dataclass(frozen=True)
 class StorageReport:
     """
-    What an artifact stores, in floats of 4 bytes.
+    What an artifact stores. Numbers are counted as floats, of however many bits they are.
 
     Args:
         parts (`dict[str, int]`): floats of `bases`, `hallucinators`, `labels`, `student_learning_rate` and, if
-            there are any, `step_sizes` and the processor's `whitening`.
+            there are any, `step_sizes`, `basis_scales` of bases in 8 bits, and the processor's `whitening`.
         floats_per_image_per_class (`int`): L x C x H x W, what one plain image per class takes.
+        bytes_per_number (`dict[str, int]`, *optional*): what a number of a part takes, 4 where it is not named.
     """
 
     parts: dict[str, int]
     floats_per_image_per_class: int
+    bytes_per_number: dict[str, int] = field(default_factory=dict)
 
     @property
     def floats(self) -> int:
@@ -49,7 +51,11 @@ class StorageReport:
 
     @property
     def bytes(self) -> int:
-        return 4 * self.floats
+        return sum(self.part_bytes.values())
+
+    @property
+    def part_bytes(self) -> dict[str, int]:
+        return {part: floats * self.bytes_per_number.get(part, 4) for part, floats in self.parts.items()}
 
     @property
     def images_per_class(self) -> float:

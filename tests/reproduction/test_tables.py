@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from haba_hf import HabaConfig
-from haba_hf.artifact.budget import plan_storage
+from haba_hf.artifact.planning import plan_storage
 from haba_hf.evaluation import in_percent
 from haba_hf.recipes import Recipe, parse_recipe, recipe_path, recipes_folder
 from haba_hf.reproduction import markdown, read_records, read_table, tables_folder
