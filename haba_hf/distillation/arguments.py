@@ -11,14 +11,47 @@ from ..utils.checks import check_counts, check_positive
 class ModelArguments:
     """Sizes of the artifact (see [`HabaConfig`] for each) and how its bases start."""
 
-    bases_per_class: int = field(default=1, metadata={"help": "Bases of each class (BPC)."})
+    bases_per_class: int | Literal["auto"] = field(
+        default=1,
+        metadata={
+            "help": "Bases of each class (BPC); auto: as many as storage_budget pays for, and, where the recipe leaves "
+            "all of their storage open, stored in the way measured best."
+        },
+    )
     num_hallucinators: int = field(default=5, metadata={"help": "Hallucinators; 0 distils plain pixels."})
     hallucinator_depth: int = field(default=1, metadata={"help": "Conv-ReLU blocks, 0 to 3."})
     hallucinator_channels: int | None = field(default=None, metadata={"help": "Feature channels of the first block."})
+    hallucinator_map_height: int | None = field(
+        default=None, metadata={"help": "Grid of scale and shift; by default as large as the feature map."}
+    )
+    hallucinator_map_width: int | None = field(default=None, metadata={"help": "Width of that grid."})
+    hallucinate_at: Literal["basis", "sample"] = field(
+        default="basis", metadata={"help": "Hallucinators take smaller bases before or after they are enlarged."}
+    )
     share_encoder_decoder: bool = field(
         default=False, metadata={"help": "One encoder and decoder for all hallucinators, own scale and shift."}
     )
     basis_channels: int | None = field(default=None, metadata={"help": "Channels of a basis; 1 for grey bases."})
+    basis_storage: Literal["pixels", "luma_chroma", "frequencies"] = field(
+        default="pixels",
+        metadata={
+            "help": "How a basis is stored: pixels of basis_height x basis_width, planes of luma and chroma, or the "
+            "lowest frequencies."
+        },
+    )
+    basis_height: int | None = field(default=None, metadata={"help": "Height of a basis; by default a sample's."})
+    basis_width: int | None = field(default=None, metadata={"help": "Width of a basis; by default a sample's."})
+    chroma_height: int | None = field(default=None, metadata={"help": "Of a plane of chroma; by default half."})
+    chroma_width: int | None = field(default=None, metadata={"help": "Of a plane of chroma; by default half."})
+    basis_frequencies: int | None = field(
+        default=None, metadata={"help": "Frequencies of luma, or of a channel that is no color."}
+    )
+    chroma_frequencies: int | None = field(
+        default=None, metadata={"help": "Frequencies of either chroma; by default a quarter of luma's."}
+    )
+    storage_dtype: Literal["float32", "bfloat16", "int8"] = field(
+        default="float32", metadata={"help": "The bits that the artifact is saved in."}
+    )
     label_kind: Literal["hard", "soft"] = field(default="hard", metadata={"help": "Class index or learned labels."})
     hallucinator_init: Literal["default", "identity"] = field(
         default="default", metadata={"help": "PyTorch's initialization (the paper's), or near the identity."}
@@ -37,6 +70,12 @@ class ModelArguments:
         metadata={
             "help": "Bases start as random real images of their class, as a mix of one for each tile of the "
             "multi-formation, or as N(0, 1)."
+        },
+    )
+    init_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or Hub id of an artifact whose bases, hallucinators and soft labels this one starts from."
         },
     )
     storage_budget: float | None = field(
@@ -111,6 +150,13 @@ class DistillationArguments:
         default=256,
         metadata={"help": "Real images a step: of each class (DM, DC, DSA, IDC, CAFE), or in all (DD, LD)."},
     )
+    samples_per_class: int | None = field(
+        default=None,
+        metadata={
+            "help": "Samples of each class that a step takes, drawn at random (DM, DC, DSA, IDC, CAFE); by default "
+            "all."
+        },
+    )
     student_batch_size: int | None = field(
         default=None,
         metadata={
@@ -142,6 +188,7 @@ class DistillationArguments:
 
     def __post_init__(self):
         check_counts(self, "steps", "real_batch_size", "student_batch_size", "checkpoint_every")
+        check_counts(self, "samples_per_class")
         check_positive(self, "max_minutes", "inner_learning_rate")
         DsaAugmentation(self.dsa)  # an unknown operation is refused now
         if not all(0 < fraction < 1 for fraction in self.learning_rate_halvings):

@@ -117,17 +117,30 @@ def naive_loss(data, model, network, arguments, stream):
         real = [gradient.detach() for gradient in torch.autograd.grad(sum(losses) / len(losses), parameters)]
 
         ids = [i for i, basis in enumerate(everything.basis_ids.tolist()) if model.class_ids[basis] == label]
-        if arguments.sample_batch_size is not None:
-            order = torch.randperm(len(ids), generator=generator)[: arguments.sample_batch_size].tolist()
-            ids = [ids[position] for position in order]
-        losses = []
-        for i in ids:
-            logs = network(DsaAugmentation.apply(everything.samples[i : i + 1], drawn)).log_softmax(dim=1)[0]
-            target = everything.labels[i]
-            losses.append(-(logs * target).sum() if target.dim() else -logs[target])
-        samples = torch.autograd.grad(sum(losses) / len(losses), parameters, create_graph=True)
+        count = arguments.samples_per_class
+        draws = [ids]
+        if count is not None:
+            order = [torch.randperm(len(ids), generator=generator).tolist() for _ in range(2)]
+            draws = [[ids[i] for i in order[0][: count - count // 2]], [ids[i] for i in order[1][: count // 2]]]
+        gradients = []
+        for draw in draws:
+            losses = []
+            for i in draw:
+                logs = network(DsaAugmentation.apply(everything.samples[i : i + 1], drawn)).log_softmax(dim=1)[0]
+                target = everything.labels[i]
+                losses.append(-(logs * target).sum() if target.dim() else -logs[target])
+            gradients.append(torch.autograd.grad(sum(losses) / len(losses), parameters, create_graph=True))
         kind = arguments.idc_distance if arguments.objective == "idc" else "rows"
-        total = total + naive_distance(real, samples, kind)
+        both = [sum(of) / len(of) for of in zip(*gradients, strict=True)]
+        value = naive_distance(real, both, kind)
+        if len(draws) == 2:  # the gradient: the derivative at one draw, times the other
+            moved = 0.0
+            for at, of in (gradients, gradients[::-1]):
+                leaves = [tensor.detach().requires_grad_() for tensor in at]
+                slopes = torch.autograd.grad(naive_distance(real, leaves, kind), leaves, allow_unused=True)
+                moved = moved + sum((s * g).sum() for s, g in zip(slopes, of, strict=True) if s is not None) / 2
+            value = value.detach() + moved - moved.detach()
+        total = total + value
     return total
 
 
@@ -135,11 +148,11 @@ CASES = {
     "dc": ({"objective": "dc"}, {}, 3),
     "dc, plain pixels": ({"objective": "dc", "real_batch_size": 100}, {"num_hallucinators": 0}, 1),
     "dsa, soft labels": ({"objective": "dsa", "lambda_dd": 0.25}, {"label_kind": "soft", "bases_per_class": 1}, 3),
-    "dsa, some samples": ({"objective": "dsa", "dsa": "rotate", "sample_batch_size": 4}, {}, 1),
+    "dsa, some samples": ({"objective": "dsa", "dsa": "rotate", "samples_per_class": 4}, {}, 1),
     "dsa, formations": ({"objective": "dsa"}, {"formation_factor": 2, "num_hallucinators": 2}, 3),
     "idc, squares": (IDC, {"bases_per_class": 1}, 3),
     "idc, absolute, formations": (
-        IDC | {"idc_distance": "l1", "sample_batch_size": 5},
+        IDC | {"idc_distance": "l1", "samples_per_class": 5},
         {"formation_factor": 2, "num_hallucinators": 0},
         1,
     ),
@@ -388,7 +401,7 @@ def test_clamped_bases_are_pixels_when_a_network_starts():
     ("settings", "message"),
     [
         ({"outer_steps": 0}, "outer_steps must be at least 1, got 0"),
-        ({"sample_batch_size": 0}, "sample_batch_size must be at least 1"),
+        ({"samples_per_class": 0}, "samples_per_class must be at least 1"),
         ({"real_batch_size": 0}, "real_batch_size must be at least 1"),
         ({"inner_epochs": -1}, "inner_epochs must be 0 or more, got -1"),
         ({"inner_learning_rate": 0.0}, r"inner_learning_rate must be positive, got 0\.0"),

@@ -83,7 +83,7 @@ def recipe_of(tmp_path):
 
 OBJECTIVES = {
     "dm": {"network_bank": 2, "dsa": "none"},
-    "dsa": {"sample_batch_size": 2},
+    "dsa": {"samples_per_class": 2},
     "idc": {
         "formation_factor": 2,
         "formation_axes": "time",

@@ -4,9 +4,9 @@ the samples of a class is pulled to that of its real images,
     L_DD = sum_c || mean_{x in real_c} phi(A(x)) - mean_{x in samples_c} phi(A(x)) ||^2,
 
 with the same siamese augmentation A on both sides. Nothing is trained and nothing is second order. Soft labels weigh
-the samples in the means of classes, and are learned along.
+the samples in the means of classes, and are learned along. A step may take some samples of each class alone.
 
-Shape legend: X samples, L classes, D features.
+Shape legend: X samples, n of a class in a step, L classes, D features.
 """
 
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ from ...utils.seeds import derived_seed, seeded_generator
 from ..arguments import DistillationArguments
 from .class_means import class_weights
 from .leaves import as_leaves, hand_on
+from .subsets import check_subset, draw_samples, squared_distances
 
 # The streams of network i of the bank: its weights, the real images of its means. Evaluated students have others.
 NETWORKS, IMAGES = 1, 2
@@ -52,7 +53,7 @@ class DistributionMatching:
     """
     Args:
         network_arguments ([`NetworkArguments`]): the network phi.
-        arguments ([`DistillationArguments`]): `real_batch_size`, `dsa`, `seed`, `lambda_dd`.
+        arguments ([`DistillationArguments`]): `real_batch_size`, `samples_per_class`, `dsa`, `seed`, `lambda_dd`.
         settings ([`DistributionMatchingArguments`]): `network_bank`.
 
     With `network_bank` = n, phi is one of n fixed networks, nothing is augmented, and the class means of real images
@@ -73,6 +74,12 @@ class DistributionMatching:
         self.augmentation = DsaAugmentation("none" if settings.network_bank else arguments.dsa, per_sample=False)
 
     def prepare(self, real_data: ImageData, model: HabaModel, accelerator: Accelerator) -> None:
+        """
+        Raises:
+            `ValueError`: if `samples_per_class` is 1 of several, or given with soft labels.
+        """
+        of_class = model.config.num_samples // model.config.num_labels
+        check_subset(self.arguments.samples_per_class, of_class, soft=model.label_logits is not None)
         self.data = real_data
         self.device = accelerator.device
         self.members = [real_data.train.of_class(label) for label in range(real_data.num_labels)]
@@ -92,14 +99,16 @@ class DistributionMatching:
             augmentations = [self.augmentation.draw(1, generator) for _ in self.members]
             means_LD = self._real_means(network, augmentations, generator)
 
-        output = model()
+        drawn_Ln = draw_samples(self.sample_ids_LX, self.arguments.samples_per_class, generator)
+        output = model() if drawn_Ln is self.sample_ids_LX else model.restore(drawn_Ln.flatten())
         samples, labels, learned = as_leaves(output)
         soft = labels.requires_grad
-        num_classes, per_class = self.sample_ids_LX.shape
+        num_classes, per_class = drawn_Ln.shape
+        rows_Ln = torch.arange(drawn_Ln.numel(), device=self.device).view_as(drawn_Ln)
         at_once = num_classes if soft else max(SAMPLES_AT_ONCE // per_class, 1)
         total = 0.0
         for classes in torch.arange(num_classes).split(at_once):
-            ids = self.sample_ids_LX[classes]
+            ids = rows_Ln[classes]
             x = torch.cat(
                 [
                     DsaAugmentation.apply(samples[rows], augmentations[label])
@@ -109,9 +118,10 @@ class DistributionMatching:
             features_XD = network.features(x)
             if soft:
                 sample_means = class_weights(labels[ids.flatten()], num_classes, samples.dtype) @ features_XD
+                loss = (means_LD[classes] - sample_means).square().sum()
             else:
-                sample_means = features_XD.unflatten(0, (len(classes), per_class)).mean(dim=1)
-            loss = (means_LD[classes] - sample_means).square().sum()
+                features_LnD = features_XD.unflatten(0, (len(classes), per_class))
+                loss = squared_distances(means_LD[classes], features_LnD, self.sample_ids_LX.shape[1]).sum()
             loss.backward()
             total += loss.item()
         hand_on(output, [self.arguments.lambda_dd * cast(Tensor, leaf.grad) for leaf in learned])

@@ -23,6 +23,7 @@ N(0, 1), batches of 256 samples in the inner loop.
 Shape legend: n images, X samples, L classes, D features of a layer.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -41,6 +42,7 @@ from ..arguments import DistillationArguments
 from .class_means import class_weights
 from .inner_loop import train_an_epoch
 from .leaves import as_leaves, hand_on
+from .subsets import check_subset, crossed, draw_halves
 
 # Streams of random numbers that all processes share, beside the distiller's (seed, step, rank).
 NETWORKS, STEPS = 1, 2
@@ -80,8 +82,8 @@ class FeatureAlignment:
 
     Args:
         network_arguments ([`NetworkArguments`]): the network.
-        arguments ([`DistillationArguments`]): `real_batch_size`, `student_batch_size` (bases of a training step),
-            `inner_learning_rate`, `dsa`, `seed`, `lambda_dd`.
+        arguments ([`DistillationArguments`]): `real_batch_size`, `samples_per_class`, `student_batch_size` (bases of a
+            training step), `inner_learning_rate`, `dsa`, `seed`, `lambda_dd`.
         settings ([`FeatureAlignmentArguments`]): the two loops, and the weight of the discrimination loss.
 
     Raises:
@@ -108,6 +110,12 @@ class FeatureAlignment:
         self.inner_augmentation = DsaAugmentation(arguments.dsa, per_sample=True)
 
     def prepare(self, real_data: ImageData, model: HabaModel, accelerator: Accelerator) -> None:
+        """
+        Raises:
+            `ValueError`: if `samples_per_class` is 1 of several, or given with soft labels.
+        """
+        of_class = model.config.num_samples // model.config.num_labels
+        check_subset(self.arguments.samples_per_class, of_class, soft=model.label_logits is not None)
         self.data = real_data
         self.accelerator = accelerator
         self.device = accelerator.device
@@ -165,24 +173,37 @@ class FeatureAlignment:
         augmentations = [self.augmentation.draw(1, generator) for _ in self.members]
         real_means, real_features_nD, real_labels_n = self._real_features(network, augmentations, generator)
 
-        output = model()
+        halves = draw_halves(self.sample_ids_LX, self.arguments.samples_per_class, generator)
+        draws = (self.sample_ids_LX,) if halves is None else halves
+        output = model() if halves is None else model.restore(torch.cat([draw.flatten() for draw in draws]))
         samples, labels, learned = as_leaves(output)
-        layers = network.layer_features(
-            torch.cat(
-                [
-                    DsaAugmentation.apply(samples[rows], augmentation)
-                    for rows, augmentation in zip(self.sample_ids_LX, augmentations, strict=True)
-                ]
+        rows = torch.arange(len(samples), device=self.device).split([draw.numel() for draw in draws])
+        means = [
+            self._sample_means(network, samples, labels, of_draw.view_as(draw), augmentations)
+            for of_draw, draw in zip(rows, draws, strict=True)
+        ]
+
+        def loss_of(means: Sequence[Tensor]) -> Tensor:
+            return alignment_loss(real_means, means) + self.settings.discrimination_weight * discrimination_loss(
+                real_features_nD, real_labels_n, means[-1]
             )
-        )
-        weights_LX = class_weights(labels[self.sample_ids_LX.flatten()], len(self.members), samples.dtype)
-        means = [weights_LX @ layer.flatten(1) for layer in layers]
-        loss = alignment_loss(real_means, means) + self.settings.discrimination_weight * discrimination_loss(
-            real_features_nD, real_labels_n, means[-1]
-        )
-        gradients = torch.autograd.grad(loss, learned)
+
+        loss = loss_of([sum(of_draws) / len(draws) for of_draws in zip(*means, strict=True)])
+        descended = loss if halves is None else crossed(loss_of, *means)
+        gradients = torch.autograd.grad(descended, learned)
         hand_on(output, [self.arguments.lambda_dd * gradient for gradient in gradients])
         return loss.item()
+
+    def _sample_means(
+        self, network: ConvNet, samples: Tensor, labels: Tensor, rows_LX: Tensor, augmentations: list[DsaParameters]
+    ) -> list[Tensor]:
+        """Class means `[L, D]` of each layer over some rows of the samples, class by class."""
+        augmented = [
+            DsaAugmentation.apply(samples[rows], augmentation)
+            for rows, augmentation in zip(rows_LX, augmentations, strict=True)
+        ]
+        weights_LX = class_weights(labels[rows_LX.flatten()], len(self.members), samples.dtype)
+        return [weights_LX @ layer.flatten(1) for layer in network.layer_features(torch.cat(augmented))]
 
     @torch.no_grad()
     def _real_features(
@@ -233,7 +254,7 @@ def layer_weights(depth: int) -> list[float]:
     return [*[0.1] * (depth - 1), 1.0, 2.0]
 
 
-def alignment_loss(real_means: list[Tensor], means: list[Tensor]) -> Tensor:
+def alignment_loss(real_means: Sequence[Tensor], means: Sequence[Tensor]) -> Tensor:
     """The weighted sum over layers of the squared distances of class means `[L, D]`."""
     weights = layer_weights(len(means) - 1)
     distances = [(real - mean).square().sum() for real, mean in zip(real_means, means, strict=True)]

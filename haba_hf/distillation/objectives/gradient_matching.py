@@ -14,6 +14,7 @@ Shape legend: X samples of the artifact, L classes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -30,6 +31,7 @@ from ...utils.seeds import seeded_generator
 from ..arguments import DistillationArguments
 from .inner_loop import train_an_epoch
 from .leaves import as_leaves, hand_on
+from .subsets import check_subset, crossed, draw_halves
 
 # Published (outer steps, inner epochs) by samples per class.
 PUBLISHED_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
@@ -60,9 +62,6 @@ def row_cosine_distance(real: Sequence[Tensor], samples: Sequence[Tensor]) -> Te
 class GradientMatchingArguments:
     """Gradient matching (dc, dsa, idc)."""
 
-    sample_batch_size: int | None = field(
-        default=None, metadata={"help": "Samples of each class a step, drawn at random; by default all."}
-    )
     outer_steps: int | None = field(
         default=None,
         metadata={"help": "Steps that one inner network serves; by default as published (IDC: 100)."},
@@ -75,7 +74,7 @@ class GradientMatchingArguments:
     )
 
     def __post_init__(self):
-        check_counts(self, "sample_batch_size", "outer_steps")
+        check_counts(self, "outer_steps")
         if self.inner_epochs is not None and self.inner_epochs < 0:
             raise ValueError(f"inner_epochs must be 0 or more, got {self.inner_epochs}.")
 
@@ -85,8 +84,8 @@ class GradientMatching:
     Args:
         network_arguments ([`NetworkArguments`]): the inner network theta.
         arguments ([`DistillationArguments`]): `objective` (`"dc"` augments nothing), `real_batch_size`,
-            `inner_learning_rate`, `dsa`, `seed`, `lambda_dd`.
-        settings ([`GradientMatchingArguments`]): `sample_batch_size` and the two loops.
+            `samples_per_class`, `inner_learning_rate`, `dsa`, `seed`, `lambda_dd`.
+        settings ([`GradientMatchingArguments`]): the two loops.
 
     Of several processes all hold the same theta, each matches its share of the classes, and together they compute what
     one would alone. So no number is drawn from the step's generator, which is the process's own, but from (seed,
@@ -109,6 +108,11 @@ class GradientMatching:
         self.training_augmentation = DsaAugmentation(strategy, per_sample=True)
 
     def prepare(self, real_data: ImageData, model: HabaModel, accelerator: Accelerator) -> None:
+        """
+        Raises:
+            `ValueError`: if `samples_per_class` is 1 of several.
+        """
+        check_subset(self.arguments.samples_per_class, model.config.num_samples // model.config.num_labels)
         self.data = real_data
         self.accelerator = accelerator
         self.members = [real_data.train.of_class(label) for label in range(real_data.num_labels)]
@@ -197,18 +201,21 @@ class GradientMatching:
         """Adds the gradient of `weight` * D of one class to the parameters of `model` and returns D."""
         generator = self._generator(MATCHING + label)
         augmentation = self.matching_augmentation.draw(1, generator)
-        members, ids = self.members[label], self.sample_ids_LX[label]
+        members, ids = self.members[label], self.sample_ids_LX[[label]]
         images = self.data.draw_among(members, self.arguments.real_batch_size, generator, self.accelerator.device)
         parameters = list(self.network.parameters())
         classes = torch.full((len(images),), label, device=images.device)
         loss = F.cross_entropy(self.network(DsaAugmentation.apply(images, augmentation)), classes)
         real = torch.autograd.grad(loss, parameters)
 
-        if self.settings.sample_batch_size is not None:
-            ids = ids[torch.randperm(len(ids), generator=generator)[: self.settings.sample_batch_size]]
-        output = model.restore(ids)
+        draws = draw_halves(ids, self.arguments.samples_per_class, generator) or (ids,)
+        output = model.restore(torch.cat(draws, dim=1).flatten())
         samples, labels, learned = as_leaves(output)
-        loss = F.cross_entropy(self.network(DsaAugmentation.apply(samples, augmentation)), labels)
-        distance = self._distance(real, torch.autograd.grad(loss, parameters, create_graph=True))
-        hand_on(output, torch.autograd.grad(weight * distance, learned))
+        gradients = []
+        for rows in torch.arange(len(samples), device=samples.device).split([draw.shape[1] for draw in draws]):
+            loss = F.cross_entropy(self.network(DsaAugmentation.apply(samples[rows], augmentation)), labels[rows])
+            gradients.append(torch.autograd.grad(loss, parameters, create_graph=True))
+        distance = self._distance(real, [sum(of_draws) / len(draws) for of_draws in zip(*gradients, strict=True)])
+        descended = distance if len(draws) == 1 else crossed(partial(self._distance, real), *gradients)
+        hand_on(output, torch.autograd.grad(weight * descended, learned))
         return distance.detach()

@@ -69,8 +69,8 @@ class IdcMatching(GradientMatching):
     Args:
         network_arguments ([`NetworkArguments`]): the inner network.
         arguments ([`DistillationArguments`]): `dsa` (IDC's is `"color+crop+cutout"`, the same for the whole batch),
-            `real_batch_size`, `inner_learning_rate`, `seed`, `lambda_dd`.
-        settings ([`GradientMatchingArguments`]): `sample_batch_size`, `outer_steps`.
+            `real_batch_size`, `samples_per_class`, `inner_learning_rate`, `seed`, `lambda_dd`.
+        settings ([`GradientMatchingArguments`]): `outer_steps`.
         idc ([`IdcArguments`]): the distance, the inner network's training, `clamp_bases`.
 
     Raises:
