@@ -55,6 +55,9 @@ def fill(table: Table, row: TableRow, records: Path, arguments: argparse.Namespa
     folder, places = row_folder(table, row, Path(arguments.output_root)), {}
     if arguments.data_root is not None:
         places["data_dir"] = str(Path(arguments.data_root) / row.parse(overrides).data.dataset)
+    if row.start is not None:
+        start = next(other for other in table.rows if other.name == row.start)
+        places["init_from"] = str(row_folder(table, start, Path(arguments.output_root)) / "artifact")
     seed = row.parse(overrides).distillation.seed
     known = {(record["row"], record["seed"], record["settings_hash"]) for record in read_records(records)}
     if (row.name, seed, settings_hash(row, overrides)) not in known:

@@ -3,7 +3,14 @@ replacement. Each is an artifact of plain pixels (K = 0)."""
 
 from .expert import CoresetArguments, record_expert_features
 from .rules import ForgettingEvents, herding, k_center, most_forgotten
-from .selection import Coreset, choose_coreset, random_images, real_images_artifact, real_images_config
+from .selection import (
+    Coreset,
+    choose_coreset,
+    random_images,
+    real_images_artifact,
+    real_images_config,
+    store_real_images,
+)
 
 __all__ = [
     "Coreset",
@@ -17,4 +24,5 @@ __all__ = [
     "real_images_artifact",
     "real_images_config",
     "record_expert_features",
+    "store_real_images",
 ]

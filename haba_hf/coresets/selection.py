@@ -10,9 +10,11 @@ import torch
 from accelerate import Accelerator
 from safetensors import safe_open
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..artifact.configuration_haba import HabaConfig
 from ..artifact.modeling_haba import HabaModel
+from ..artifact.storage_haba import store_images
 from ..data import ImageData
 from ..networks import NetworkArguments
 from ..utils.seeds import seeded_generator
@@ -104,13 +106,35 @@ def real_images_config(data: ImageData, images_per_class: int, student_learning_
 
 def real_images_artifact(data: ImageData, rows: Tensor, config: HabaConfig) -> HabaModel:
     """
-    Training images as an artifact of plain pixels, on the CPU; the global random state is left as it was.
+    Training images as an artifact, stored as its config says, on the CPU; the global random state is left as it was.
 
     Args:
-        rows (`torch.LongTensor` `[L * bases_per_class]`): of the training split, class by class.
-        config ([`HabaConfig`]): what [`real_images_config`] gave.
+        rows (`torch.LongTensor`): of the training split, class by class, as [`store_real_images`] takes them.
+        config ([`HabaConfig`]): without hallucinators, such as [`real_images_config`] gives.
     """
     with torch.random.fork_rng(devices=[]):
         model = HabaModel(config)
-    model.bases.data.copy_(data.processor.normalize(data.train.images[rows]))
+    model.bases.data.copy_(store_real_images(data, rows, config))
+    model.round_to_storage()
     return model
+
+
+def store_real_images(data: ImageData, rows: Tensor, config: HabaConfig) -> Tensor:
+    """
+    Training images as bases, `[N, *config.stored_shape]`.
+
+    Args:
+        rows (`torch.LongTensor`): of the training split, class by class: one for each basis or, with multi-formation,
+            one for each of its tiles (IDC; Kim et al., ICML 2022).
+    """
+    images = data.processor.normalize(data.train.images[rows])
+    if len(rows) > config.num_bases:
+        images = _tiled(images, *config.formation_grid)
+    return store_images(images, config)
+
+
+def _tiled(images_XCHW: Tensor, rows: int, columns: int) -> Tensor:
+    """Every rows x columns images in one: each reduced to its tile, which nearest neighbours do pixel by pixel."""
+    height, width = images_XCHW.shape[2] // rows, images_XCHW.shape[3] // columns
+    tiles = F.interpolate(images_XCHW, (height, width), mode="nearest").unflatten(0, (-1, rows, columns))
+    return tiles.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)

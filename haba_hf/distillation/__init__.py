@@ -4,7 +4,7 @@ from .adversary import Adversary, AdversaryArguments
 from .arguments import DistillationArguments, ModelArguments
 from .distiller import Distiller
 from .experts import ExpertArguments, ExpertStore, record_experts
-from .initialization import initial_model
+from .initialization import initial_model, model_config
 from .objectives import (
     DistributionMatching,
     DistributionMatchingArguments,
@@ -45,5 +45,6 @@ __all__ = [
     "TrajectoryMatchingArguments",
     "UnrolledTraining",
     "initial_model",
+    "model_config",
     "record_experts",
 ]

@@ -1,14 +1,73 @@
-"""The artifact before its first step."""
+"""The artifact before its first step: of real images, of noise, or as another artifact ends."""
+
+import dataclasses
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
+from ..artifact.budget import affordable_bases_per_class
 from ..artifact.configuration_haba import HabaConfig
+from ..artifact.loading import check_same_space, load_model_and_processor
 from ..artifact.modeling_haba import HabaModel
+from ..artifact.planning import measured_layout
+from ..coresets import store_real_images
 from ..data.image_data import ImageData
 from ..utils.seeds import seeded_generator
 from .arguments import ModelArguments
+
+# Settings that say what the bases of an artifact are, and what its hallucinators are.
+BASES = (
+    "bases_per_class",
+    "basis_channels",
+    "basis_storage",
+    "basis_height",
+    "basis_width",
+    "chroma_height",
+    "chroma_width",
+    "basis_frequencies",
+    "chroma_frequencies",
+    "formation_factor",
+    "formation_axes",
+)
+HALLUCINATORS = (
+    "num_hallucinators",
+    "hallucinator_depth",
+    "hallucinator_channels",
+    "hallucinator_map_height",
+    "hallucinator_map_width",
+    "hallucinate_at",
+    "share_encoder_decoder",
+)
+
+
+def model_config(arguments: ModelArguments, data: ImageData) -> HabaConfig:
+    """
+    The config of an artifact of some data: what the recipe says, and the data's classes, shape and whitening. With
+    `bases_per_class="auto"` it is what `storage_budget` pays for.
+
+    Raises:
+        `ValueError`: if sizes do not fit together, or the budget pays for less than one basis per class.
+    """
+    channels, height, width = data.image_shape
+    known = {field.name for field in dataclasses.fields(HabaConfig)}
+    settings = {
+        **{name: value for name, value in vars(arguments).items() if name in known},
+        "id2label": dict(enumerate(data.class_names)),
+        "label2id": {name: index for index, name in enumerate(data.class_names)},
+        "sample_channels": channels,
+        "sample_height": height,
+        "sample_width": width,
+        "whitening": data.processor.whitening_fingerprint,
+    }
+    if arguments.bases_per_class == "auto":
+        if arguments.storage_budget is None:
+            raise ValueError(
+                "bases_per_class auto is what a budget pays for: set storage_budget, in images per class."
+            )
+        if all(getattr(arguments, name) == getattr(ModelArguments, name) for name in BASES[1:]):
+            settings |= measured_layout(data.image_shape)
+        one = HabaConfig(**settings | {"bases_per_class": 1})
+        settings["bases_per_class"] = affordable_bases_per_class(one, arguments.storage_budget)
+    return HabaConfig(**settings)
 
 
 def initial_model(arguments: ModelArguments, data: ImageData, seed: int) -> HabaModel:
@@ -16,53 +75,60 @@ def initial_model(arguments: ModelArguments, data: ImageData, seed: int) -> Haba
     A [`HabaModel`] for `data` on the CPU, the same for the same seed on every process; the global random state is left
     as it was.
 
-    Bases are `bases_per_class` random training images of each class without replacement (`basis_init="real"`; their
-    channel mean if bases have one channel and samples three), or N(0, 1). With multi-formation, `basis_init="mix"`
-    makes a basis of as many of them as it has tiles (IDC; Kim et al., ICML 2022), each reduced to its tile by keeping
-    every f-th pixel. Soft labels start near their class or, with `label_init="uniform"`, alike for all classes.
+    Bases are `bases_per_class` random training images of each class without replacement (`basis_init="real"`), or
+    N(0, 1), and stored as the config says. With multi-formation, `basis_init="mix"` makes a basis of as many images as
+    it has tiles (IDC; Kim et al., ICML 2022). Soft labels start near their class or, with `label_init="uniform"`,
+    alike for all classes. With `init_from`, bases, soft labels and hallucinators are those of another artifact; if that
+    has no hallucinators or hard labels, these start anew.
 
     Raises:
-        `ValueError`: if a class has fewer training images than its bases are made of.
+        `ValueError`: if a class has fewer training images than its bases are made of, or the artifact of `init_from`
+            is damaged, of other data, or of other bases or hallucinators than the recipe says.
+        `OSError`: if there is no such artifact.
     """
-    channels, height, width = data.image_shape
-    config = HabaConfig(
-        id2label=dict(enumerate(data.class_names)),
-        label2id={name: index for index, name in enumerate(data.class_names)},
-        bases_per_class=arguments.bases_per_class,
-        num_hallucinators=arguments.num_hallucinators,
-        hallucinator_depth=arguments.hallucinator_depth,
-        hallucinator_channels=arguments.hallucinator_channels,
-        share_encoder_decoder=arguments.share_encoder_decoder,
-        basis_channels=arguments.basis_channels,
-        sample_channels=channels,
-        sample_height=height,
-        sample_width=width,
-        formation_factor=arguments.formation_factor,
-        formation_axes=arguments.formation_axes,
-        label_kind=arguments.label_kind,
-        hallucinator_init=arguments.hallucinator_init,
-        student_learning_rate=arguments.student_learning_rate,
-        num_step_sizes=arguments.num_step_sizes,
-        whitening=data.processor.whitening_fingerprint,
-    )
+    config = model_config(arguments, data)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = HabaModel(config)
-    if arguments.basis_init != "noise":
+    if arguments.init_from is None and arguments.basis_init != "noise":
         count = config.num_formations if arguments.basis_init == "mix" else 1
-        images = data.draw_per_class(config.bases_per_class * count, seeded_generator(seed))
-        if arguments.basis_init == "mix":
-            images = _tiled(images, *config.formation_grid)
-        if config.basis_shape[0] != channels:
-            images = images.mean(dim=1, keepdim=True).expand(-1, config.basis_shape[0], -1, -1)
-        model.bases.data.copy_(images)
+        rows = data.draw_rows_per_class(config.bases_per_class * count, seeded_generator(seed))
+        model.bases.data.copy_(store_real_images(data, rows, config))
     if arguments.label_init == "uniform" and model.label_logits is not None:
         model.label_logits.data.zero_()
+    if arguments.init_from is not None:
+        _start_from(model, arguments.init_from, data)
     return model
 
 
-def _tiled(images_XCHW: Tensor, rows: int, columns: int) -> Tensor:
-    """Every rows x columns images in one: each reduced to its tile, which nearest neighbours do pixel by pixel."""
-    height, width = images_XCHW.shape[2] // rows, images_XCHW.shape[3] // columns
-    tiles = F.interpolate(images_XCHW, (height, width), mode="nearest").unflatten(0, (-1, rows, columns))
-    return tiles.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+@torch.no_grad()
+def _start_from(model: HabaModel, artifact: str, data: ImageData) -> None:
+    """Gives a model another artifact's bases and, if that has any, its hallucinators and soft labels."""
+    other, processor = load_model_and_processor(artifact)
+    config, theirs = model.config, other.config
+    names = [theirs.id2label[label] for label in range(theirs.num_labels)]
+    if names != data.class_names or theirs.sample_shape != config.sample_shape:
+        raise ValueError(f"The artifact {artifact} is of other classes or another shape than {data.name}: choose one.")
+    check_same_space(processor, data.processor)
+    probes = data.extremes()
+    same_values = torch.equal(processor.normalize(probes), data.processor.normalize(probes))
+    if not same_values or theirs.whitening != config.whitening:
+        raise ValueError(
+            f"The samples of {artifact} are not in the space of the recipe's {data.name}: load the data as its recipe "
+            "says (normalization, zca, front end)."
+        )
+    compared = BASES + (HALLUCINATORS if theirs.num_hallucinators else ())
+    for name in compared:
+        if getattr(config, name) != getattr(theirs, name):
+            raise ValueError(
+                f"{name} is {getattr(config, name)} in the recipe, but {getattr(theirs, name)} in {artifact}, which "
+                f"init_from starts from: set {name} to that."
+            )
+    model.bases.copy_(other.bases)
+    modules = [(model.hallucinators, other.hallucinators), (model.encoder, other.encoder)]
+    modules.append((model.decoder, other.decoder))
+    for mine, of_other in modules:
+        if mine is not None and of_other is not None and theirs.num_hallucinators:
+            mine.load_state_dict(of_other.state_dict())
+    if model.label_logits is not None and other.label_logits is not None:
+        model.label_logits.copy_(other.label_logits)

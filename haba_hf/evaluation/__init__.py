@@ -4,7 +4,16 @@ from .arguments import EvaluationArguments
 from .cross_architecture import ArchitectureRow, CrossArchitectureArguments, architecture_table, evaluate_across
 from .embedding import REAL, Embedding, EmbeddingArguments, embed_samples
 from .references import evaluate_full_data, evaluate_random_real, random_real_artifact
-from .report import FULL_DATA, RANDOM_REAL, ReportRow, in_percent, markdown_table, write_results
+from .report import (
+    FULL_DATA,
+    RANDOM_EQUAL_BYTES,
+    RANDOM_REAL,
+    RANDOM_STORED_ALIKE,
+    ReportRow,
+    in_percent,
+    markdown_table,
+    write_results,
+)
 from .robustness import (
     RobustnessArguments,
     RobustnessResult,
@@ -17,7 +26,9 @@ from .training import accuracy, learning_rate_at, train_student
 
 __all__ = [
     "FULL_DATA",
+    "RANDOM_EQUAL_BYTES",
     "RANDOM_REAL",
+    "RANDOM_STORED_ALIKE",
     "REAL",
     "AccuracyResult",
     "ArchitectureRow",

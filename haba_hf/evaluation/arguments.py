@@ -25,11 +25,11 @@ class EvaluationArguments:
             "result": False,
         },
     )
-    references: Literal["all", "random", "none"] = field(
+    references: Literal["all", "random", "same_storage", "none"] = field(
         default="all",
         metadata={
-            "help": "What is evaluated beside the artifact: random real images at equal storage and the full data, "
-            "the random images alone, or nothing.",
+            "help": "What is evaluated beside the artifact: random real images (at equal floats, in the same storage, "
+            "at equal bytes) and the full data, the random images alone, those in the same storage alone, or nothing.",
             "result": False,
         },
     )
@@ -53,6 +53,13 @@ class EvaluationArguments:
     )
     evaluation_seeds: int = field(default=5, metadata={"help": "Students, each with its own initialization."})
     student_epochs: int = field(default=1000, metadata={"help": "Epochs of a student; one epoch is every basis once."})
+    evaluation_steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "SGD steps of a student in place of student_epochs, which are more steps the more samples there "
+            "are: whole epochs until they are reached."
+        },
+    )
     evaluation_batch_size: int = field(default=256, metadata={"help": "Batch size of students."})
     evaluation_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of students; by default the one stored in the artifact."}
@@ -79,6 +86,7 @@ class EvaluationArguments:
 
     def __post_init__(self):
         check_counts(self, "evaluation_seeds", "student_epochs", "evaluation_batch_size", "student_width")
+        check_counts(self, "evaluation_steps")
         check_counts(self, "real_evaluation_seeds", "real_student_epochs")
         check_positive(self, "evaluation_learning_rate", "real_student_learning_rate")
         # What they refuse is refused now, not after hours of distillation.

@@ -28,15 +28,20 @@ class StudentTraining:
             `index` and returns it; the generator is that student's own.
         epochs (`int`): of a student, or the steps of a schedule.
         learning_rate (`float`): of a student, or the step sizes of a schedule.
+        steps (`int`): SGD steps of a student in all.
+        samples (`int`): what it sees in all of them.
     """
 
     train: Callable[[nn.Module, int, torch.Generator, OnEpoch], nn.Module]
     epochs: int
     learning_rate: float | list[float]
+    steps: int
+    samples: int
 
 
 def training_by_sgd(
     batches_of_student: Callable[[int, torch.Generator], Callable[[int], Batches]],
+    epoch_samples: int,
     epochs: int,
     learning_rate: float,
     args: EvaluationArguments,
@@ -49,6 +54,7 @@ def training_by_sgd(
     Args:
         batches_of_student (`Callable[[int, torch.Generator], Callable]`): given a student's index and its generator,
             returns the `batches_of_epoch` of [`train_student`].
+        epoch_samples (`int`): samples of an epoch.
         epochs (`int`): of a student.
         learning_rate (`float`): before its decay.
         args ([`EvaluationArguments`]): the recipe.
@@ -72,7 +78,8 @@ def training_by_sgd(
             on_epoch=on_epoch,
         )
 
-    return StudentTraining(train, epochs, learning_rate)
+    steps = epochs * -(-epoch_samples // args.evaluation_batch_size)
+    return StudentTraining(train, epochs, learning_rate, steps, epochs * epoch_samples)
 
 
 def training_by_schedule(model: HabaModel, args: EvaluationArguments, accelerator: Accelerator) -> StudentTraining:
@@ -96,7 +103,8 @@ def training_by_schedule(model: HabaModel, args: EvaluationArguments, accelerato
             on_step=on_epoch,
         )
 
-    return StudentTraining(train, len(step_sizes), step_sizes)
+    steps = len(step_sizes)
+    return StudentTraining(train, steps, step_sizes, steps, steps * len(model.share(0)))
 
 
 def artifact_training(model: HabaModel, args: EvaluationArguments, accelerator: Accelerator) -> StudentTraining:
@@ -113,9 +121,16 @@ def artifact_training(model: HabaModel, args: EvaluationArguments, accelerator: 
     def batches_of_student(index: int, generator: torch.Generator) -> Callable[[int], Batches]:
         return lambda epoch: paired_batches(model, args.evaluation_batch_size, generator, materialized)
 
-    return training_by_sgd(
-        batches_of_student, args.student_epochs, artifact_learning_rate(model, args), args, accelerator
-    )
+    epoch_samples = model.config.num_bases * model.config.num_formations
+    epochs, learning_rate = student_epochs(args, epoch_samples), artifact_learning_rate(model, args)
+    return training_by_sgd(batches_of_student, epoch_samples, epochs, learning_rate, args, accelerator)
+
+
+def student_epochs(args: EvaluationArguments, epoch_samples: int) -> int:
+    """`args.student_epochs`, or as many as take at least `args.evaluation_steps` steps."""
+    if args.evaluation_steps is None:
+        return args.student_epochs
+    return -(-args.evaluation_steps // -(-epoch_samples // args.evaluation_batch_size))
 
 
 def artifact_learning_rate(model: HabaModel, args: EvaluationArguments) -> float:

@@ -7,26 +7,28 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from ..artifact.configuration_haba import HabaConfig
 from ..artifact.modeling_haba import HabaModel
 from ..artifact.pairing import materialize_if_small, paired_batches
-from ..coresets import random_images, real_images_artifact, real_images_config
+from ..coresets import random_images, real_images_artifact
 from ..data import ImageData, Split
 from ..networks import NetworkArguments
 from ..utils.seeds import derived_seed
 from .arguments import EvaluationArguments
-from .protocols import artifact_learning_rate, training_by_sgd
+from .protocols import artifact_learning_rate, student_epochs, training_by_sgd
 from .students import IMAGES, AccuracyResult, evaluate_students
 from .training import Batches
 
 
-def random_real_artifact(data: ImageData, images_per_class: int, seed: int) -> HabaModel:
+def random_real_artifact(data: ImageData, config: HabaConfig, seed: int) -> HabaModel:
     """
-    Real training images as an artifact of plain pixels (K = 0), the same number of every class, drawn uniformly
-    without replacement.
+    Real training images as an artifact, stored as its config says, the same number of every class, drawn uniformly
+    without replacement; with multi-formation one for each tile.
 
     Args:
         data ([`ImageData`]): the real data.
-        images_per_class (`int`): images of each class; [`equal_storage_images_per_class`] gives the fair number.
+        config ([`HabaConfig`]): without hallucinators (K = 0); [`real_images_config`] gives that of plain pixels,
+            [`same_storage_config`] that of another artifact's storage.
         seed (`int`): of the draw; the global random state is neither used nor changed.
 
     Returns:
@@ -35,14 +37,14 @@ def random_real_artifact(data: ImageData, images_per_class: int, seed: int) -> H
     Raises:
         `ValueError`: if a class has fewer training images.
     """
-    rows = random_images(data, images_per_class, seed)
-    return real_images_artifact(data, rows, real_images_config(data, images_per_class))
+    rows = random_images(data, config.bases_per_class * config.num_formations, seed)
+    return real_images_artifact(data, rows, config)
 
 
 def evaluate_random_real(
     data: ImageData,
     split: Split,
-    images_per_class: int,
+    config: HabaConfig,
     network_args: NetworkArguments,
     args: EvaluationArguments,
     seed: int,
@@ -56,7 +58,7 @@ def evaluate_random_real(
     Args:
         data ([`ImageData`]): the real data.
         split ([`Split`]): real images to score on.
-        images_per_class (`int`): images of each class.
+        config ([`HabaConfig`]): how many images, and how they are stored, as of [`random_real_artifact`].
         network_args ([`NetworkArguments`]): the student's architecture.
         args ([`EvaluationArguments`]): the recipe; without `evaluation_learning_rate`, [`HabaConfig`]'s default is
             used.
@@ -70,15 +72,17 @@ def evaluate_random_real(
         `FloatingPointError`: if a student diverges; names the learning rate and the epoch.
     """
     # Drawn before any student trains: a class with too few images is an error at once, on every process.
-    learning_rate = artifact_learning_rate(random_real_artifact(data, images_per_class, seed), args)
+    learning_rate = artifact_learning_rate(random_real_artifact(data, config, seed), args)
 
     def batches_of_student(index: int, generator: torch.Generator) -> Callable[[int], Batches]:
-        model = random_real_artifact(data, images_per_class, derived_seed(seed, index, IMAGES))
+        model = random_real_artifact(data, config, derived_seed(seed, index, IMAGES))
         materialized = materialize_if_small(model, accelerator.device)
         return lambda epoch: paired_batches(model, args.evaluation_batch_size, generator, materialized)
 
+    epoch_samples = config.num_bases * config.num_formations
+    epochs = student_epochs(args, epoch_samples)
     return evaluate_students(
-        training_by_sgd(batches_of_student, args.student_epochs, learning_rate, args, accelerator),
+        training_by_sgd(batches_of_student, epoch_samples, epochs, learning_rate, args, accelerator),
         split,
         data.processor,
         network_args,
@@ -130,7 +134,7 @@ def evaluate_full_data(
 
     epochs, learning_rate = args.real_student_epochs, args.real_student_learning_rate
     return evaluate_students(
-        training_by_sgd(batches_of_student, epochs, learning_rate, args, accelerator),
+        training_by_sgd(batches_of_student, len(labels), epochs, learning_rate, args, accelerator),
         split,
         data.processor,
         network_args,

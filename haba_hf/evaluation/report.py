@@ -10,14 +10,16 @@ from .students import AccuracyResult
 
 # Systems that a card compares an artifact with.
 RANDOM_REAL, FULL_DATA = "random real, equal storage", "full data"
+RANDOM_STORED_ALIKE, RANDOM_EQUAL_BYTES = "random real, same storage", "random real, equal bytes"
 
 HEADER = (
-    "| system | accuracy (%) | floats | bytes | images per class | ratio | seconds |\n|---|---|---|---|---|---|---|\n"
+    "| system | accuracy (%) | floats | bytes | images per class | ratio | steps | samples | seconds |\n"
+    "|---|---|---|---|---|---|---|---|---|\n"
 )
 FOOTNOTE = (
     "Accuracy: mean ± population standard deviation over {students} students. Ratio: floats over the values of the "
-    "training set. A float takes 4 bytes, a value of the training set {bytes_per_value:.0f}. Seconds: of training and "
-    "scoring the students.\n"
+    "training set, each of which takes {bytes_per_value:.0f} byte(s). Steps: of SGD, of a student; samples: that it "
+    "sees in them. Seconds: of training and scoring the students.\n"
 )
 WHITENING_NOTE = (
     "Floats and bytes hold a ZCA whitening of {:,} bytes. Images per class leave it out, since plain images in its "
@@ -51,7 +53,7 @@ def markdown_table(rows: Sequence[ReportRow]) -> str:
     lines = [
         f"| {row.system} | {in_percent(row.accuracy.mean, row.accuracy.std)} | {row.storage.floats:,} "
         f"| {row.storage.bytes:,} | {row.storage.images_per_class:.2f} | {row.storage.ratio:.3%} "
-        f"| {row.accuracy.seconds:.0f} |\n"
+        f"| {_count(row.accuracy.steps)} | {_count(row.accuracy.samples)} | {row.accuracy.seconds:.0f} |\n"
         for row in rows
     ]
     students = "/".join(str(n) for n in sorted({len(row.accuracy.accuracies) for row in rows}))
@@ -60,6 +62,10 @@ def markdown_table(rows: Sequence[ReportRow]) -> str:
     storage = rows[0].storage
     bytes_per_value = (storage.bytes / storage.bytes_ratio) / (storage.floats / storage.ratio)
     return HEADER + "".join(lines) + "\n" + FOOTNOTE.format(students=students, bytes_per_value=bytes_per_value) + note
+
+
+def _count(number: int | None) -> str:
+    return "-" if number is None else f"{number:,}"
 
 
 def write_results(path: str | Path, rows: Sequence[ReportRow], **facts: object) -> None:

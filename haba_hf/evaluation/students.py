@@ -42,6 +42,8 @@ class AccuracyResult:
         seconds (`float`): wall-clock time of training and testing them all.
         validation_accuracies (`list[float]`, *optional*): of the same students on the validation split, if one was
             given.
+        steps (`int`, *optional*): SGD steps of a student.
+        samples (`int`, *optional*): what a student has seen in all of them, counting each as often as it came.
     """
 
     mean: float
@@ -49,6 +51,8 @@ class AccuracyResult:
     accuracies: list[float]
     seconds: float
     validation_accuracies: list[float] = field(default_factory=list)
+    steps: int | None = None
+    samples: int | None = None
 
 
 def train_fresh_student(
@@ -143,6 +147,8 @@ def evaluate_students(
         accuracies=accuracies,
         seconds=time.perf_counter() - started,
         validation_accuracies=others[0] if others else [],
+        steps=training.steps,
+        samples=training.samples,
     )
 
 

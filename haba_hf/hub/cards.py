@@ -18,9 +18,17 @@ from huggingface_hub import (
 from jinja2 import FileSystemLoader, StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 
-from ..artifact.budget import describe_storage
+from ..artifact.budget import StorageFigures, describe_basis, describe_storage
 from ..artifact.processing_audio_haba import HabaAudioProcessor
-from ..evaluation import FULL_DATA, RANDOM_REAL, architecture_table, markdown_table, robustness_table
+from ..evaluation import (
+    FULL_DATA,
+    RANDOM_EQUAL_BYTES,
+    RANDOM_REAL,
+    RANDOM_STORED_ALIKE,
+    architecture_table,
+    markdown_table,
+    robustness_table,
+)
 from .artifact import CROSS_ARCHITECTURE, RESULTS, ROBUSTNESS, Artifact, without_machine_paths
 from .sources import source_of
 
@@ -135,7 +143,8 @@ def _render(template: str, artifact: Artifact, repo_id: str, metadata: str, **va
         step_sizes=None if step_sizes is None else step_sizes.tolist(),
         source=source_of(artifact.recipe, artifact.origin),
         storage=model.storage(),
-        ratio=_ratio(artifact),
+        basis=describe_basis(model.config),
+        to_training_set=_figures(artifact),
         tables=_tables(artifact),
         measures=_measures(artifact),
         used=_used_by_students(artifact),
@@ -164,13 +173,13 @@ def _tags(artifact: Artifact, others: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys([*(CORESET_TAGS if artifact.coreset else DISTILLED_TAGS), *(others or ())]))
 
 
-def _ratio(artifact: Artifact) -> float | None:
-    """Floats over the values of the training set, from what distillation or evaluation recorded."""
+def _figures(artifact: Artifact) -> StorageFigures | None:
+    """Storage beside the training set, from what distillation or evaluation recorded."""
     train_images = artifact.origin.get("train_images")
     if train_images is not None:
-        config = artifact.model.config
-        return describe_storage(artifact.model.storage(), int(train_images), config.sample_shape).ratio
-    return artifact.rows[0].storage.ratio if artifact.rows else None
+        shape, bytes_per_value = artifact.model.config.sample_shape, 4 if _is_speech(artifact) else 1
+        return describe_storage(artifact.model.storage(), int(train_images), shape, bytes_per_value)
+    return artifact.rows[0].storage if artifact.rows else None
 
 
 def _tables(artifact: Artifact) -> dict[str, str]:
@@ -195,12 +204,19 @@ def _measures(artifact: Artifact) -> dict[str, float]:
     """Improvement over random and hard-label recovery, as DD-Ranking defines them, in points."""
     if not artifact.rows:
         return {}
-    own, random_real, full = artifact.rows[0], artifact.row(RANDOM_REAL), artifact.row(FULL_DATA)
+    own, full = artifact.rows[0], artifact.row(FULL_DATA)
     hard, measures = artifact.model.config.label_kind == "hard", {}
-    if random_real is not None:
-        gain = own.accuracy.mean - random_real.accuracy.mean
-        images = "random images" if hard else "random images with hard labels"
-        measures[f"improvement over {images} at equal storage (higher is better)"] = 100 * gain
+    images = "random images" if hard else "random images with hard labels"
+    kinds = {
+        RANDOM_REAL: "at equal storage",
+        RANDOM_STORED_ALIKE: "in the same storage",
+        RANDOM_EQUAL_BYTES: "at equal bytes",
+    }
+    for system, kind in kinds.items():
+        random_real = artifact.row(system)
+        if random_real is not None:
+            gain = own.accuracy.mean - random_real.accuracy.mean
+            measures[f"improvement over {images} {kind} (higher is better)"] = 100 * gain
     if full is not None and hard:
         gap = full.accuracy.mean - own.accuracy.mean
         measures["hard-label recovery: full data minus this (lower is better)"] = 100 * gap
@@ -212,12 +228,15 @@ def _split(record: dict[str, Any]) -> str:
 
 
 def _used_by_students(artifact: Artifact) -> dict[str, Any] | None:
-    """Epochs and learning rate of the students of `results.json`; `None` if they are not on record."""
+    """How long and at which rate the students of `results.json` trained; `None` if that is not on record."""
     settings = artifact.results.get("settings", {})
     if "student_epochs" not in settings:
         return None
     learning_rate = settings.get("evaluation_learning_rate") or artifact.model.student_learning_rate.item()
-    return {"epochs": settings["student_epochs"], "learning_rate": learning_rate}
+    trained = f"{settings['student_epochs']} epochs"
+    if settings.get("evaluation_steps") is not None and artifact.rows:
+        trained = f"{artifact.rows[0].accuracy.steps:,} steps of up to {settings['evaluation_batch_size']} samples"
+    return {"trained": trained, "learning_rate": learning_rate}
 
 
 def _settings(record: dict[str, Any]) -> str:

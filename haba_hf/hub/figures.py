@@ -21,6 +21,7 @@ from ..artifact.processing_audio_haba import HabaAudioProcessor
 from ..data.corruptions import CORRUPTIONS, SEVERITIES, STANDARD_CORRUPTIONS, corrupt
 from ..evaluation import REAL, Embedding, RobustnessResult
 from ..utils.files import atomic_file
+from .stored import pictures, stored_columns, stored_pictures
 
 DPI = 100
 TILE_PIXELS = 64  # a tile is enlarged by whole factors to at least this
@@ -41,8 +42,8 @@ def save_gallery(
 ) -> None:
     """
     Draws the artifact as a PNG: one row for each basis, class by class with the class names, and in the columns the
-    basis and the samples each hallucinator makes of it. Plain pixels (K = 0) get one row for each class with its
-    samples.
+    basis as it is stored and the samples each hallucinator makes of it. Bases that are themselves samples (plain
+    pixels, K = 0) get one row for each class.
 
     Pixels are enlarged to squares, not smoothed. A basis of one channel of color samples is shown grey. Spectrograms
     have time to the right and frequency upwards.
@@ -69,19 +70,19 @@ def save_gallery(
     )
     with torch.no_grad():
         samples = pictures(processor, model(basis_ids).samples.float())
-        if config.num_hallucinators == 0:
-            tiles_RTCHW = samples.unflatten(0, (config.num_labels, -1))
-            rows, columns = class_names, [str(i + 1) for i in range(shown)]
-        else:
-            bases = pictures(processor, in_sample_channels(model.bases[basis_ids].float(), config.sample_channels))
-            samples = samples.unflatten(0, (len(basis_ids), -1))
-            tiles_RTCHW = torch.cat([bases[:, None], samples], dim=1)
-            rows = [name if i == 0 else "" for name in class_names for i in range(shown)]
-            columns = [f"$H_{{{j + 1}}}$" for j in range(config.num_hallucinators)]
-        if config.num_formations > 1:
-            columns = [f"{name}, {m + 1}" for name in columns for m in range(config.num_formations)]
-        if config.num_hallucinators:
-            columns = ["basis", *columns]
+    columns = [f"$H_{{{j + 1}}}$" for j in range(config.num_hallucinators)]
+    stored = stored_columns(config)
+    if stored:
+        bases = stored_pictures(model, processor, basis_ids)
+        tiles_RTCHW = torch.cat([bases, samples.unflatten(0, (len(basis_ids), -1))], dim=1)
+        rows = [name if i == 0 else "" for name in class_names for i in range(shown)]
+        columns = columns or ["sample"]
+    else:
+        tiles_RTCHW = samples.unflatten(0, (config.num_labels, -1))
+        rows, columns = class_names, [str(i + 1) for i in range(shown)]
+    if config.num_formations > 1:
+        columns = [f"{name}, {m + 1}" for name in columns for m in range(config.num_formations)]
+    columns = [*stored, *columns]
     caption = ""
     if isinstance(processor, HabaAudioProcessor):
         scale = "" if processor.mel_bins is None else ", mel scale"
@@ -226,20 +227,6 @@ def _read_curves(metrics_path: str | Path) -> dict[str, dict[int, float]]:
             if name != "step" and isinstance(value, (int, float)) and not isinstance(value, bool):
                 curves.setdefault(name, {})[record["step"]] = value
     return curves
-
-
-def pictures(processor: HabaProcessor, samples_BCHW: Tensor) -> Tensor:
-    """Samples as they are looked at, in [0, 1]: [B, 1 or 3, H, W]."""
-    pixels = np.stack([np.asarray(picture) for picture in processor.to_pil(samples_BCHW)])
-    pixels_BHWC = torch.from_numpy(pixels).view(*pixels.shape[:3], -1)
-    return pixels_BHWC.permute(0, 3, 1, 2) / 255
-
-
-def in_sample_channels(bases_NCHW: Tensor, channels: int) -> Tensor:
-    """Bases of other channels than the samples' have no colors of their own: their mean is shown."""
-    if bases_NCHW.shape[1] == channels:
-        return bases_NCHW
-    return bases_NCHW.mean(dim=1, keepdim=True).expand(-1, channels, -1, -1)
 
 
 def draw_tiles(tiles_RTCHW: Tensor, rows: list[str], columns: list[str], caption: str = "") -> Figure:

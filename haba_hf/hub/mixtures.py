@@ -12,7 +12,8 @@ from torch import Tensor
 from ..artifact.modeling_haba import HabaModel
 from ..data import ImageData
 from .artifact import Artifact
-from .figures import draw_tiles, figure_pixels, in_sample_channels, pictures
+from .figures import draw_tiles, figure_pixels
+from .stored import pictures, stored_columns, stored_pictures
 
 MAX_BASES_PER_CLASS = 10
 
@@ -84,10 +85,10 @@ def mixture_picture(
     samples_PMCHW = mix_hallucinators(model, basis_ids, weights).float()
     tiles = [pictures(processor, samples_PMCHW.flatten(0, 1)).unflatten(0, samples_PMCHW.shape[:2])]
     columns = [f"sample {m + 1}" if config.num_formations > 1 else "sample" for m in range(config.num_formations)]
-    if config.num_hallucinators:
-        bases = in_sample_channels(model.bases.detach()[basis_ids].float(), config.sample_channels)
-        tiles.insert(0, pictures(processor, bases)[:, None])
-        columns.insert(0, "basis")
+    stored = stored_columns(config)
+    if stored:
+        tiles.insert(0, stored_pictures(model, processor, basis_ids))
+        columns = [*stored, *columns]
     if real is not None:
         rows_of_classes = real.rows_of_classes(at_least=shown)
         rows = torch.cat([rows_of_classes[shown_label][:shown] for shown_label in labels])

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
+from ..artifact.budget import describe_basis
 from ..evaluation import architecture_table, markdown_table, robustness_table
 from .artifact import Artifact
 
@@ -25,6 +26,9 @@ def artifact_facts(artifact: Artifact) -> dict[str, Any]:
         "floats": storage.floats,
         "bytes": storage.bytes,
         "parts": storage.parts,
+        "part_bytes": storage.part_bytes,
+        "basis": describe_basis(config),
+        "storage_dtype": config.storage_dtype,
         "images_per_class": storage.images_per_class,
         "whitening": config.whitening,
         "student_learning_rate": artifact.model.student_learning_rate.item(),
@@ -50,7 +54,10 @@ def artifact_summary(artifact: Artifact) -> list[str]:
             f"coreset ({rule}), chosen and not distilled: {config.bases_per_class} real images per class{formations}"
         )
     else:
-        what = f"{config.bases_per_class} bases per class, {config.num_hallucinators} hallucinators{formations}"
+        what = (
+            f"{config.bases_per_class} bases per class ({describe_basis(config)}), {config.num_hallucinators} "
+            f"hallucinators{formations}"
+        )
     apart = " without the whitening" if storage.whitening_floats else ""
     learning = f"student learning rate {artifact.model.student_learning_rate.item():.4g}"
     if step_sizes is not None:

@@ -11,6 +11,7 @@ import difflib
 import math
 import types
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -228,11 +229,16 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
 def _fit(value: Any, hint: Any) -> Any:
     arguments = get_args(hint)
     if get_origin(hint) in (Union, types.UnionType):
-        (kind,) = (argument for argument in arguments if argument is not types.NoneType)
-        is_choice = get_origin(kind) is Literal and value in get_args(kind)  # a choice may be called "none"
-        if value is None or (value in (*NULL_WORDS, ["none"], ["null"]) and not is_choice):
+        kinds = [argument for argument in arguments if argument is not types.NoneType]
+        # a choice may be called "none"
+        is_choice = any(get_origin(kind) is Literal and value in get_args(kind) for kind in kinds)
+        is_null = value is None or (value in (*NULL_WORDS, ["none"], ["null"]) and not is_choice)
+        if is_null and types.NoneType in arguments:
             return None
-        return _fit(value, kind)
+        for kind in kinds:
+            with suppress(ValueError):
+                return _fit(value, kind)
+        raise ValueError
     if get_origin(hint) is list and isinstance(value, list):
         return [_fit(item, arguments[0]) for item in value]
     if get_origin(hint) is Literal:
@@ -258,10 +264,10 @@ def _describe(hint: Any) -> str:
         return plain[hint]
     arguments = get_args(hint)
     if get_origin(hint) is Literal:
-        return "one of " + ", ".join(str(choice) for choice in arguments)
+        return ("one of " if len(arguments) > 1 else "") + ", ".join(str(choice) for choice in arguments)
     if get_origin(hint) is list:
         return f"a list, each {_describe(arguments[0])}"
-    kinds = [argument for argument in arguments if argument is not types.NoneType]
-    if get_origin(hint) in (Union, types.UnionType) and len(kinds) == 1:
-        return f"{_describe(kinds[0])}, or none"
+    if get_origin(hint) in (Union, types.UnionType):
+        kinds = [_describe(argument) for argument in arguments if argument is not types.NoneType]
+        return ", or ".join(kinds) + (", or none" if types.NoneType in arguments else "")
     raise TypeError(f"a recipe cannot hold a field of type {hint}")

@@ -47,7 +47,8 @@ def run_row(row: TableRow, folder: Path, settings: Mapping[str, Any], launch: Se
         `ValueError`, `FileNotFoundError`: if the row's settings are wrong.
         `RuntimeError`: if a command fails, naming it.
     """
-    settings = {**settings, "output_dir": str(folder), "references": "none", "report_to": "none"}
+    references = row.set.get("references", "none")
+    settings = {**settings, "output_dir": str(folder), "references": references, "report_to": "none"}
     launcher = ["-m", "accelerate.commands.launch", *launch] if launch else []
     for command in row.commands(row.parse(settings)):
         call = [sys.executable, *launcher, "-m", "haba_hf.cli", command, *row.words(settings)]
@@ -67,7 +68,8 @@ def record_of(row: TableRow, folder: Path, overrides: Mapping[str, Any]) -> Reco
     counting = recipe.to_dict(result_only=True)
     made = json.loads((folder / "artifact" / MADE[row.kind]).read_text()) if row.kind in MADE else {}
     results = json.loads((folder / results_file(recipe.evaluation)).read_text())
-    scored = results["rows"][0]
+    scored, *others = results["rows"]
+    controls = [{"system": other["system"], **_scores(other)} for other in others]
     return {
         "row": row.name,
         "recipe": row.recipe,
@@ -76,15 +78,27 @@ def record_of(row: TableRow, folder: Path, overrides: Mapping[str, Any]) -> Reco
         "seed": recipe.distillation.seed,
         "dataset": recipe.data.dataset,
         "data_fingerprint": results["data_fingerprint"],
-        "bases_per_class": recipe.model.bases_per_class if made else None,
+        "bases_per_class": made.get("bases_per_class", recipe.model.bases_per_class) if made else None,
         "num_hallucinators": recipe.model.num_hallucinators if made else None,
-        **{name: scored["accuracy"][name] for name in ("mean", "std", "accuracies")},
-        **{name: scored["storage"][name] for name in ("floats", "bytes", "images_per_class")},
+        **_scores(scored),
+        **({"samples_per_class": made["samples_per_class"]} if "samples_per_class" in made else {}),
         **{name: made.get(name) for name in ("steps", "seconds", "ended_by", "peak_memory_bytes")},
         "evaluation_seconds": round(scored["accuracy"]["seconds"], 1),
         **{
             name: results[name] for name in ("device", "processes", "threads", "mixed_precision", "python", "versions")
         },
+        **({"controls": controls} if controls else {}),
+    }
+
+
+def _scores(row: Record) -> Record:
+    """Accuracies, storage and students' training of a row of results; what older results lack is left out."""
+    accuracy, storage = row["accuracy"], row["storage"]
+    training = {f"student_{name}": accuracy[name] for name in ("steps", "samples") if accuracy.get(name) is not None}
+    return {
+        **{name: accuracy[name] for name in ("mean", "std", "accuracies")},
+        **{name: storage[name] for name in ("floats", "bytes", "images_per_class")},
+        **training,
     }
 
 
@@ -96,6 +110,8 @@ def settings_hash(row: TableRow, overrides: Mapping[str, Any]) -> str:
     given = yaml.safe_load(recipe_path(row.recipe).read_text(encoding="utf-8")) | row.set | dict(overrides)
     counting = row.parse(overrides).to_dict(result_only=True)
     chosen = {name: counting[name] for name in sorted(given) if name in counting and name != "seed"}
+    if row.start is not None:
+        chosen["init_from"] = row.start
     return hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:12]
 
 

@@ -9,7 +9,17 @@ from ..recipes import Recipe, parse_recipe
 from .records import Record
 from .tables import Table, TableRow
 
-COLUMNS = ("system", "accuracy (%)", "published (%)", "difference", "images per class", "bytes", "steps", "minutes")
+COLUMNS = (
+    "system",
+    "accuracy (%)",
+    "published (%)",
+    "difference",
+    "images per class",
+    "bytes",
+    "samples a class",
+    "steps",
+    "minutes",
+)
 
 
 def markdown(table: Table, records: Sequence[Record]) -> str:
@@ -18,9 +28,13 @@ def markdown(table: Table, records: Sequence[Record]) -> str:
     lines: list[dict[str, str]] = []
     for row in table.rows:
         runs = [record for record in records if record["row"] == row.name]
-        lines += [_cells(row, record, records, notes) for record in runs] or [_not_run(row)]
+        for record in runs:
+            lines += [_cells(row, record, records, notes), *map(_control, record.get("controls", []))]
+        if not runs:
+            lines.append(_not_run(row))
+    decoded = any("samples_per_class" in record for record in records)
     compared, published = any(row.against for row in table.rows), any(row.paper for row in table.rows)
-    left_out = {"difference": not compared, "published (%)": not published}
+    left_out = {"difference": not compared, "published (%)": not published, "samples a class": not decoded}
     columns = [name for name in COLUMNS if not left_out.get(name)]
     cells = [columns, ["---"] * len(columns), *([line.get(name, "-") for name in columns] for line in lines)]
     return "\n".join(
@@ -42,17 +56,30 @@ def _cells(row: TableRow, record: Record, records: Sequence[Record], notes: dict
     """A run by column; what it sets otherwise than published goes to `notes`, each with its number."""
     cells = {
         "system": row.name + _mark(row, record, notes),
-        "accuracy (%)": in_percent(record["mean"], record["std"]),
+        **_scored(record),
         "published (%)": row.paper or "-",
         "difference": _difference(row, record, records),
-        "images per class": f"{record['images_per_class']:.2f}",
-        "bytes": f"{record['bytes']:,}",
     }
+    if "samples_per_class" in record:
+        cells["samples a class"] = f"{record['samples_per_class']:,}"
     if record["steps"] is not None:
         cells["steps"] = f"{record['steps']:,}{'*' if record['ended_by'] == 'max_minutes' else ''}"
     if record["seconds"] is not None:
         cells["minutes"] = f"{record['seconds'] / 60:.1f}"
     return cells
+
+
+def _control(control: Record) -> dict[str, str]:
+    """What a row is compared with, as a line below it."""
+    return {"system": f"– {control['system']}", **_scored(control)}
+
+
+def _scored(record: Record) -> dict[str, str]:
+    return {
+        "accuracy (%)": in_percent(record["mean"], record["std"]),
+        "images per class": f"{record['images_per_class']:.2f}",
+        "bytes": f"{record['bytes']:,}",
+    }
 
 
 def _mark(row: TableRow, record: Record, notes: dict[str, int]) -> str:
@@ -74,6 +101,7 @@ def _legend(table: Table, records: Sequence[Record], compared: bool, published: 
         f"Test accuracy after the last epoch, mean ± population standard deviation over {students or 'no'} students.",
         *([f"Published: {table.source}."] if published else []),
         "Images per class: plain images that take as many floats.",
+        *_students(records),
         "Minutes: of distillation (of a coreset: of choosing), by the clock.",
     ]
     if compared:
@@ -85,6 +113,21 @@ def _legend(table: Table, records: Sequence[Record], compared: bool, published: 
     if machines:
         sentences.append(f"Ran on: {'; '.join(machines)}.")
     return " ".join(sentences) + f" `python training/reproduce.py {table.name}` fills the table."
+
+
+def _students(records: Sequence[Record]) -> list[str]:
+    """How long students trained, where records say so; one sentence or none."""
+    steps = sorted(
+        {
+            run["student_steps"]
+            for record in records
+            for run in (record, *record.get("controls", []))
+            if "student_steps" in run
+        }
+    )
+    if not steps:
+        return []
+    return [f"Students took {steps[0]:,}" + (f" to {steps[-1]:,}" if len(steps) > 1 else "") + " steps of SGD."]
 
 
 def _difference(row: TableRow, record: Record, records: Sequence[Record]) -> str:

@@ -14,6 +14,8 @@ rows:
   - {name: MTT w. HaBa, recipe: fashion_mnist/mtt-1pc, paper: 80.9 ± 0.7, against: MTT}
 ```
 
+A row's `start` names an earlier distilled row, whose artifact it starts from (`init_from`); with `set: {references:
+same_storage}` its record has random real images in the same storage too, with `random` every control.
 A row's `kind` says what its students are trained on: a `distilled` artifact, a `coreset`, or the `full_data`.
 `published` names the recipe with the published settings, which are taken at the row's bases per class: what a row sets
 otherwise is listed below the table.
@@ -45,6 +47,7 @@ class TableRow:
         paper (`str`, *optional*): the published accuracy in percent.
         published (`str`, *optional*): name of the recipe with the published settings.
         against (`str`, *optional*): name of the row that is subtracted from this one.
+        start (`str`, *optional*): name of the row whose artifact this one starts from.
         kind (`str`, *optional*, defaults to `"distilled"`): `"coreset"` if the recipe chooses real images,
             `"full_data"` if students are trained on all of them by the recipe's `real_student_*`.
     """
@@ -55,6 +58,7 @@ class TableRow:
     paper: str = ""
     published: str | None = None
     against: str | None = None
+    start: str | None = None
     kind: str = "distilled"
 
     def words(self, overrides: Mapping[str, Any]) -> list[str]:
@@ -101,8 +105,8 @@ def read_table(name: str) -> Table:
 
     Raises:
         `FileNotFoundError`: if there is none, naming those there are.
-        `ValueError`: if it is not YAML, a key is unknown or missing, two rows share a name, or `against` names no
-            earlier row.
+        `ValueError`: if it is not YAML, a key is unknown or missing, two rows share a name, or `against` or `start`
+            names no earlier row.
     """
     path = Path(name) if name.endswith(".yaml") else tables_folder() / f"{name}.yaml"
     if not path.is_file():
@@ -123,8 +127,9 @@ def read_table(name: str) -> Table:
             raise ValueError(f"{path}: two rows are called {row.name}.")
         if row.kind not in ROW_KINDS:
             raise ValueError(f"{path}, row {row.name}: kind must be {', '.join(ROW_KINDS)}, got {row.kind}.")
-        if row.against is not None and row.against not in earlier:
-            raise ValueError(f"{path}, row {row.name}: against names {row.against}, which is no earlier row.")
+        for key, other in (("against", row.against), ("start", row.start)):
+            if other is not None and other not in earlier:
+                raise ValueError(f"{path}, row {row.name}: {key} names {other}, which is no earlier row.")
         rows.append(row)
     return Table(path.stem, content["title"], content.get("source", "the paper"), rows)
 

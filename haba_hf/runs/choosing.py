@@ -5,8 +5,9 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from ..artifact.budget import check_budget
-from ..coresets import choose_coreset, real_images_artifact, real_images_config
+from ..coresets import choose_coreset, real_images_artifact
 from ..data import load_image_data
+from ..distillation import model_config
 from ..hub.artifact import CORESET
 from ..hub.figures import save_gallery
 from ..recipes import Recipe
@@ -30,17 +31,17 @@ def select_coreset(recipe: Recipe, accelerator: Accelerator) -> Path:
         `FloatingPointError`: if the expert diverges.
     """
     settings, seed = recipe.model, recipe.distillation.seed
-    more = settings.num_hallucinators, settings.basis_channels, settings.num_step_sizes, settings.formation_factor > 1
-    if any(more) or settings.label_kind != "hard":
+    more = settings.num_hallucinators, settings.basis_channels, settings.num_step_sizes, settings.init_from
+    if any(more) or settings.label_kind != "hard" or settings.formation_factor > 1:
         raise ValueError(
             "A coreset is real images with their labels, bases_per_class of each class: set num_hallucinators to 0 "
-            "and label_kind to hard, and leave basis_channels, formation_factor and num_step_sizes out."
+            "and label_kind to hard, and leave basis_channels, formation_factor, num_step_sizes and init_from out."
         )
     path = Path(recipe.distillation.output_dir) / "artifact"
     if path.exists() and not (path / CORESET).exists():
         raise ValueError(f"{path} is no coreset but was distilled: choose another output_dir, or remove it.")
     data = load_image_data(recipe.data, allow_missing_test=True)
-    config = real_images_config(data, settings.bases_per_class, settings.student_learning_rate)
+    config = model_config(settings, data)
     if settings.storage_budget is not None:
         check_budget(config, settings.storage_budget)
     if accelerator.is_main_process:

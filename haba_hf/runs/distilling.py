@@ -1,5 +1,6 @@
 """From a recipe to a distilled artifact."""
 
+import copy
 import dataclasses
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from ..distillation import (
     initial_model,
 )
 from ..evaluation import EvaluationArguments, evaluate_artifact
-from ..hub.artifact import DISTILLATION
+from ..hub.artifact import DISTILLATION, weights_fingerprint
 from ..hub.figures import plot_training_curves, save_gallery
 from ..recipes import Recipe
 from ..utils.allocator import peak_memory
@@ -62,6 +63,7 @@ def distill(recipe: Recipe, accelerator: Accelerator) -> Path:
     arguments = recipe.distillation
     data = load_image_data(recipe.data, allow_missing_test=True)
     model = initial_model(recipe.model, data, arguments.seed)
+    started_from = weights_fingerprint(model) if recipe.model.init_from is not None else None
     if recipe.model.storage_budget is not None:
         check_budget(model.config, recipe.model.storage_budget)
     accelerator.print(f"{data.name}: {len(data.train):,} training images -> {model.storage().floats:,} floats")
@@ -73,8 +75,8 @@ def distill(recipe: Recipe, accelerator: Accelerator) -> Path:
         recipe.network,
         data,
         accelerator,
-        # Of the recipe and of the data themselves: a folder's images may have changed.
-        recipe_hash=f"{run_hash(recipe)}-{data.fingerprint}",
+        # Of the recipe and of data and artifacts themselves: what is in a folder may have changed.
+        recipe_hash="-".join(filter(None, (run_hash(recipe), data.fingerprint, started_from))),
         validate=_validation(recipe, data, accelerator) if arguments.validate_every else None,
     )
     if arguments.report_to != "none":
@@ -84,7 +86,7 @@ def distill(recipe: Recipe, accelerator: Accelerator) -> Path:
     seconds = time.perf_counter() - started
     path = Path(arguments.output_dir) / "artifact"
     if accelerator.is_main_process:
-        write_artifact(path, distiller, recipe, data)
+        write_artifact(path, distiller, recipe, data, started_from)
         accelerator.print(f"{path}: written after {seconds:.0f} s")
     accelerator.wait_for_everyone()
     return path
@@ -124,8 +126,13 @@ def build_objective(recipe: Recipe, data: ImageData) -> Objective:
             return LabelDistillation(network, arguments, recipe.label_distillation)
 
 
-def write_artifact(path: Path, distiller: Distiller, recipe: Recipe, data: ImageData) -> None:
-    """The folder of a run's artifact in one piece, with its pictures and where it comes from."""
+def write_artifact(
+    path: Path, distiller: Distiller, recipe: Recipe, data: ImageData, started_from: str | None = None
+) -> None:
+    """
+    The folder of a run's artifact in one piece, with its pictures and where it comes from: of `init_from` the
+    fingerprint of the weights that it started with.
+    """
     model, accelerator, device = distiller.model, distiller.accelerator, distiller.accelerator.device
     with atomic_directory(path) as aside:
         write_model(aside, model, data.processor, recipe)
@@ -134,10 +141,13 @@ def write_artifact(path: Path, distiller: Distiller, recipe: Recipe, data: Image
             "dataset": data.name,
             "data_fingerprint": data.fingerprint,
             "train_images": len(data.train),
+            "bases_per_class": model.config.bases_per_class,
+            "samples_per_class": model.config.num_samples // model.config.num_labels,
             "steps": distiller.step_number,
             "seconds": round(distiller.seconds, 1),
             "ended_by": distiller.ended_by,
             **({} if distiller.best is None else {"kept_step": distiller.best["step"]}),
+            **({} if started_from is None else {"started_from": started_from}),
             "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory(),
             **environment(accelerator),
         }
@@ -156,9 +166,13 @@ def _validation(recipe: Recipe, data: ImageData, accelerator: Accelerator) -> Ca
         recipe.evaluation,
         evaluation_seeds=recipe.distillation.validation_seeds,
         student_epochs=recipe.distillation.validation_epochs or recipe.evaluation.student_epochs,
+        evaluation_steps=None if recipe.distillation.validation_epochs else recipe.evaluation.evaluation_steps,
     )
 
     def validate(model: HabaModel, step: int) -> float:
+        if model.config.storage_dtype != "float32":  # as it would be loaded again; the run goes on in float32
+            model = copy.deepcopy(model)
+            model.round_to_storage()
         result = evaluate_artifact(
             model, data.validation, data.processor, student_network(recipe), arguments, step, accelerator
         )

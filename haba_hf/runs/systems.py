@@ -6,18 +6,30 @@ from functools import partial
 
 from accelerate import Accelerator
 
-from ..artifact.budget import StorageFigures, describe_storage, describe_training_set, equal_storage_images_per_class
+from ..artifact.budget import (
+    StorageFigures,
+    describe_real_images,
+    describe_storage,
+    describe_training_set,
+    equal_bytes_images_per_class,
+    equal_storage_images_per_class,
+    same_storage_config,
+    storage_of,
+)
+from ..artifact.configuration_haba import HabaConfig
 from ..artifact.loading import HabaProcessor
+from ..coresets import real_images_config
 from ..data import ImageData, Split
 from ..evaluation import (
     FULL_DATA,
+    RANDOM_EQUAL_BYTES,
     RANDOM_REAL,
+    RANDOM_STORED_ALIKE,
     AccuracyResult,
     EvaluationArguments,
     evaluate_artifact,
     evaluate_full_data,
     evaluate_random_real,
-    random_real_artifact,
 )
 from ..networks import NetworkArguments
 from ..recipes import Recipe
@@ -45,7 +57,7 @@ class System:
 
 def compared_systems(recipe: Recipe, opened: OpenedArtifact, accelerator: Accelerator) -> list[System]:
     """
-    The artifact and, as `references` says, random real images at equal storage and the full training set.
+    The artifact and, as `references` says, random real images (of [`random_real_configs`]) and the full training set.
 
     Raises:
         `ValueError`: if a class has too few real images.
@@ -55,13 +67,44 @@ def compared_systems(recipe: Recipe, opened: OpenedArtifact, accelerator: Accele
     sizes = (len(data.train), data.image_shape, data.bytes_per_value)
     students = partial(evaluate_artifact, model, split, processor, *protocol)
     systems = [System(opened.system, processor, describe_storage(model.storage(), *sizes), students)]
-    if references in ("random", "all"):
-        per_class = equal_storage_images_per_class(model.config)
-        plain = random_real_artifact(data, per_class, recipe.distillation.seed)
-        students = partial(evaluate_random_real, data, split, per_class, *protocol)
-        systems.append(System(RANDOM_REAL, data.processor, describe_storage(plain.storage(), *sizes), students))
+    if references != "none":
+        random_real = _random_real_systems(model.config, data, split, protocol)
+        alone = RANDOM_STORED_ALIKE if references == "same_storage" else None
+        systems += [system for system in random_real if alone in (None, system.name)]
     if references == "all":
         systems.append(full_data_system(recipe, data, split, accelerator))
+    return systems
+
+
+def random_real_configs(config: HabaConfig, data: ImageData) -> dict[str, HabaConfig]:
+    """
+    What an artifact of real images is compared with, by the name in a table: plain pixels at equal floats, the
+    artifact's own storage without hallucinators at equal floats, and plain pixels at equal bytes, as files of real
+    images have them. One that is no other than the first is left out; a class has no more than its images.
+    """
+    limit = min(len(rows) for rows in data.rows_of_classes(at_least=1))
+    floats, of_bytes = (
+        equal_storage_images_per_class(config),
+        equal_bytes_images_per_class(config, data.bytes_per_value),
+    )
+    configs = {RANDOM_REAL: real_images_config(data, floats)}
+    alike = same_storage_config(config, limit)
+    if alike is not None:
+        configs[RANDOM_STORED_ALIKE] = alike
+    if min(of_bytes, limit) != floats:
+        configs[RANDOM_EQUAL_BYTES] = real_images_config(data, min(of_bytes, limit))
+    return configs
+
+
+def _random_real_systems(config: HabaConfig, data: ImageData, split: Split, protocol: tuple) -> list[System]:
+    sizes = (len(data.train), data.image_shape)
+    systems = []
+    for name, of in random_real_configs(config, data).items():
+        figures = describe_storage(storage_of(of), *sizes, data.bytes_per_value)
+        if name == RANDOM_EQUAL_BYTES:
+            figures = describe_real_images(of.num_bases, *sizes, data.num_labels, data.bytes_per_value)
+        students = partial(evaluate_random_real, data, split, of, *protocol)
+        systems.append(System(name, data.processor, figures, students))
     return systems
 
 

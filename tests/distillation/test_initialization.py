@@ -1,9 +1,12 @@
 import dataclasses
+import math
 
 import pytest
 import torch
 
-from haba_hf.distillation import ModelArguments, initial_model
+from haba_hf.artifact.storage_haba import store_images
+from haba_hf.distillation import ModelArguments, initial_model, model_config
+from naive_artifact import scramble
 from tiny import tiny_data
 
 
@@ -103,9 +106,17 @@ def test_sizes_reach_the_config():
         formation_factor=2,
         formation_axes="time",
         num_step_sizes=6,
+        hallucinator_map_height=2,
+        hallucinator_map_width=3,
+        hallucinate_at="sample",
+        basis_storage="frequencies",
+        basis_height=6,
+        basis_width=5,
+        basis_frequencies=7,
+        storage_dtype="int8",
     )
     config = initial_model(arguments, data, seed=0).config
-    for name in vars(arguments).keys() - {"basis_init", "label_init", "storage_budget"}:
+    for name in vars(arguments).keys() - {"basis_init", "label_init", "storage_budget", "init_from"}:
         assert vars(config)[name] == vars(arguments)[name]
     assert config.sample_shape == (3, 8, 8)
     assert config.id2label == {0: "class 0", 1: "class 1", 2: "class 2", 3: "class 3"}
@@ -137,3 +148,78 @@ def test_fewer_images_than_bases():
     data = tiny_data(images_per_class=3)
     with pytest.raises(ValueError, match=r"Class 'class 0' has 3 training images, fewer than the 4 asked for: lower"):
         initial_model(ModelArguments(bases_per_class=4), data, seed=0)
+
+
+STORED = {"basis_storage": "luma_chroma", "basis_height": 4, "basis_width": 4}
+
+
+def saved(model, data, folder):
+    model.save_pretrained(folder)
+    data.processor.save_pretrained(folder)
+    return str(folder)
+
+
+def test_bases_of_any_storage_start_as_images_that_are_stored_so():
+    data = tiny_data()
+    model = initial_model(ModelArguments(bases_per_class=3, num_hallucinators=0, **STORED), data, seed=0)
+    plain = initial_model(ModelArguments(bases_per_class=3, num_hallucinators=0), data, seed=0)
+    assert torch.equal(model.bases, store_images(plain.bases.detach(), model.config))
+
+
+def test_a_model_starts_from_another_artifact(tmp_path):
+    data = tiny_data()
+    sizes = {"bases_per_class": 2, "num_hallucinators": 3, "label_kind": "soft", **STORED}
+    other = scramble(initial_model(ModelArguments(**sizes), data, seed=1))
+    folder = saved(other, data, tmp_path / "other")
+    model = initial_model(ModelArguments(**sizes, init_from=folder, student_learning_rate=0.5), data, seed=0)
+    for name, tensor in other.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor) == (name != "student_learning_rate"), name
+    assert model.student_learning_rate.item() == 0.5
+
+    hard = scramble(initial_model(ModelArguments(bases_per_class=2, num_hallucinators=0, **STORED), data, seed=1))
+    folder = saved(hard, data, tmp_path / "hard")
+    fresh = initial_model(ModelArguments(**sizes), data, seed=0)
+    model = initial_model(ModelArguments(**sizes, init_from=folder), data, seed=0)
+    assert torch.equal(model.bases, hard.bases)
+    assert torch.equal(model.label_logits, fresh.label_logits)
+    assert torch.equal(
+        model.hallucinators[0].encoder.convolutions[0].weight, fresh.hallucinators[0].encoder.convolutions[0].weight
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "other_data", "problem"),
+    [
+        ({"bases_per_class": 3}, {}, "bases_per_class is 3 in the recipe, but 2 in .*set bases_per_class to that"),
+        ({"basis_height": 5}, {}, "basis_height is 5 in the recipe, but 4"),
+        ({"num_hallucinators": 2}, {}, "num_hallucinators is 2 in the recipe, but 3"),
+        ({}, {"num_labels": 3}, "of other classes or another shape than tiny"),
+        ({}, {"side": 10}, "of other classes or another shape than tiny"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused(settings, other_data, problem, tmp_path):
+    data = tiny_data(**other_data)
+    arguments = {"bases_per_class": 2, "num_hallucinators": 3, **STORED}
+    folder = saved(initial_model(ModelArguments(**arguments), data, seed=1), data, tmp_path)
+    with pytest.raises(ValueError, match=problem):
+        initial_model(ModelArguments(**arguments | settings, init_from=folder), tiny_data(), seed=0)
+
+
+def test_a_start_in_another_space_is_refused(tmp_path):
+    folder = saved(initial_model(ModelArguments(), tiny_data(zca=True), seed=1), tiny_data(zca=True), tmp_path)
+    with pytest.raises(ValueError, match="not in the space of the recipe's tiny"):
+        initial_model(ModelArguments(init_from=folder), tiny_data(), seed=0)
+
+
+def test_a_budget_decides_how_many_bases_there_are():
+    data = tiny_data(images_per_class=20)
+    budget = {"bases_per_class": "auto", "storage_budget": 2}
+    config = model_config(ModelArguments(**budget, num_hallucinators=0), data)
+    assert config.basis_storage != "pixels", "the layout measured best"
+    assert 2 * 4 * 192 - math.prod(config.stored_shape) * 4 < config.num_floats - 1 <= 2 * 4 * 192
+    config = model_config(ModelArguments(**budget, num_hallucinators=0, basis_height=4, basis_width=4), data)
+    assert config.basis_storage == "pixels" and config.bases_per_class == 8, "a recipe that says how is left alone"
+    with pytest.raises(ValueError, match="bases_per_class auto is what a budget pays for: set storage_budget"):
+        model_config(ModelArguments(bases_per_class="auto"), data)
+    with pytest.raises(ValueError, match="lower num_hallucinators"):
+        model_config(ModelArguments(**budget, num_hallucinators=50), data)

@@ -4,6 +4,7 @@ import torch
 from accelerate import Accelerator
 
 from haba_hf.artifact.processing_haba import HabaImageProcessor
+from haba_hf.coresets import real_images_config
 from haba_hf.data import ImageData, Split
 from haba_hf.evaluation import (
     EvaluationArguments,
@@ -51,7 +52,7 @@ def make_args(**kwargs):
 
 def test_random_real_images_are_real_and_of_their_class():
     data = make_data()
-    model = random_real_artifact(data, 7, seed=0)
+    model = random_real_artifact(data, real_images_config(data, 7), seed=0)
     config = model.config
     assert config.num_hallucinators == 0 and config.sample_shape == (3, 6, 6)
     assert [config.id2label[i] for i in range(3)] == NAMES and config.label2id["right"] == 1
@@ -68,33 +69,37 @@ def test_random_real_images_are_real_and_of_their_class():
 def test_the_draw_depends_on_the_seed_alone():
     data = make_data()
     before = torch.get_rng_state()
-    first = random_real_artifact(data, 5, seed=1).bases
+    first = random_real_artifact(data, real_images_config(data, 5), seed=1).bases
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(99)
-    assert torch.equal(random_real_artifact(data, 5, seed=1).bases, first)
-    assert not torch.equal(random_real_artifact(data, 5, seed=2).bases, first)
+    assert torch.equal(random_real_artifact(data, real_images_config(data, 5), seed=1).bases, first)
+    assert not torch.equal(random_real_artifact(data, real_images_config(data, 5), seed=2).bases, first)
 
 
 def test_a_class_with_too_few_images_is_named():
     data = make_data(per_class=4)
-    assert random_real_artifact(data, 4, seed=0).config.num_bases == 12
+    assert random_real_artifact(data, real_images_config(data, 4), seed=0).config.num_bases == 12
     with pytest.raises(ValueError, match=r"'left' has 4 training images, fewer than the 5 asked for"):
-        random_real_artifact(data, 5, seed=0)
+        random_real_artifact(data, real_images_config(data, 5), seed=0)
     with pytest.raises(ValueError, match="'left' has 4"):
-        evaluate_random_real(data, data.test, 5, NETWORK, make_args(), 0, Accelerator(cpu=True))
+        evaluate_random_real(
+            data, data.test, real_images_config(data, 5), NETWORK, make_args(), 0, Accelerator(cpu=True)
+        )
 
 
 def test_every_student_has_a_draw_of_its_own(monkeypatch):
     drawn = []
     from haba_hf.evaluation import references
 
-    def recorded(data, images_per_class, seed):
-        drawn.append(random_real_artifact(data, images_per_class, seed))
+    def recorded(data, config, seed):
+        drawn.append(random_real_artifact(data, config, seed))
         return drawn[-1]
 
     monkeypatch.setattr(references, "random_real_artifact", recorded)
     data, args = make_data(), make_args(evaluation_seeds=3)
-    result = evaluate_random_real(data, data.test, 3, NETWORK, args, 0, Accelerator(cpu=True))
+    result = evaluate_random_real(
+        data, data.test, real_images_config(data, 3), NETWORK, args, 0, Accelerator(cpu=True)
+    )
     bases = [model.bases for model in drawn[1:]]  # the first is a check that all classes have enough
     assert len(bases) == 3 and not any(torch.equal(bases[i], bases[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
     assert result.mean > 0.95 and result.std == pytest.approx(np.std(result.accuracies))
@@ -103,8 +108,10 @@ def test_every_student_has_a_draw_of_its_own(monkeypatch):
 def test_random_real_follows_the_artifacts_recipe():
     """With all images of each class the draw is but an order, and both ways train alike."""
     data, args = make_data(per_class=3, noise=150), make_args(student_epochs=10)
-    reference = evaluate_random_real(data, data.test, 3, NETWORK, args, 0, Accelerator(cpu=True))
-    artifact = random_real_artifact(data, 3, seed=0)
+    reference = evaluate_random_real(
+        data, data.test, real_images_config(data, 3), NETWORK, args, 0, Accelerator(cpu=True)
+    )
+    artifact = random_real_artifact(data, real_images_config(data, 3), seed=0)
     direct = evaluate_artifact(artifact, data.test, data.processor, NETWORK, args, 0, Accelerator(cpu=True))
     assert len(reference.accuracies) == len(direct.accuracies) == 2
     assert reference.mean == pytest.approx(direct.mean, abs=0.15)

@@ -7,6 +7,7 @@ from PIL import Image
 from torch import nn
 
 from haba_hf.artifact.processing_haba import HabaImageProcessor
+from haba_hf.coresets import real_images_config
 from haba_hf.data import Split
 from haba_hf.data.corruptions import CORRUPTIONS, SEVERITIES, STANDARD_CORRUPTIONS, corrupt
 from haba_hf.evaluation import (
@@ -127,7 +128,9 @@ def test_every_evaluation_hands_out_its_students():
     common = (NETWORK, args, 0, accelerator)
     evaluations = {
         "artifact": lambda add: evaluate_artifact(model, data.test, data.processor, *common, on_student=add),
-        "random": lambda add: evaluate_random_real(data, data.test, 2, *common, on_student=add),
+        "random": lambda add: evaluate_random_real(
+            data, data.test, real_images_config(data, 2), *common, on_student=add
+        ),
         "full": lambda add: evaluate_full_data(data, data.test, *common, on_student=add),
     }
     for evaluation in evaluations.values():

@@ -1,0 +1,69 @@
+"""What an artifact stores of a basis, as pictures: its pixels, its planes, or its frequencies.
+
+Shape legend: P bases, Q pictures of each, C/H/W of a sample.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..artifact.configuration_haba import HabaConfig
+from ..artifact.loading import HabaProcessor
+from ..artifact.modeling_haba import HabaModel
+from ..artifact.processing_audio_haba import HabaAudioProcessor
+from ..artifact.storage_haba import lowest_frequencies, plane_images
+
+
+def stored_columns(config: HabaConfig) -> list[str]:
+    """The names of the pictures of [`stored_pictures`]; none where a stored basis is itself a sample."""
+    if config.basis_storage == "luma_chroma":
+        return ["luma", "chroma 1", "chroma 2"]
+    if config.basis_storage == "frequencies":
+        names = ["luma", "chroma 1", "chroma 2"] if config.has_chroma else [""] * config.basis_shape[0]
+        return [f"{name} freq.".strip() for name in names]
+    return ["basis"] if config.num_hallucinators or config.stored_shape != config.sample_shape else []
+
+
+@torch.no_grad()
+def stored_pictures(model: HabaModel, processor: HabaProcessor, basis_ids: Tensor) -> Tensor:
+    """
+    Bases as they are stored, `[P, Q, C, H, W]` in [0, 1]: their pixels, enlarged to squares; each plane of luma and
+    chroma in its own color; or the coefficients of their frequencies, the lowest at the top left, grey for 0.
+    """
+    config = model.config
+    size = config.sample_height, config.sample_width
+    stored = model.bases[basis_ids].float()
+    if config.basis_storage == "frequencies":
+        tiles = torch.stack([_spectrum(plane, size) for plane in stored.split(config.plane_numbers, dim=1)], dim=1)
+        channels = 1 if isinstance(processor, HabaAudioProcessor) else config.sample_channels
+        tiles = tiles[:, :, None].expand(-1, -1, channels, -1, -1)
+        return tiles.flip(3) if isinstance(processor, HabaAudioProcessor) else tiles
+    images = [F.interpolate(plane, size, mode="nearest") for plane in plane_images(stored, config)]
+    images = [_in_sample_channels(image, config.sample_channels) for image in images]
+    tiles = pictures(processor, torch.stack(images, dim=1).flatten(0, 1))
+    return tiles.unflatten(0, (len(basis_ids), len(images)))
+
+
+def _spectrum(coefficients_PF: Tensor, size: tuple[int, int]) -> Tensor:
+    """Coefficients in their places `[P, H, W]`, their square roots, so that small ones show; white is the greatest."""
+    rows, columns = lowest_frequencies(size, coefficients_PF.shape[1]).unbind(dim=1)
+    side = int(max(rows.max(), columns.max())) + 1
+    grid = torch.zeros(len(coefficients_PF), side, side)
+    grid[:, rows, columns] = coefficients_PF.sign() * coefficients_PF.abs().sqrt()
+    grid = 0.5 + 0.5 * grid / grid.abs().amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+    return F.interpolate(grid[:, None], size, mode="nearest")[:, 0]
+
+
+def pictures(processor: HabaProcessor, samples_BCHW: Tensor) -> Tensor:
+    """Samples as they are looked at, in [0, 1]: [B, 1 or 3, H, W]."""
+    pixels = np.stack([np.asarray(picture) for picture in processor.to_pil(samples_BCHW)])
+    pixels_BHWC = torch.from_numpy(pixels).view(*pixels.shape[:3], -1)
+    return pixels_BHWC.permute(0, 3, 1, 2) / 255
+
+
+def _in_sample_channels(bases_NCHW: Tensor, channels: int) -> Tensor:
+    """Bases of other channels than the samples' have no colors of their own: their mean is shown."""
+    if bases_NCHW.shape[1] == channels:
+        return bases_NCHW
+    return bases_NCHW.mean(dim=1, keepdim=True).expand(-1, channels, -1, -1)
