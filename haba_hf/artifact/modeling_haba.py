@@ -6,11 +6,13 @@ classes, T step sizes.
 
 import math
 import os
-from importlib import import_module
-from importlib.util import find_spec
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +20,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import logging
 
+from .card_haba import short_card
 from .configuration_haba import HabaConfig
 from .datasets_haba import pairings_as_dataset, samples_as_dataset
 from .hallucinator_haba import (
@@ -188,28 +191,45 @@ class HabaModel(PreTrainedModel):
         if self.config.storage_dtype == "int8":
             self.bases.copy_(self._decoded_bases())
 
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str = "50GB",
+        tags: str | Sequence[str] = (),
+    ) -> str:
         """
-        As in transformers, and more for an artifact: a model that is as an artifact's folder has it, from which it
-        was loaded, is published with processor, recipe, records, figures and card by `haba_hf.hub.push_artifact`.
-        One that was changed, or is from elsewhere, goes alone, which a warning says: no records are of it.
-
-        Raises:
-            `ValueError`: if `repo_id` is not `owner/name`, or the folder is unfit to be published.
-            `OSError`: if the Hub cannot be reached or refuses; the repository then is as it was.
+        As in transformers: weights, config and code, with a short card in place of any card that is there, which may
+        be of other weights. Processor, records, figures and the full card are of an artifact's folder, which
+        `haba_hf.hub.push_artifact` publishes.
         """
-        # Published beside the weights, this file may not import the package it is from.
-        hub = import_module("haba_hf.hub") if find_spec("haba_hf") is not None else None
-        if hub is not None and hub.holds_model(self.name_or_path, self):
-            kwargs.pop("max_shard_size", None)  # an artifact's weights are one file
-            return hub.push_artifact(self.name_or_path, repo_id, **kwargs)
-        reason = "haba_hf, which publishes them, is not installed."
-        if hub is not None:
-            reason = (
-                "the model was changed, or not loaded from an artifact's folder (haba pull fetches one from the Hub)."
+        api = HfApi(token=token, library_name="haba_hf")
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None and not revision.startswith("refs/pr/"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        tags = [tags] if isinstance(tags, str) else tags
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, max_shard_size=max_shard_size)
+            card = short_card(self.config, repo_id, [*(self.model_tags or ()), *tags])
+            Path(folder, "README.md").write_text(card, encoding="utf-8")
+            logger.warning(
+                f"Weights, config, code and a short card go to {repo_id}: haba_hf.hub.push_artifact (or haba push) "
+                "brings the processor, the records and the full card of an artifact's folder."
             )
-        logger.warning(f"Only config, weights and code go to {repo_id}, without card and records: {reason}")
-        return super().push_to_hub(repo_id, **kwargs)
+            return api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message or "Upload model",
+                commit_description=commit_description,
+                revision=revision,
+                create_pr=create_pr,
+            )
 
     @property
     def labels(self) -> Tensor:

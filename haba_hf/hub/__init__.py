@@ -1,6 +1,6 @@
 """What goes beside an artifact when it is published, and the way to the Hub and back."""
 
-from .artifact import Artifact, holds_model, read_artifact
+from .artifact import Artifact, read_artifact
 from .cards import render_dataset_card, render_model_card
 from .figures import plot_embedding, plot_robustness, plot_training_curves, save_contact_sheet, save_gallery
 from .listen import save_sounds
@@ -15,7 +15,6 @@ __all__ = [
     "artifact_summary",
     "export_artifact",
     "fetch_artifact",
-    "holds_model",
     "materialize_artifact",
     "mix_hallucinators",
     "mixture_picture",

@@ -134,16 +134,6 @@ def weights_fingerprint(model: HabaModel) -> str:
     return digest.hexdigest()[:16]
 
 
-def holds_model(directory: str | Path, model: HabaModel) -> bool:
-    """Whether a folder holds an artifact, and the model is as it is there, in config and weights."""
-    directory = Path(directory)
-    if not all((directory / name).is_file() for name in REQUIRED):
-        return False
-    saved = HabaModel.from_pretrained(directory, local_files_only=True)
-    same_config = saved.config.to_diff_dict() == model.config.to_diff_dict()
-    return same_config and weights_fingerprint(saved) == weights_fingerprint(model)
-
-
 def published_records(artifact: Artifact) -> Files:
     """Figures and records as they are published; what was measured comes along from the run's folder."""
     files: Files = {**artifact.figures}

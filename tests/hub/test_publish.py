@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel
 
 from fake_hub import READER, WRITER, environment_of, serving
-from haba_hf import HabaModel
+from haba_hf import HabaConfig, HabaModel
 from haba_hf.artifact.whitening_haba import WHITENING
 from haba_hf.hub import export_artifact, fetch_artifact, pull_artifact, push_artifact, read_artifact
 from haba_hf.hub.publish import code_files
@@ -22,6 +22,7 @@ from tiny_artifact import tiny_artifact
 
 ROOT = Path(__file__).parents[2]
 CODE = {
+    "card_haba.py",
     "configuration_haba.py",
     "datasets_haba.py",
     "hallucinator_haba.py",
@@ -491,53 +492,63 @@ def test_no_hub_and_offline(hub, artifact, tmp_path, monkeypatch):
     )
 
 
-def test_push_to_hub_of_a_loaded_artifact_is_a_push_of_its_folder(hub, artifact):
-    """`model.push_to_hub` brings card, records and figures as `haba push` does, with the options of transformers."""
+MODEL_CODE = CODE - {"processing_haba.py", "whitening_haba.py"}
+
+
+def test_push_to_hub_of_a_model(hub, artifact, caplog):
+    """The model alone, with a short card, in one commit, with the options of transformers."""
     model = HabaModel.from_pretrained(artifact)
-    url = model.push_to_hub("me/tiny", commit_message="Hello", commit_description="World", tags=["mine"], private=True)
-    push_artifact(artifact, "you/tiny", tags=["mine"])
-    assert url == f"{hub.url}/me/tiny"
-    assert hub.files("me/tiny").keys() == FILES | CODE
-    files = {name: content.replace(b"me/tiny", b"you/tiny") for name, content in hub.files("me/tiny").items()}
-    assert files == hub.files("you/tiny")
-    assert ModelCard(hub.files("me/tiny")["README.md"].decode()).data.tags == ["dataset-distillation", "haba", "mine"]
-    repo = hub.repos[("model", "me/tiny")]
+    model.add_model_tags(["ours"])
+    options = {"commit_message": "Hello", "commit_description": "World", "private": True}
+    commit = model.push_to_hub("me/plain", tags=["mine", "haba"], **options)
+    assert commit.startswith(f"{hub.url}/me/plain")
+    assert "push_artifact (or haba push) brings the processor, the records" in caplog.text
+    files = hub.files("me/plain")
+    assert files.keys() == MODEL_CODE | {"config.json", "model.safetensors", "README.md"}
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.library_name == "haba_hf"
+    assert card.data.tags == ["dataset-distillation", "haba", "ours", "mine"]
+    config = model.config
+    assert f"{config.num_bases} bases and {config.num_hallucinators} hallucinators" in card.text
+    assert 'AutoModel.from_pretrained("me/plain", trust_remote_code=True)' in card.text
+    assert "haba push" in card.text
+    repo = hub.repos[("model", "me/plain")]
     assert repo.private
     assert [(title, repo.descriptions[sha]) for sha, title, _ in repo.commits[1:]] == [("Hello", "World")]
-    model.push_to_hub("me/tiny", tags=["mine"])
-    assert len(repo.commits) == 2, "nothing new"
-
-
-def test_push_to_hub_as_a_pull_request(hub, artifact):
-    model = HabaModel.from_pretrained(artifact)
-    assert model.push_to_hub("me/tiny", create_pr=True) == f"{hub.url}/me/tiny/discussions/1"
-    assert hub.files("me/tiny") == {}, "the main branch is as it was"
-    assert hub.files("me/tiny", revision="refs/pr/1").keys() == FILES | CODE
-    with pytest.raises(ValueError, match="opened against main: give create_pr, or the branch 'v2'"):
-        model.push_to_hub("me/other", create_pr=True, revision="v2")
-    assert ("model", "me/other") not in hub.repos
-
-
-@pytest.mark.parametrize("change", ["weights", "config", "folder"])
-def test_push_to_hub_of_another_model_is_that_of_transformers(hub, artifact, monkeypatch, caplog, change):
-    """Records are not published of what they are not about: a changed model goes alone, and is said to."""
-    monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # made once a process, of the first endpoint
-    model = HabaModel.from_pretrained(artifact)
-    if change == "weights":
-        model.bases.data += 1
-    elif change == "config":
-        model.config.id2label = {**model.config.id2label, 0: "renamed"}
-    else:
-        (artifact / "preprocessor_config.json").unlink()  # no whole artifact
-    model.push_to_hub("me/plain")
-    assert "Only config, weights and code go to me/plain" in caplog.text
-    assert CODE | {"config.json", "model.safetensors", "README.md"} == hub.files("me/plain").keys() | {
-        "processing_haba.py",  # the processor's own push brings these
-        "whitening_haba.py",
-    }
     loaded = HabaModel.from_pretrained("me/plain")
-    assert torch.equal(loaded.bases, model.bases)
-    assert loaded.config.id2label == model.config.id2label
+    assert torch.equal(loaded.materialize().samples, model.materialize().samples)
+
+
+def test_the_card_of_a_push_to_hub_takes_the_place_of_one_of_other_weights(hub, artifact):
+    push_artifact(artifact, "me/tiny")
+    before = hub.files("me/tiny")
+    model = HabaModel.from_pretrained(artifact)
+    model.bases.data += 1
+    model.push_to_hub("me/tiny")
+    files = hub.files("me/tiny")
+    assert files.keys() == before.keys()
+    assert b"model-index" in before["README.md"] and b"model-index" not in files["README.md"], "of other weights"
+    assert torch.equal(HabaModel.from_pretrained("me/tiny").bases, model.bases)
+    push_artifact(artifact, "me/tiny")
+    assert hub.files("me/tiny") == before
+
+
+def test_push_to_hub_of_plain_pixels_does_not_call_them_distilled(hub, artifact):
+    HabaModel(HabaConfig(num_labels=2, num_hallucinators=0, sample_height=8, sample_width=8)).push_to_hub("me/pixels")
+    card = ModelCard(hub.files("me/pixels")["README.md"].decode())
+    assert card.data.tags == ["haba"]
+    assert "2 bases of plain pixels, in all 2 samples" in card.text
+
+
+def test_push_to_hub_to_a_branch_and_as_a_pull_request(hub, artifact):
+    model = HabaModel.from_pretrained(artifact)
+    model.push_to_hub("me/tiny", revision="v2", tags="mine")
+    assert hub.files("me/tiny") == {}, "the main branch is as it was"
+    assert "mine" in ModelCard(hub.files("me/tiny", revision="v2")["README.md"].decode()).data.tags
+    commit = model.push_to_hub("me/tiny", create_pr=True)
+    assert commit.pr_url == f"{hub.url}/me/tiny/discussions/1"
+    assert hub.files("me/tiny") == {}
+    assert "model.safetensors" in hub.files("me/tiny", revision="refs/pr/1")
 
 
 @pytest.mark.parametrize("label_kind", ["hard", "soft"])
