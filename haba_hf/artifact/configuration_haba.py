@@ -231,7 +231,7 @@ class HabaConfig(PreTrainedConfig):
             self._check_at_most("hallucinator_map_height", "height of the feature map", height)
             self._check_at_most("hallucinator_map_width", "width of the feature map", width)
 
-    def _check_at_most(self, name: str, of: str, limit: int):
+    def _check_at_most(self, name: str, of: str, limit: int) -> None:
         value = getattr(self, name)
         if value is not None and not 1 <= value <= limit:
             raise ValueError(f"{name} must be 1 to {limit}, the {of.replace('_', ' ')}, or left out, got {value}.")

@@ -1,5 +1,5 @@
-r"""How a basis is stored: as pixels at a size of its own, as luma and chroma planes, or as frequencies; and in how many
-bits. The maps between what is stored and images are linear and fixed, so they cost no storage.
+r"""How a basis is stored: as pixels at a size of its own, as luma and chroma planes, or as frequencies; and in how
+many bits. The maps between what is stored and images are linear and fixed, so they cost no storage.
 
 A stored number is in units of an image's values: it is the root mean square, over pixels and channels, of what it adds
 to the image, so that numbers of every kind move alike under one learning rate.

@@ -14,8 +14,8 @@ class ModelArguments:
     bases_per_class: int | Literal["auto"] = field(
         default=1,
         metadata={
-            "help": "Bases of each class (BPC); auto: as many as storage_budget pays for, and, where the recipe leaves "
-            "all of their storage open, stored in the way measured best."
+            "help": "Bases of each class (BPC); auto: as many as storage_budget pays for, and, where the recipe "
+            "leaves all of their storage open, stored in the way measured best."
         },
     )
     num_hallucinators: int = field(default=5, metadata={"help": "Hallucinators; 0 distils plain pixels."})

@@ -78,8 +78,8 @@ def initial_model(arguments: ModelArguments, data: ImageData, seed: int) -> Haba
     Bases are `bases_per_class` random training images of each class without replacement (`basis_init="real"`), or
     N(0, 1), and stored as the config says. With multi-formation, `basis_init="mix"` makes a basis of as many images as
     it has tiles (IDC; Kim et al., ICML 2022). Soft labels start near their class or, with `label_init="uniform"`,
-    alike for all classes. With `init_from`, bases, soft labels and hallucinators are those of another artifact; if that
-    has no hallucinators or hard labels, these start anew.
+    alike for all classes. With `init_from`, bases, soft labels and hallucinators are those of another artifact; if
+    that has no hallucinators or hard labels, these start anew.
 
     Raises:
         `ValueError`: if a class has fewer training images than its bases are made of, or the artifact of `init_from`
@@ -125,10 +125,9 @@ def _start_from(model: HabaModel, artifact: str, data: ImageData) -> None:
                 f"init_from starts from: set {name} to that."
             )
     model.bases.copy_(other.bases)
-    modules = [(model.hallucinators, other.hallucinators), (model.encoder, other.encoder)]
-    modules.append((model.decoder, other.decoder))
-    for mine, of_other in modules:
-        if mine is not None and of_other is not None and theirs.num_hallucinators:
-            mine.load_state_dict(of_other.state_dict())
+    if theirs.num_hallucinators:
+        for name in ("hallucinators", "encoder", "decoder"):
+            if getattr(model, name) is not None:
+                getattr(model, name).load_state_dict(getattr(other, name).state_dict())
     if model.label_logits is not None and other.label_logits is not None:
         model.label_logits.copy_(other.label_logits)

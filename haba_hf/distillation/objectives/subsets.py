@@ -1,8 +1,8 @@
 r"""Objectives on some of the samples of a class a step, `samples_per_class`, without the bias of doing so.
 
-A distance between the mean over real images and the mean over drawn samples has, in expectation, the spread of that
-mean in it: to descend it pulls the samples of a class together, the more the fewer are drawn. Both ways out of it below
-leave the gradient that all samples would give, in expectation: of a squared distance the spread is estimated and
+A distance between the mean over real images and the mean over drawn samples has, in expectation, the spread of
+that mean in it: to descend it pulls the samples of a class together, the more the fewer are drawn. Both ways out of it
+below leave the gradient that all samples would give, in expectation: of a squared distance the spread is estimated and
 subtracted; of any other distance one draw says in which direction, and another is moved.
 
 Shape legend: L classes, X samples of a class, n samples drawn of it, D features.
@@ -75,8 +75,8 @@ def crossed(
 def check_subset(samples_per_class: int | None, of_class: int, soft: bool = False) -> None:
     """
     Raises:
-        `ValueError`: if too few samples are drawn for their spread to be known, or soft labels, which make every sample
-            one of all classes, are drawn by class.
+        `ValueError`: if too few samples are drawn for their spread to be known, or soft labels, which make every
+            sample one of all classes, are drawn by class.
     """
     if samples_per_class is None or samples_per_class >= of_class:
         return
