@@ -63,6 +63,21 @@ def resized(prepare: Prepare, **changes: int) -> Prepare:
     return lambda size: prepare(size if size.width == QUICK.width else replace(size, **changes))
 
 
+# Ways to store a basis, and steps of as many samples of each.
+STORED = {
+    "small pixels": {"basis_height": 16, "basis_width": 16},
+    "luma and chroma": {"basis_storage": "luma_chroma", "basis_height": 12, "basis_width": 12},
+    "frequencies": {"basis_storage": "frequencies", "basis_frequencies": 64},
+}
+DM_OF_MANY = {"objective": "dm", "network_bank": 1, "bases_per_class": 28}
+MTT_OF_MANY = {"bases_per_class": 28, "student_steps": 5, "student_batch_size": 50}
+
+
+def in_color(prepare: Prepare) -> Prepare:
+    """The same on images of 3x32x32."""
+    return lambda size: prepare(replace(size, side=32, channels=3))
+
+
 CASES = {
     "mtt-1": Case("MTT step, 1 basis per class, 50 student steps x 10", "s", both(distill)),
     "mtt-10": Case(
@@ -121,6 +136,22 @@ CASES = {
         "s",
         two(resized(partial(distill, student_steps=5), side=64, depth=4), partial(distill, student_steps=5)),
     ),
+    **{
+        f"{objective}-{name.replace(' ', '-')}": Case(
+            f"{title}: bases stored as {name} / as pixels of full size",
+            "s",
+            two(
+                in_color(partial(distill, storage=storage, **settings)),
+                in_color(partial(distill, storage={}, **settings)),
+            ),
+            times_as_often=2,
+        )
+        for objective, title, settings in (
+            ("dm", "DM step, network bank, 28 samples a class of 3x32x32", DM_OF_MANY),
+            ("mtt", "MTT, 5 student steps x 50 of 28 samples a class of 3x32x32", MTT_OF_MANY),
+        )
+        for name, storage in STORED.items()
+    },
     "pairing": Case(
         "student, bf16: 100 bases with 5 hallucinators / 100 plain images",
         "epochs/s",

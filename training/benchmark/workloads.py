@@ -18,6 +18,7 @@ class Size:
     """What a case is measured on."""
 
     side: int = 28
+    channels: int = 1
     depth: int = 3
     width: int = 128
     student_epochs: int = 8
@@ -43,16 +44,16 @@ QUICK = Size(
 )
 
 
-def artifact(size: Size, bases_per_class: int = 10, num_hallucinators: int = HALLUCINATORS):
+def artifact(size: Size, bases_per_class: int = 10, num_hallucinators: int = HALLUCINATORS, **storage):
     """An artifact of random numbers."""
     import torch
 
     from haba_hf import HabaConfig, HabaModel
 
     torch.manual_seed(0)
-    sample = {"sample_channels": 1, "sample_height": size.side, "sample_width": size.side}
+    sample = {"sample_channels": size.channels, "sample_height": size.side, "sample_width": size.side}
     budget = {"bases_per_class": bases_per_class, "num_hallucinators": num_hallucinators}
-    return HabaModel(HabaConfig(num_labels=CLASSES, **budget, **sample))
+    return HabaModel(HabaConfig(num_labels=CLASSES, **budget, **sample, **storage))
 
 
 def random_data(size: Size, images_per_class: int):
@@ -64,7 +65,7 @@ def random_data(size: Size, images_per_class: int):
 
     torch.manual_seed(0)
     labels = torch.arange(CLASSES).repeat(images_per_class)
-    images = torch.randint(256, (len(labels), 1, size.side, size.side), dtype=torch.uint8)
+    images = torch.randint(256, (len(labels), size.channels, size.side, size.side), dtype=torch.uint8)
     split = Split(images, labels)
     return ImageData(
         name="random",
@@ -72,7 +73,9 @@ def random_data(size: Size, images_per_class: int):
         validation=split,
         test=None,
         class_names=[str(label) for label in range(CLASSES)],
-        processor=HabaImageProcessor(num_channels=1, image_mean=[0.5], image_std=[0.29]),
+        processor=HabaImageProcessor(
+            num_channels=size.channels, image_mean=[0.5] * size.channels, image_std=[0.29] * size.channels
+        ),
         fingerprint="random",
     )
 
@@ -167,8 +170,15 @@ class RandomExperts:
         return self.ends
 
 
-def distill(size: Size, objective: str = "mtt", naive: bool = False, bases_per_class: int = 1, **settings):
-    """Whole steps of Algorithm 1, with the adversary."""
+def distill(
+    size: Size,
+    objective: str = "mtt",
+    naive: bool = False,
+    bases_per_class: int = 1,
+    storage: dict | None = None,
+    **settings,
+):
+    """Whole steps of Algorithm 1, with the adversary; with `storage`, of bases alone that are stored so."""
     import torch
     from accelerate import Accelerator
 
@@ -189,7 +199,8 @@ def distill(size: Size, objective: str = "mtt", naive: bool = False, bases_per_c
         experts = RandomExperts(torch.randn(2, sum(parameter.numel() for parameter in network.parameters())) / 100)
         kind = NaiveTrajectoryMatching if naive else TrajectoryMatching
         matching = kind(experts, network_arguments, arguments, recipe.trajectory_matching)
-    model, accelerator = artifact(size, bases_per_class), Accelerator(cpu=True)
+    stored = {} if storage is None else {"num_hallucinators": 0, **storage}
+    model, accelerator = artifact(size, bases_per_class, **stored), Accelerator(cpu=True)
     sections = arguments, recipe.adversary, network_arguments
     distiller = Distiller(model, matching, *sections, data, accelerator, recipe_hash="")
     steps = size.bank_steps if recipe.distribution_matching.network_bank else 1
