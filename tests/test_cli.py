@@ -11,7 +11,7 @@ from PIL import Image
 
 from fake_hub import serving
 from haba_hf import HabaConfig, HabaModel
-from haba_hf.artifact.planning import plan_storage
+from haba_hf.artifact.planning import plan_storage, storage_layouts
 from haba_hf.cli import RECIPE_COMMANDS, main
 from haba_hf.data import DataArguments, load_image_data
 from tiny_artifact import tiny_artifact
@@ -84,7 +84,7 @@ def test_distill_evaluate_and_info_of_a_recipe_by_name(haba, tmp_path):
     assert facts["floats"] == sum(parameter.numel() for parameter in model.parameters())
     assert facts["accuracy"][0]["mean"] == rows[0]["accuracy"]["mean"]
     text = haba("info", run / "artifact")
-    assert "10 classes, 1 bases per class, 5 hallucinators: 50 samples of 1x8x8, hard labels" in text
+    assert "10 classes, 1 bases per class (8x8 pixels), 5 hallucinators: 50 samples of 1x8x8, hard labels" in text
     assert f"{facts['floats']:,} floats, {facts['bytes']:,} bytes" in text
     assert f"train_images {record['train_images']}" in text
 
@@ -138,8 +138,17 @@ def test_push_info_and_pull(haba, error_of, tmp_path, monkeypatch):
 def test_plan_lists_what_a_budget_pays_for(haba, error_of):
     shape = ["--num_labels", "10", "--sample_shape", "3", "32", "32"]
     plans = json.loads(haba("plan", "--images_per_class", "10", *shape, "--json"))["plans"]
-    expected = plan_storage(10, (3, 32, 32), images_per_class=10)
-    names = ["bases_per_class", "num_hallucinators", "hallucinator_depth", "share_encoder_decoder"]
+    expected = plan_storage(
+        10,
+        (3, 32, 32),
+        images_per_class=10,
+        layouts=storage_layouts((3, 32, 32)),
+        num_hallucinators=(0, 5),
+        depths=(1,),
+        map_sizes=(None, 1),
+        share_encoder_decoder=(False,),
+    )
+    names = [name for name in plans[0] if name in vars(HabaConfig()) and name != "basis_channels"]
     assert [[plan[name] for name in names] for plan in plans] == [
         [getattr(plan.config, name) for name in names] for plan in expected
     ]
@@ -151,13 +160,19 @@ def test_plan_lists_what_a_budget_pays_for(haba, error_of):
         assert plan["num_samples"] == config.num_samples
         assert plan["floats"] - 1 <= 10 * 10 * 3 * 32 * 32
     # 307,200 floats, less 6,258 of a hallucinator from one channel to three, pay for 29 x 10 bases of 1,024.
-    one = ["--basis_channels", "1", "--num_hallucinators", "1", "--hallucinator_depth", "1"]
+    one = ["--basis_channels", "1", "--num_hallucinators", "1", "--hallucinator_map", "full", "--pixels"]
     lines = haba("plan", "--images_per_class", "10", *shape, *one).splitlines()
     assert len(lines) == 4
-    assert lines[2].startswith("| 29 | 1 | 1 | false | 1 | 290 | 303,")
+    assert lines[2].startswith("| 29 | 29 | 32x32 pixels | 1 of depth 1, maps 32x32 | 303,")
     soft = json.loads(haba("plan", "--max_bytes", 4 * 307_201, *shape, *one, "--label_kind", "soft", "--json"))
     assert soft["plans"][0]["floats"] == 29 * 10 * (1_024 + 10) + 6_258 + 1
-    one_image = ["plan", "--images_per_class", "1", *shape, "--num_hallucinators", "5", "--hallucinator_depth", "1"]
+    lines = haba("plan", "--images_per_class", "2", *shape, "--num_hallucinators", "0", "5", "--shared").splitlines()
+    assert "| 64 | 64 | 64 frequencies, chroma 16 | 0 | 61,441 | 245,764 | 1.000 |" in lines
+    assert "| 8 | 2 | 32x32 pixels of 3 channels, 2x2 tiles | 0 | 61,441 | 245,764 | 1.000 |" in lines
+    bits = haba("plan", "--max_bytes", "30720", *shape, "--num_hallucinators", "0", "--storage_dtype", "int8")
+    assert "| 28 | 28 | 64 frequencies, chroma 16, int8 | 0 | 27,721 | 30,244 | 0.985 |" in bits.splitlines()
+    one_image = ["plan", "--images_per_class", "1", *shape, "--num_hallucinators", "5", "--hallucinator_map", "full"]
+    one_image += ["--pixels"]
     assert "has room for none of these" in error_of(*one_image)
     assert all(plan["budget_share"] > 1 for plan in json.loads(haba(*one_image, "--nearest", "--json"))["plans"][:1])
     assert "not allowed with argument" in error_of("plan", "--images_per_class", "1", "--max_bytes", "9", *shape)

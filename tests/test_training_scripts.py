@@ -148,7 +148,7 @@ def test_distribution_matching_in_two_processes_then_evaluate_and_train_a_studen
     ]
     assert [line for line in printed.splitlines() if line.startswith("| ")][1:] == expected
     systems = [row["system"] for row in results["rows"]]
-    assert systems == ["HaBa, 5 hallucinators", "random real, equal storage", "full data"]
+    assert systems == ["HaBa, 5 hallucinators", "random real, equal storage", "random real, equal bytes", "full data"]
     assert all(len(row["accuracy"]["accuracies"]) == 2 for row in results["rows"])
     assert results["settings"]["student_epochs"] == 3
 

@@ -33,7 +33,7 @@ class HabaConfig(PreTrainedConfig):
         bases_per_class (`int`, *optional*, defaults to 1):
             Bases of each class (BPC). Basis i belongs to class i // `bases_per_class`.
         num_hallucinators (`int`, *optional*, defaults to 5):
-            K. With 0 the bases are the samples: plain pixels, which is how every baseline and coreset is stored.
+            K. With 0 the restored bases are the samples: of full size plain pixels, as baselines and coresets are.
         hallucinator_depth (`int`, *optional*, defaults to 1):
             Conv-ReLU blocks in the encoder, mirrored in the decoder, 0 to 3. Depth 0 is scale and shift alone. Every
             block after the first halves height and width.
@@ -171,7 +171,7 @@ class HabaConfig(PreTrainedConfig):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.num_hallucinators < 0:
-            raise ValueError(f"num_hallucinators must be 0 (plain pixels) or more, got {self.num_hallucinators}.")
+            raise ValueError(f"num_hallucinators must be 0 (bases alone) or more, got {self.num_hallucinators}.")
         if not 0 <= self.hallucinator_depth <= 3:
             raise ValueError(f"hallucinator_depth must be 0, 1, 2 or 3, got {self.hallucinator_depth}.")
         if self.num_step_sizes < 0 or self.num_step_sizes % self.bases_per_class:
@@ -271,7 +271,7 @@ class HabaConfig(PreTrainedConfig):
 
     @property
     def num_samples(self) -> int:
-        """N x K x M, or N x M for plain pixels."""
+        """N x K x M, or N x M without hallucinators."""
         return self.num_bases * max(self.num_hallucinators, 1) * self.num_formations
 
     @property

@@ -262,8 +262,8 @@ class HabaModel(PreTrainedModel):
             formation_ids (`torch.LongTensor`, *optional*): 1-D, one tile of each pair. `None`: all M tiles of each.
 
         If basis and hallucinator ids are both given they are aligned pairs of equal length P. If one or both are left
-        out, the product of what is given with all of the other is formed, basis by basis. Plain pixels (K = 0) take no
-        `hallucinator_ids`.
+        out, the product of what is given with all of the other is formed, basis by basis. Without hallucinators (K = 0)
+        there are no `hallucinator_ids`.
 
         Raises:
             `ValueError`: if ids have different lengths, are not 1-D integers, or are out of range.
@@ -310,7 +310,7 @@ class HabaModel(PreTrainedModel):
         return self(pairs // num_hallucinators, pairs % num_hallucinators, formation_ids)
 
     def _pairs(self, basis_ids: Tensor | None, hallucinator_ids: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The ids given, checked, as aligned pairs; plain pixels have no hallucinator ids."""
+        """The ids given, checked, as aligned pairs; without hallucinators there are no ids of them."""
         num_hallucinators = self.config.num_hallucinators
         device = self.bases.device
         pairs_are_aligned = basis_ids is not None and hallucinator_ids is not None
@@ -318,7 +318,7 @@ class HabaModel(PreTrainedModel):
             basis_ids = torch.arange(self.config.num_bases, device=device)
         if num_hallucinators == 0:
             if hallucinator_ids is not None:
-                raise ValueError("This artifact holds plain pixels (num_hallucinators=0): pass no hallucinator_ids.")
+                raise ValueError("This artifact has no hallucinators (num_hallucinators=0): pass no hallucinator_ids.")
             return _checked_ids(basis_ids, "basis_ids", self.config.num_bases, device), None
         if hallucinator_ids is None:
             hallucinator_ids = torch.arange(num_hallucinators, device=device)

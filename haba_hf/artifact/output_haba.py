@@ -18,7 +18,7 @@ class HabaOutput(ModelOutput):
         samples (`torch.FloatTensor` of shape `[P, C, H, W]`): in the model's space (as images are normalized).
         labels (`torch.LongTensor` `[P]` or, soft, `torch.FloatTensor` `[P, L]` whose rows sum to 1).
         basis_ids (`torch.LongTensor` of shape `[P]`).
-        hallucinator_ids (`torch.LongTensor` of shape `[P]`, `None` for plain pixels).
+        hallucinator_ids (`torch.LongTensor` of shape `[P]`, `None` without hallucinators).
         formation_ids (`torch.LongTensor` of shape `[P]`, `None` without multi-formation): which tile, row by row.
     """
 

@@ -18,7 +18,7 @@ class ModelArguments:
             "leaves all of their storage open, stored in the way measured best."
         },
     )
-    num_hallucinators: int = field(default=5, metadata={"help": "Hallucinators; 0 distils plain pixels."})
+    num_hallucinators: int = field(default=5, metadata={"help": "Hallucinators; 0 distils bases alone."})
     hallucinator_depth: int = field(default=1, metadata={"help": "Conv-ReLU blocks, 0 to 3."})
     hallucinator_channels: int | None = field(default=None, metadata={"help": "Feature channels of the first block."})
     hallucinator_map_height: int | None = field(

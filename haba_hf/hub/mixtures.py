@@ -29,7 +29,7 @@ def mix_hallucinators(model: HabaModel, basis_ids: Tensor, weights: Sequence[flo
     Args:
         model ([`HabaModel`]): the artifact.
         basis_ids (`torch.LongTensor` `[P]`): which bases.
-        weights (`Sequence[float]`): K numbers, none negative and not all zero; none for plain pixels.
+        weights (`Sequence[float]`): K numbers, none negative and not all zero; none without hallucinators.
 
     Returns:
         `torch.Tensor` `[P, M, C, H, W]` in model space.

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
+from ..artifact.budget import describe_basis
 from ..artifact.loading import HabaProcessor, check_same_space, load_model_and_processor
 from ..artifact.modeling_haba import HabaModel
 from ..artifact.whitening_haba import ZcaWhitening
@@ -120,7 +121,10 @@ def _system(artifact: str, model: HabaModel) -> str:
     if not Path(artifact).is_dir():
         with suppress(EntryNotFoundError):  # not there, or, offline, not in the cache
             provenance = Path(hf_hub_download(artifact, CORESET))
-    return f"coreset, {json.loads(provenance.read_text())['coreset']}" if provenance.is_file() else "plain pixels"
+    if provenance.is_file():
+        return f"coreset, {json.loads(provenance.read_text())['coreset']}"
+    plain = model.config.stored_shape == model.config.sample_shape and model.config.num_formations == 1
+    return "plain pixels" if plain else describe_basis(model.config)
 
 
 def student_network(recipe: Recipe) -> NetworkArguments:

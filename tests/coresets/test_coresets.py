@@ -338,8 +338,13 @@ def test_from_a_recipe_to_a_table(recipe_of, tmp_path, coreset):
     assert (tmp_path / "cache").exists() == (coreset != "random")
 
     rows = evaluate(recipe, accelerator)
-    assert [row.system for row in rows] == [f"coreset, {coreset}", "random real, equal storage"]
+    assert [row.system for row in rows] == [
+        f"coreset, {coreset}",
+        "random real, equal storage",
+        "random real, equal bytes",
+    ]
     assert rows[0].storage.floats == rows[1].storage.floats == 2 * 10 * 64 + 1
+    assert rows[0].storage.bytes == 4 * (2 * 10 * 64 + 1) and rows[2].storage.bytes == 8 * 10 * 64
     assert rows[0].accuracy.mean > 0.2, "chance is 0.1"
 
     weights = (artifact / "model.safetensors").read_bytes()

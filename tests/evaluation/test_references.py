@@ -3,6 +3,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from haba_hf import HabaConfig
+from haba_hf.artifact.budget import storage_of
 from haba_hf.artifact.processing_haba import HabaImageProcessor
 from haba_hf.coresets import real_images_config
 from haba_hf.data import ImageData, Split
@@ -14,6 +16,7 @@ from haba_hf.evaluation import (
     random_real_artifact,
 )
 from haba_hf.networks import NetworkArguments
+from haba_hf.runs.systems import random_real_configs
 
 NETWORK = NetworkArguments(network_depth=1, network_width=8)
 NAMES = ["left", "right", "none"]
@@ -157,3 +160,62 @@ def test_an_epoch_of_full_data_is_every_image_once(monkeypatch):
         assert orders[-1].sort().values.tolist() == list(range(33))
         assert torch.equal(labels, data.train.labels[orders[-1]])
     assert not torch.equal(*orders)
+
+
+def test_a_student_may_be_given_steps_in_place_of_epochs():
+    data = make_data()
+    for per_class, batch_size, steps, epochs in ((5, 16, 7, 7), (7, 10, 7, 3), (7, 21, 1, 1)):
+        config = real_images_config(data, per_class)
+        args = make_args(evaluation_steps=steps, evaluation_batch_size=batch_size, evaluation_seeds=1)
+        result = evaluate_random_real(data, data.test, config, NETWORK, args, 0, Accelerator(cpu=True))
+        assert result.samples == epochs * 3 * per_class
+        assert result.steps == epochs * -(-3 * per_class // batch_size) >= steps
+    by_epochs = make_args(student_epochs=4, evaluation_seeds=1, evaluation_batch_size=10)
+    result = evaluate_random_real(data, data.test, config, NETWORK, by_epochs, 0, Accelerator(cpu=True))
+    assert (result.steps, result.samples) == (4 * 3, 4 * 21)
+
+
+def test_what_real_images_an_artifact_is_compared_with():
+    data = make_data()
+    kinds = {
+        "plain pixels": ({"num_hallucinators": 0, "bases_per_class": 2}, {"equal storage": 2, "equal bytes": 8}),
+        "HaBa": ({"num_hallucinators": 1}, {"equal storage": 2, "equal bytes": 12}),
+        "small": (
+            {"num_hallucinators": 0, "bases_per_class": 8, "basis_height": 3, "basis_width": 3},
+            {"equal storage": 2, "same storage": 8, "equal bytes": 8},
+        ),
+        "small, of 8 bits": (
+            {"num_hallucinators": 0, "bases_per_class": 8, "basis_height": 3, "basis_width": 3}
+            | {"storage_dtype": "int8"},
+            {"equal storage": 2, "same storage": 8},
+        ),
+        "hallucinators spend what bases could": (
+            {"num_hallucinators": 1, "basis_height": 3, "basis_width": 3, "hallucinate_at": "sample"},
+            {"equal storage": 1, "same storage": 5, "equal bytes": 7},
+        ),
+        "tiles": (
+            {"num_hallucinators": 0, "bases_per_class": 1, "formation_factor": 2},
+            {"equal storage": 1, "same storage": 1, "equal bytes": 4},
+        ),
+    }
+    for kind, (settings, expected) in kinds.items():
+        config = HabaConfig(num_labels=3, sample_height=6, sample_width=6, **settings)
+        configs = random_real_configs(config, data)
+        found = {name.removeprefix("random real, "): of.bases_per_class for name, of in configs.items()}
+        assert found == expected, kind
+        for of in configs.values():
+            model = random_real_artifact(data, of, seed=0)
+            assert model.config.num_hallucinators == 0 and model.storage() == storage_of(of)
+        if "same storage" in expected:
+            alike = configs["random real, same storage"]
+            assert (alike.stored_shape, alike.storage_dtype) == (config.stored_shape, config.storage_dtype)
+            assert alike.num_floats <= config.num_floats
+
+
+def test_real_images_in_bits_are_rounded_as_the_artifact_is():
+    data = make_data()
+    config = HabaConfig(num_labels=3, sample_height=6, sample_width=6, num_hallucinators=0, storage_dtype="int8")
+    model = random_real_artifact(data, config, seed=0)
+    before = model.bases.detach().clone()
+    model.round_to_storage()
+    assert torch.equal(model.bases, before) and model.basis_codes.any()

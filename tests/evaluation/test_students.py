@@ -316,6 +316,7 @@ def test_an_empty_epoch_is_refused():
     [
         ("evaluation_seeds", 0),
         ("student_epochs", 0),
+        ("evaluation_steps", 0),
         ("evaluation_batch_size", 0),
         ("real_student_epochs", -1),
         ("evaluation_learning_rate", 0.0),
@@ -332,7 +333,9 @@ def test_arguments_are_checked(name, value):
 
 def make_row(**kwargs):
     accuracies = [0.8, 0.81, 0.82]
-    result = AccuracyResult(float(np.mean(accuracies)), float(np.std(accuracies)), accuracies, seconds=12.4)
+    result = AccuracyResult(
+        float(np.mean(accuracies)), float(np.std(accuracies)), accuracies, seconds=12.4, steps=1000, samples=20_000
+    )
     storage = describe_storage(make_artifact().storage(), 1000, (1, 8, 8))
     return ReportRow(**{"system": "HaBa", "accuracy": result, "storage": storage} | kwargs)
 
@@ -341,7 +344,7 @@ def test_the_table():
     table = markdown_table([make_row(), make_row(system="Random")])
     lines = table.splitlines()
     assert lines[0].startswith("| system | accuracy (%) | floats | bytes |")
-    assert lines[2] == "| HaBa | 81.0 ± 0.8 | 809 | 3,236 | 3.16 | 1.264% | 12 |"
+    assert lines[2] == "| HaBa | 81.0 ± 0.8 | 809 | 3,236 | 3.16 | 1.264% | 1,000 | 20,000 | 12 |"
     assert lines[3].startswith("| Random |") and lines[4] == ""
     assert "population standard deviation over 3 students" in lines[5]
 

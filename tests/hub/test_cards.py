@@ -119,7 +119,7 @@ def test_soft_labels_formations_and_step_sizes(tmp_path):
     settings = {"label_kind": "soft", "num_hallucinators": 0, "formation_factor": 2, "num_step_sizes": 4}
     artifact = read_artifact(tiny_artifact(tmp_path, **settings))
     card = render_model_card(artifact, "me/tiny")
-    assert "8 bases (2 per class) of plain pixels, 32 training samples in all." in card
+    assert "8 bases (2 per class), each stored as 8x8 pixels, 2x2 tiles, 32 training samples in all." in card
     assert "cut into 4 tiles (2 x 2)" in card
     assert "Labels are soft" in card
     assert "improvement over random images with hard labels at equal storage" in card
@@ -167,10 +167,11 @@ def test_storage(artifact, render):
     card = render(artifact, "me/tiny")
     # 8 bases of 64 values; 3 hallucinators of 2 x 64 scales and shifts and 2 x 10 of convolutions; a learning rate.
     floats = 8 * 64 + 3 * (2 * 64 + 2 * 10) + 1
-    assert "| bases | 512 |" in card
-    assert "| hallucinators | 444 |" in card
-    assert f"| all | {floats} |" in card
-    assert f"{4 * floats:,} bytes, as much as {floats / (4 * 64):.2f} plain images per class" in card
+    assert "A basis is stored as 8x8 pixels." in card
+    assert "| bases | 512 | 2,048 |" in card
+    assert "| hallucinators | 444 | 1,776 |" in card
+    assert f"| all | {floats} | {4 * floats:,} |" in card
+    assert f"These are as many floats as {floats / (4 * 64):.2f} plain images per class" in card
     assert f"{100 * floats / (54_000 * 64):.3f} % in pixel values" in card
 
 

@@ -10,6 +10,7 @@ from haba_hf import HabaConfig, HabaModel
 from haba_hf.artifact.processing_haba import HabaImageProcessor
 from haba_hf.hub import plot_training_curves, save_gallery
 from haba_hf.hub.figures import GAP_PIXELS
+from haba_hf.hub.stored import stored_columns, stored_pictures
 
 
 def make_model(channels=3, **kwargs):
@@ -96,6 +97,41 @@ def test_one_channel_bases_of_colour_samples_are_shown(tmp_path):
     save_gallery(model, processor, tmp_path / "gallery.png", bases_per_class=1)
     basis = processor.denormalize(model.bases[:1].detach().expand(-1, 3, -1, -1))[0]
     assert find(pixels_of(tmp_path / "gallery.png"), basis) is not None
+
+
+STORED = {
+    "small pixels": {"basis_height": 4, "basis_width": 4},
+    "luma and chroma": {"basis_storage": "luma_chroma", "basis_height": 4, "basis_width": 4},
+    "frequencies": {"basis_storage": "frequencies", "basis_frequencies": 12},
+}
+
+
+@pytest.mark.parametrize("num_hallucinators", [0, 2])
+@pytest.mark.parametrize("storage", STORED)
+def test_the_gallery_shows_bases_as_they_are_stored(tmp_path, storage, num_hallucinators):
+    model = make_model(num_hallucinators=num_hallucinators, **STORED[storage])
+    processor = make_processor()
+    save_gallery(model, processor, tmp_path / "gallery.png", bases_per_class=1)
+    picture = pixels_of(tmp_path / "gallery.png")
+    stored = stored_pictures(model, processor, torch.tensor([0, 2, 4]))
+    assert stored.shape == (3, len(stored_columns(model.config)), 3, 8, 8)
+    samples = processor.denormalize(model().samples.detach()).unflatten(0, (6, -1))
+    pitch = 64 + GAP_PIXELS
+    origin = find(picture, stored[0, 0])
+    for row in range(3):
+        tiles = [*stored[row], *samples[2 * row]]
+        for column, tile in enumerate(tiles):
+            assert find(picture, tile) == (origin[0] + pitch * row, origin[1] + pitch * column)
+
+
+def test_frequencies_are_shown_in_their_places():
+    model, processor = make_model(num_hallucinators=0, **STORED["frequencies"]), make_processor()
+    with torch.no_grad():
+        model.bases.zero_()
+        model.bases[0, 0], model.bases[0, 1], model.bases[0, 2] = 4.0, -1.0, 0.0
+    luma = stored_pictures(model, processor, torch.tensor([0]))[0, 0]
+    assert luma[0, 0, 0] == 1.0, "the greatest, at the top left"
+    assert luma.unique().tolist() == [0.25, 0.5, 1.0], "half of it by its root, below 0 darker than grey"
 
 
 def test_a_gallery_out_of_range_is_refused(tmp_path):

@@ -29,6 +29,7 @@ CODE = {
     "modeling_haba.py",
     "output_haba.py",
     "processing_haba.py",
+    "storage_haba.py",
     "whitening_haba.py",
 }
 FILES = {
@@ -537,7 +538,7 @@ def test_push_to_hub_of_plain_pixels_does_not_call_them_distilled(hub, artifact)
     HabaModel(HabaConfig(num_labels=2, num_hallucinators=0, sample_height=8, sample_width=8)).push_to_hub("me/pixels")
     card = ModelCard(hub.files("me/pixels")["README.md"].decode())
     assert card.data.tags == ["haba"]
-    assert "2 bases of plain pixels, in all 2 samples" in card.text
+    assert "2 bases stored as pixels, in all 2 samples" in card.text
 
 
 def test_push_to_hub_to_a_branch_and_as_a_pull_request(hub, artifact):

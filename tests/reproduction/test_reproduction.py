@@ -150,6 +150,69 @@ def test_the_table_marks_departures_and_runs_that_their_time_ended(tmp_path):
     assert larger.split("sets otherwise")[1] == text.split("sets otherwise")[1], "published settings at the row's size"
 
 
+def test_controls_stand_below_their_row_and_students_steps_below_the_table(tmp_path):
+    control = {
+        "system": "random real, same storage",
+        "mean": 0.4,
+        "std": 0.01,
+        "bytes": 1_000,
+        "images_per_class": 1.5,
+        "student_steps": 12,
+    }
+    row = record("DM", [0.5, 0.7], controls=[control], samples_per_class=28, student_steps=10)
+    lines = markdown(table_of(tmp_path), [row]).splitlines()
+    assert "| samples a class |" in lines[2]
+    place = next(number for number, line in enumerate(lines) if line.startswith("| DM "))
+    assert "| 62,724 | 28 | 1,000 |" in lines[place]
+    assert lines[place + 1].startswith("| – random real, same storage | 40.0 ± 1.0 |")
+    assert "Students took 10 to 12 steps of SGD." in lines[-1]
+
+
+def test_a_row_that_starts_from_another_is_told_apart(tmp_path):
+    text = TINY.replace("against: DM}", "start: DM}")
+    row = table_of(tmp_path, text).rows[2]
+    assert row.start == "DM"
+    assert settings_hash(row, {}) != settings_hash(table_of(tmp_path).rows[2], {})
+    with pytest.raises(ValueError, match="start names DSA, which is no earlier row"):
+        table_of(tmp_path, text.replace("start: DM", "start: DSA"))
+
+
+STARTED = """
+title: One after the other
+set: {network_depth: 2, network_width: 4, max_train_samples: 200, evaluation_seeds: 1, evaluation_steps: 3, steps: 2}
+rows:
+  - name: DM
+    recipe: digits/dm-2pc-pixels
+    set: {basis_height: 4, basis_width: 4, references: random}
+  - name: DM again
+    recipe: digits/dm-2pc-pixels
+    start: DM
+    set: {basis_height: 4, basis_width: 4, storage_dtype: int8, references: same_storage}
+"""
+
+
+@pytest.mark.slow
+def test_reproduce_starts_a_row_from_another_and_keeps_its_controls(tmp_path):
+    (tmp_path / "started.yaml").write_text(STARTED)
+    places = ["--results", str(tmp_path / "results"), "--output_root", str(tmp_path / "runs")]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(SCRIPT), str(tmp_path / "started.yaml"), *places]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
+    assert run.returncode == 0, run.stderr
+    first, second = read_records(tmp_path / "results" / "started.jsonl")
+    assert [control["system"] for control in first["controls"]] == [
+        "random real, equal storage",
+        "random real, same storage",
+        "random real, equal bytes",
+    ]
+    assert [control["system"] for control in second["controls"]] == ["random real, same storage"]
+    assert second["controls"][0]["bytes"] == second["bytes"] == 20 * 16 + 20 * 4 + 4
+    assert first["samples_per_class"] == 2 and first["student_steps"] == 3
+    made = tmp_path / "runs" / "started" / "dm-again" / "artifact" / "distillation.json"
+    assert len(json.loads(made.read_text())["started_from"]) == 16
+    assert "– random real, same storage" in run.stdout
+
+
 @pytest.mark.slow
 def test_reproduce_fills_a_table_and_does_not_run_a_row_twice(tmp_path):
     table_of(tmp_path)

@@ -86,7 +86,7 @@ def test_rows_are_written_as_they_come(recipe_of, tmp_path):
 def test_robustness(recipe_of, tmp_path):
     recipe, accelerator = recipe_of(corruption_images=8), tiny_accelerator()
     results = evaluate_robustness(recipe, accelerator)
-    names = ["HaBa, 2 hallucinators", "random real, equal storage", "full data"]
+    names = ["HaBa, 2 hallucinators", "random real, equal storage", "random real, equal bytes", "full data"]
     assert [result.system for result in results] == names
     found = written(tmp_path, "robustness.json")
     for result, system in zip(results, found["systems"], strict=True):

@@ -99,6 +99,8 @@ def test_distill_and_evaluate_an_image_folder(recipe_of, tmp_path):
         "recipe_hash": recipe.hash,
         "dataset": "pictures",
         "train_images": 18,
+        "bases_per_class": 1,
+        "samples_per_class": 2,
         "steps": 5,
         "ended_by": "steps",
         "processes": 1,
@@ -109,13 +111,21 @@ def test_distill_and_evaluate_an_image_folder(recipe_of, tmp_path):
     assert parse_recipe([str(artifact / "recipe.yaml")]) == recipe
 
     rows = evaluate(recipe, accelerator)
-    assert [row.system for row in rows] == ["HaBa, 2 hallucinators", "random real, equal storage", "full data"]
+    assert [row.system for row in rows] == [
+        "HaBa, 2 hallucinators",
+        "random real, equal storage",
+        "random real, equal bytes",
+        "full data",
+    ]
     assert all(len(row.accuracy.accuracies) == 2 for row in rows)
-    haba, random_real, full = rows
+    haba, random_real, as_bytes, full = rows
     # 3 bases of 192 values, 2 hallucinators of 2 x 192 scales and shifts and 2 x 84 of convolutions, 1 learning rate.
     assert haba.storage.floats == 3 * 192 + 2 * (2 * 192 + 2 * 84) + 1
     assert random_real.storage.floats == 2 * 3 * 192 + 1
     assert random_real.storage.floats <= haba.storage.floats
+    assert as_bytes.storage.bytes <= haba.storage.bytes and as_bytes.storage.floats == as_bytes.storage.bytes
+    assert as_bytes.storage.images_per_class == 6, "a class has no more"
+    assert haba.accuracy.steps == 40 and haba.accuracy.samples == 40 * 3
     assert full.storage.images_per_class == 6, "two of eight images a class are held out"
     assert full.accuracy.mean > 0.9, "colors are easily told apart"
     assert random_real.accuracy.mean > 0.6

@@ -92,9 +92,11 @@ class IdcMatching(GradientMatching):
     def prepare(self, real_data: ImageData, model: HabaModel, accelerator: Accelerator) -> None:
         """
         Raises:
-            `ValueError`: if bases that have other channels than images, or that are whitened, are to be clamped to
-                the range of pixels.
+            `ValueError`: if bases that are no pixels, have other channels than images, or are whitened, are to be
+                clamped to the range of pixels.
         """
+        if self.idc.clamp_bases and model.config.basis_storage != "pixels":
+            raise ValueError("clamp_bases needs bases of pixels, each with a range: set basis_storage to pixels.")
         channels, expected = model.config.basis_shape[0], real_data.image_shape[0]
         if self.idc.clamp_bases and channels != expected:
             raise ValueError(f"clamp_bases needs bases of as many channels as images, {expected}, not {channels}.")
