@@ -371,9 +371,10 @@ def test_demo(tmp_path):
     tiny = ["--steps", "2", "--real_batch_size", "4", "--network_width", "4", *EVALUATION]
     printed = run_script("demo.py", "--output_dir", tmp_path, "--", *tiny)
     rows = [line for line in printed.splitlines() if line.startswith("| ")]
-    for system in ("HaBa, 5 hallucinators", "plain pixels", "random real, equal storage", "full data"):
+    systems = ["8x8 pixels, int8", "random real, equal bytes", "full data"]
+    for system in [*systems, "plain pixels", "HaBa, 5 hallucinators"]:
         assert any(row.startswith(f"| {system} |") for row in rows), system
-    for run, hallucinators in (("haba", 5), ("pixels", 0)):
+    for run, hallucinators in (("int8", 0), ("haba", 5), ("pixels", 0)):
         assert HabaModel.from_pretrained(tmp_path / run / "artifact").config.num_hallucinators == hallucinators
         assert (tmp_path / run / "artifact" / "gallery.png").is_file()
 

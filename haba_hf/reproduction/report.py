@@ -71,7 +71,7 @@ def _cells(row: TableRow, record: Record, records: Sequence[Record], notes: dict
 
 def _control(control: Record) -> dict[str, str]:
     """What a row is compared with, as a line below it."""
-    return {"system": f"– {control['system']}", **_scored(control)}
+    return {"system": f"beside it: {control['system']}", **_scored(control)}
 
 
 def _scored(record: Record) -> dict[str, str]:

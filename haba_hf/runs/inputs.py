@@ -123,8 +123,9 @@ def _system(artifact: str, model: HabaModel) -> str:
             provenance = Path(hf_hub_download(artifact, CORESET))
     if provenance.is_file():
         return f"coreset, {json.loads(provenance.read_text())['coreset']}"
-    plain = model.config.stored_shape == model.config.sample_shape and model.config.num_formations == 1
-    return "plain pixels" if plain else describe_basis(model.config)
+    config = model.config
+    plain = (config.stored_shape, config.num_formations, config.storage_dtype) == (config.sample_shape, 1, "float32")
+    return "plain pixels" if plain else describe_basis(config)
 
 
 def student_network(recipe: Recipe) -> NetworkArguments:

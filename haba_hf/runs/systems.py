@@ -80,7 +80,8 @@ def random_real_configs(config: HabaConfig, data: ImageData) -> dict[str, HabaCo
     """
     What an artifact of real images is compared with, by the name in a table: plain pixels at equal floats, the
     artifact's own storage without hallucinators at equal floats, and plain pixels at equal bytes, as files of real
-    images have them. One that is no other than the first is left out; a class has no more than its images.
+    images have them. Of equally many plain images one is left out: those at equal bytes, unless the artifact has fewer
+    bits. A class has no more than its images.
     """
     limit = min(len(rows) for rows in data.rows_of_classes(at_least=1))
     floats, of_bytes = (

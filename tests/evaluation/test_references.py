@@ -187,7 +187,7 @@ def test_what_real_images_an_artifact_is_compared_with():
         "small, of 8 bits": (
             {"num_hallucinators": 0, "bases_per_class": 8, "basis_height": 3, "basis_width": 3}
             | {"storage_dtype": "int8"},
-            {"equal storage": 2, "same storage": 8},
+            {"same storage": 8, "equal bytes": 2},
         ),
         "hallucinators spend what bases could": (
             {"num_hallucinators": 1, "basis_height": 3, "basis_width": 3, "hallucinate_at": "sample"},

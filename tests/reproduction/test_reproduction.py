@@ -164,7 +164,7 @@ def test_controls_stand_below_their_row_and_students_steps_below_the_table(tmp_p
     assert "| samples a class |" in lines[2]
     place = next(number for number, line in enumerate(lines) if line.startswith("| DM "))
     assert "| 62,724 | 28 | 1,000 |" in lines[place]
-    assert lines[place + 1].startswith("| – random real, same storage | 40.0 ± 1.0 |")
+    assert lines[place + 1].startswith("| beside it: random real, same storage | 40.0 ± 1.0 |")
     assert "Students took 10 to 12 steps of SGD." in lines[-1]
 
 
@@ -210,7 +210,7 @@ def test_reproduce_starts_a_row_from_another_and_keeps_its_controls(tmp_path):
     assert first["samples_per_class"] == 2 and first["student_steps"] == 3
     made = tmp_path / "runs" / "started" / "dm-again" / "artifact" / "distillation.json"
     assert len(json.loads(made.read_text())["started_from"]) == 16
-    assert "– random real, same storage" in run.stdout
+    assert "beside it: random real, same storage" in run.stdout
 
 
 @pytest.mark.slow

@@ -18,7 +18,16 @@ from haba_hf.evaluation import evaluate_artifact, evaluate_full_data, markdown_t
 from haba_hf.hub import read_artifact, save_gallery
 from haba_hf.hub.artifact import weights_fingerprint
 from haba_hf.recipes import parse_recipe
-from haba_hf.runs import distill, embed, evaluate, load_artifact, select_coreset, student_network, train_one_student
+from haba_hf.runs import (
+    distill,
+    distilling,
+    embed,
+    evaluate,
+    load_artifact,
+    select_coreset,
+    student_network,
+    train_one_student,
+)
 from haba_hf.runs.distilling import run_hash
 from tiny import tiny_accelerator
 
@@ -232,6 +241,45 @@ def test_plain_pixels_with_validation_keep_the_best(recipe_of, tmp_path):
     (row,) = evaluate(recipe, tiny_accelerator())
     assert row.system == "plain pixels"
     assert row.storage.floats == 2 * 3 * 192 + 1
+
+
+SMALL = {"num_hallucinators": 0, "bases_per_class": 4, "basis_storage": "luma_chroma", "basis_height": 4}
+
+
+def test_an_artifact_of_few_bits_is_validated_and_scored_as_it_is_loaded(recipe_of, monkeypatch):
+    seen = []
+
+    def recorded(model, *arguments, **keywords):
+        seen.append(model)
+        return evaluate_artifact(model, *arguments, **keywords)
+
+    monkeypatch.setattr(distilling, "evaluate_artifact", recorded)
+    small = SMALL | {"basis_width": 4, "storage_dtype": "int8", "references": "same_storage"}
+    recipe = recipe_of(validate_every=5, validation_epochs=1, **small)
+    artifact = distill(recipe, tiny_accelerator())
+    loaded, _ = load_artifact(str(artifact))
+    assert torch.equal(seen[0].bases, loaded.bases), "the validated model is rounded as the saved one"
+    assert (artifact / "model.safetensors").stat().st_size < 4_000 + loaded.storage().bytes
+    own, alike = evaluate(recipe, tiny_accelerator())
+    assert (own.system, alike.system) == ("luma 4x4, chroma 2x2, int8", "random real, same storage")
+    assert own.storage.bytes == alike.storage.bytes == loaded.storage().bytes == 3 * 4 * (24 + 12) + 4
+
+
+def test_one_objective_starts_from_anothers_artifact(recipe_of, tmp_path):
+    small = SMALL | {"basis_width": 4}
+    first = distill(recipe_of(**small), tiny_accelerator())
+    started = recipe_of(**small, init_from=first, steps=1, basis_learning_rate=1e-9, output_dir=tmp_path / "second")
+    second = distill(started, tiny_accelerator())
+    models = [load_artifact(str(path))[0] for path in (first, second)]
+    torch.testing.assert_close(models[0].bases, models[1].bases, atol=1e-6, rtol=0)
+    provenance = json.loads((second / "distillation.json").read_text())
+    assert provenance["started_from"] == weights_fingerprint(models[0])
+    # What a folder holds may have changed since: a run of other weights does not go on from this one's checkpoint.
+    distill(recipe_of(**small, steps=7, output_dir=tmp_path / "third"), tiny_accelerator())
+    shutil.rmtree(first)
+    shutil.copytree(tmp_path / "third" / "artifact", first)
+    with pytest.raises(ValueError, match="was written by another recipe"):
+        distill(started, tiny_accelerator())
 
 
 @pytest.mark.parametrize(
