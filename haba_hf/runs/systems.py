@@ -84,16 +84,16 @@ def random_real_configs(config: HabaConfig, data: ImageData) -> dict[str, HabaCo
     bits. A class has no more than its images.
     """
     limit = min(len(rows) for rows in data.rows_of_classes(at_least=1))
-    floats, of_bytes = (
-        equal_storage_images_per_class(config),
-        equal_bytes_images_per_class(config, data.bytes_per_value),
-    )
-    configs = {RANDOM_REAL: real_images_config(data, floats)}
+    floats = equal_storage_images_per_class(config)
+    of_bytes = min(equal_bytes_images_per_class(config, data.bytes_per_value), limit)
+    configs = {}
+    if floats != of_bytes or config.storage_dtype == "float32":
+        configs[RANDOM_REAL] = real_images_config(data, floats)
     alike = same_storage_config(config, limit)
     if alike is not None:
         configs[RANDOM_STORED_ALIKE] = alike
-    if min(of_bytes, limit) != floats:
-        configs[RANDOM_EQUAL_BYTES] = real_images_config(data, min(of_bytes, limit))
+    if floats != of_bytes or config.storage_dtype != "float32":
+        configs[RANDOM_EQUAL_BYTES] = real_images_config(data, of_bytes)
     return configs
 
 
