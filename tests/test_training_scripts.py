@@ -371,7 +371,7 @@ def test_demo(tmp_path):
     tiny = ["--steps", "2", "--real_batch_size", "4", "--network_width", "4", *EVALUATION]
     printed = run_script("demo.py", "--output_dir", tmp_path, "--", *tiny)
     rows = [line for line in printed.splitlines() if line.startswith("| ")]
-    systems = ["8x8 pixels, int8", "random real, equal bytes", "full data"]
+    systems = ["40 frequencies, int8", "random real, same storage", "random real, equal bytes", "full data"]
     for system in [*systems, "plain pixels", "HaBa, 5 hallucinators"]:
         assert any(row.startswith(f"| {system} |") for row in rows), system
     for run, hallucinators in (("int8", 0), ("haba", 5), ("pixels", 0)):

@@ -262,8 +262,8 @@ class HabaModel(PreTrainedModel):
             formation_ids (`torch.LongTensor`, *optional*): 1-D, one tile of each pair. `None`: all M tiles of each.
 
         If basis and hallucinator ids are both given they are aligned pairs of equal length P. If one or both are left
-        out, the product of what is given with all of the other is formed, basis by basis. Without hallucinators (K = 0)
-        there are no `hallucinator_ids`.
+        out, the product of what is given with all of the other is formed, basis by basis. Without hallucinators there
+        are no `hallucinator_ids`.
 
         Raises:
             `ValueError`: if ids have different lengths, are not 1-D integers, or are out of range.
