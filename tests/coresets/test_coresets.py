@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from haba_hf import HabaModel
+from haba_hf.artifact.storage_haba import store_images
 from haba_hf.coresets import (
     CoresetArguments,
     ForgettingEvents,
@@ -403,3 +404,25 @@ def test_of_two_processes_one_chooses(recipe_of, tmp_path):
         tiny_accelerator(),
     )
     assert (alone / "model.safetensors").read_bytes() == together
+
+
+def test_a_coreset_is_stored_as_its_recipe_says(recipe_of):
+    recipe = recipe_of(
+        coreset="random",
+        bases_per_class="auto",
+        storage_budget=2,
+        basis_storage="frequencies",
+        basis_frequencies=32,
+        storage_dtype="int8",
+    )
+    artifact = select_coreset(recipe, tiny_accelerator())
+    model = HabaModel.from_pretrained(artifact)
+    assert model.config.bases_per_class == 3, "33 of 128 numbers a class each, scales counted"
+    data = load_image_data(DataArguments(max_train_samples=120))
+    rows = json.loads((artifact / "coreset.json").read_text())["training_rows"].values()
+    images = data.processor.normalize(data.train.images[[row for of_class in rows for row in of_class]])
+    stored = store_images(images, model.config)
+    assert (model.bases - stored).abs().max() <= stored.abs().max() / 254 * 1.001
+    system, alike, as_bytes = evaluate(recipe, tiny_accelerator())
+    assert system.storage.floats == alike.storage.floats == 30 * 33 + 1
+    assert system.storage.bytes == alike.storage.bytes == 30 * 36 + 4 and as_bytes.storage.bytes == 640

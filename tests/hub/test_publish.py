@@ -510,7 +510,7 @@ def test_push_to_hub_of_a_model(hub, artifact, caplog):
     assert card.data.library_name == "haba_hf"
     assert card.data.tags == ["dataset-distillation", "haba", "ours", "mine"]
     config = model.config
-    assert f"{config.num_bases} bases and {config.num_hallucinators} hallucinators" in card.text
+    assert f"{config.num_bases} bases stored as pixels and {config.num_hallucinators} hallucinators" in card.text
     assert 'AutoModel.from_pretrained("me/plain", trust_remote_code=True)' in card.text
     assert "haba push" in card.text
     repo = hub.repos[("model", "me/plain")]

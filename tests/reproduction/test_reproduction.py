@@ -160,12 +160,13 @@ def test_controls_stand_below_their_row_and_students_steps_below_the_table(tmp_p
         "student_steps": 12,
     }
     row = record("DM", [0.5, 0.7], controls=[control], samples_per_class=28, student_steps=10)
-    lines = markdown(table_of(tmp_path), [row]).splitlines()
+    text = markdown(table_of(tmp_path), [row])
+    lines = text.splitlines()
     assert "| samples a class |" in lines[2]
     place = next(number for number, line in enumerate(lines) if line.startswith("| DM "))
     assert "| 62,724 | 28 | 1,000 |" in lines[place]
     assert lines[place + 1].startswith("| beside it: random real, same storage | 40.0 ± 1.0 |")
-    assert "Students took 10 to 12 steps of SGD." in lines[-1]
+    assert "Students took 10 to 12 steps of SGD." in text
 
 
 def test_a_row_that_starts_from_another_is_told_apart(tmp_path):

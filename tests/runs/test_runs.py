@@ -336,7 +336,7 @@ def test_a_whitened_run_from_data_to_student(recipe_of, tmp_path):
     records = [json.loads((distill(each, accelerator) / "distillation.json").read_text()) for each in (recipe, plain)]
     assert records[0]["data_fingerprint"] != records[1]["data_fingerprint"], "experts of the other are not its own"
 
-    haba, random_real, full = evaluate(recipe, accelerator)
+    haba, random_real, _, full = evaluate(recipe, accelerator)
     # A mean of 192 values and a matrix of 192 x 192, for the artifact and for random images alike.
     assert haba.storage.whitening_bytes == random_real.storage.whitening_bytes == 4 * 192 * 193
     assert haba.storage.bytes == 4 * model.config.num_floats + haba.storage.whitening_bytes
@@ -402,7 +402,7 @@ def test_data_without_a_test_split_can_be_distilled_but_not_evaluated(recipe_of,
     assert not (tmp_path / "run" / "results.json").exists()
 
     on_validation = recipe_of(evaluation_split="validation")
-    assert len(evaluate(on_validation, accelerator)) == 3
+    assert len(evaluate(on_validation, accelerator)) == 4
     written = json.loads((tmp_path / "run" / "validation.json").read_text())
     assert written["settings"]["evaluation_split"] == "validation"
     assert not (tmp_path / "run" / "results.json").exists()
