@@ -21,7 +21,7 @@ from ..artifact.processing_audio_haba import HabaAudioProcessor
 from ..data.corruptions import CORRUPTIONS, SEVERITIES, STANDARD_CORRUPTIONS, corrupt
 from ..evaluation import REAL, Embedding, RobustnessResult
 from ..utils.files import atomic_file
-from .stored import pictures, stored_columns, stored_pictures
+from .stored import pictures, stored_caption, stored_columns, stored_pictures
 
 DPI = 100
 TILE_PIXELS = 64  # a tile is enlarged by whole factors to at least this
@@ -83,13 +83,14 @@ def save_gallery(
     if config.num_formations > 1:
         columns = [f"{name}, {m + 1}" for name in columns for m in range(config.num_formations)]
     columns = [*stored, *columns]
-    caption = ""
+    caption = stored_caption(config)
     if isinstance(processor, HabaAudioProcessor):
         scale = "" if processor.mel_bins is None else ", mel scale"
-        caption = (
+        sound = (
             f"time: 0 to {processor.clip_seconds:g} s to the right; "
             f"frequency: 0 to {processor.sampling_rate / 2000:g} kHz upwards{scale}"
         )
+        caption = f"{sound}\n{caption}" if caption else sound
     _save(draw_tiles(tiles_RTCHW.cpu(), rows, columns, caption), path)
 
 
@@ -260,8 +261,9 @@ def draw_tiles(tiles_RTCHW: Tensor, rows: list[str], columns: list[str], caption
 
     left_margin = 20 + 8 * max(len(name) for name in rows)
     top_margin, margin = 30, 10
-    bottom_margin = 30 if caption else margin
-    picture_width = left_margin + canvas.shape[1] + margin
+    bottom_margin = 30 + 14 * caption.count("\n") if caption else margin
+    caption_width = 6 * max(map(len, caption.split("\n")))
+    picture_width = max(left_margin + canvas.shape[1], caption_width) + margin
     picture_height = top_margin + canvas.shape[0] + bottom_margin
     figure = Figure(figsize=(picture_width / DPI, picture_height / DPI), dpi=DPI)
     axes = figure.add_axes(

@@ -17,12 +17,18 @@ from ..artifact.storage_haba import lowest_frequencies, plane_images
 
 def stored_columns(config: HabaConfig) -> list[str]:
     """The names of the pictures of [`stored_pictures`]; none where a stored basis is itself a sample."""
-    if config.basis_storage == "luma_chroma":
+    if config.has_chroma:
         return ["luma", "chroma 1", "chroma 2"]
     if config.basis_storage == "frequencies":
-        names = ["luma", "chroma 1", "chroma 2"] if config.has_chroma else [""] * config.basis_shape[0]
-        return [f"{name} freq.".strip() for name in names]
+        return ["basis"] * config.basis_shape[0]
     return ["basis"] if config.num_hallucinators or config.stored_shape != config.sample_shape else []
+
+
+def stored_caption(config: HabaConfig) -> str:
+    """What is to be known to read the pictures of [`stored_pictures`]; empty of pixels and planes."""
+    if config.basis_storage != "frequencies":
+        return ""
+    return "basis: frequencies, the lowest at the top left"
 
 
 @torch.no_grad()
