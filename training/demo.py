@@ -3,8 +3,9 @@
     python training/demo.py            # or: make demo
 
 Distils the digits to three artifacts of about 5 KB: 11 bases per class of 40 frequencies in 8 bits, 2 images per class
-of plain pixels in float32, and 1 basis per class with 5 hallucinators (HaBa). Then, in new processes, loads them, trains students on them, and sets them
-against random real images of as many bytes and the full data.
+of plain pixels in float32, and 1 basis per class with 5 hallucinators (HaBa). Then, in new processes, loads them,
+trains students on them, and sets them against random real images (in the same storage, of as many bytes) and the full
+data.
 """
 
 import argparse

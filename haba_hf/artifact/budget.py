@@ -100,8 +100,8 @@ def equal_bytes_images_per_class(config: HabaConfig, bytes_per_value: int = 1) -
 def same_storage_config(config: HabaConfig, images_of_a_class: int) -> HabaConfig | None:
     """
     The config of real images in an artifact's storage: without hallucinators, with hard labels, and with the most
-    bases per class that its floats pay for and a class has images for. `None` if that storage is plain pixels, or needs
-    hallucinators to give its samples their channels.
+    bases per class that its floats pay for and a class has images for. `None` if that storage is plain pixels, or
+    needs hallucinators to give its samples their channels.
     """
     plain = config.stored_shape == config.sample_shape and config.num_formations == 1
     if plain or config.basis_shape[0] != config.sample_channels:

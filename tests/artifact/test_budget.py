@@ -1,6 +1,7 @@
 import pytest
 
-from haba_hf import HabaConfig, HabaModel
+from budget_configs import CIFAR10, CIFAR100, IMAGENET10, MNIST, SPEECH, make_config
+from haba_hf import HabaModel
 from haba_hf.artifact.budget import (
     affordable_bases_per_class,
     check_budget,
@@ -9,22 +10,6 @@ from haba_hf.artifact.budget import (
     equal_storage_images_per_class,
 )
 from naive_artifact import make_model
-
-# (num_labels, C, H, W)
-MNIST, CIFAR10, CIFAR100 = (10, 1, 28, 28), (10, 3, 32, 32), (100, 3, 32, 32)
-IMAGENET10, SPEECH = (10, 3, 128, 128), (8, 1, 64, 64)
-
-
-def make_config(shape, bases_per_class=1, **kwargs):
-    num_labels, channels, height, width = shape
-    return HabaConfig(
-        num_labels=num_labels,
-        bases_per_class=bases_per_class,
-        sample_channels=channels,
-        sample_height=height,
-        sample_width=width,
-        **kwargs,
-    )
 
 
 @pytest.mark.parametrize(

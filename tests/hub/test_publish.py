@@ -29,6 +29,7 @@ CODE = {
     "modeling_haba.py",
     "output_haba.py",
     "processing_haba.py",
+    "saving_haba.py",
     "storage_haba.py",
     "whitening_haba.py",
 }
