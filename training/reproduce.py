@@ -59,7 +59,11 @@ def fill(table: Table, row: TableRow, records: Path, arguments: argparse.Namespa
         start = next(other for other in table.rows if other.name == row.start)
         places["init_from"] = str(row_folder(table, start, Path(arguments.output_root)) / "artifact")
     seed = row.parse(overrides).distillation.seed
-    known = {(record["row"], record["seed"], record["settings_hash"]) for record in read_records(records)}
+    known = {
+        (record["row"], record["seed"], record["settings_hash"])
+        for record in read_records(records)
+        if "controls" in record or not row.asks_for_controls  # one that has learned to ask for them is run again
+    }
     if (row.name, seed, settings_hash(row, overrides)) not in known:
         print(f"==> {table.name}: {row.name}", flush=True)
         try:

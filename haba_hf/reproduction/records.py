@@ -47,8 +47,8 @@ def run_row(row: TableRow, folder: Path, settings: Mapping[str, Any], launch: Se
         `ValueError`, `FileNotFoundError`: if the row's settings are wrong.
         `RuntimeError`: if a command fails, naming it.
     """
-    references = row.set.get("references", "none")
-    settings = {**settings, "output_dir": str(folder), "references": references, "report_to": "none"}
+    references = {"references": row.references, "report_to": "none"}
+    settings = {**settings, "output_dir": str(folder), **references}
     launcher = ["-m", "accelerate.commands.launch", *launch] if launch else []
     for command in row.commands(row.parse(settings)):
         call = [sys.executable, *launcher, "-m", "haba_hf.cli", command, *row.words(settings)]
@@ -87,7 +87,7 @@ def record_of(row: TableRow, folder: Path, overrides: Mapping[str, Any]) -> Reco
         **{
             name: results[name] for name in ("device", "processes", "threads", "mixed_precision", "python", "versions")
         },
-        **({"controls": controls} if controls else {}),
+        **({"controls": controls} if row.asks_for_controls else {}),
     }
 
 

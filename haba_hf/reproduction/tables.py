@@ -61,6 +61,15 @@ class TableRow:
     start: str | None = None
     kind: str = "distilled"
 
+    @property
+    def references(self) -> str:
+        """What is evaluated beside the row's artifact: nothing, unless its own fields say so."""
+        return self.set.get("references", "none")
+
+    @property
+    def asks_for_controls(self) -> bool:
+        return self.references != "none"
+
     def words(self, overrides: Mapping[str, Any]) -> list[str]:
         """The row's command line; `overrides` win over its own fields."""
         subject = {"students_of": "full_data"} if self.kind == "full_data" else {}
