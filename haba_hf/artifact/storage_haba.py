@@ -30,16 +30,20 @@ def restore_bases(stored: Tensor, config: HabaConfig, size: tuple[int, int]) -> 
     if config.basis_storage == "pixels":
         return enlarge(stored, size)
     planes = [plane.unsqueeze(1) for plane in stored.split(config.plane_numbers, dim=1)]
+    if not config.has_chroma:
+        return torch.cat([_restored(plane, config, 0, size) for plane in planes], dim=1)
+    luma, chroma = planes[0], torch.cat(planes[1:], dim=1)
+    colors = _colors(stored.device, stored.dtype)[1:]
+    # Chroma becomes color while it is small: the maps are linear.
+    return _restored(luma, config, 0, size) + _restored(torch.einsum("pqf,qc->pcf", chroma, colors), config, 1, size)
+
+
+def _restored(planes_PQF: Tensor, config: HabaConfig, number: int, size: tuple[int, int]) -> Tensor:
+    """Planes that are stored like plane `number`, as images `[P, Q, H, W]`."""
     if config.basis_storage == "luma_chroma":
-        shapes = config.plane_shapes
-        planes = [enlarge(plane.unflatten(2, shape), size) for plane, shape in zip(planes, shapes, strict=True)]
-    else:
-        waves = _waves(config.basis_shape[1:], max(config.plane_numbers), size, stored.device, stored.dtype)
-        planes = [(plane @ waves[: plane.shape[2]]).unflatten(2, size) for plane in planes]
-    images = torch.cat(planes, dim=1)
-    if config.has_chroma:
-        images = torch.einsum("pqhw,qc->pchw", images, _colors(stored.device, stored.dtype))
-    return images
+        return enlarge(planes_PQF.unflatten(2, config.plane_shapes[number]), size)
+    waves = _waves(config.basis_shape[1:], max(config.plane_numbers), size, planes_PQF.device, planes_PQF.dtype)
+    return (planes_PQF @ waves[: planes_PQF.shape[2]]).unflatten(2, size)
 
 
 def plane_images(stored: Tensor, config: HabaConfig) -> list[Tensor]:
@@ -82,9 +86,25 @@ def store_images(images_PCHW: Tensor, config: HabaConfig) -> Tensor:
     return torch.cat([plane.flatten(1) for plane in stored], dim=1)
 
 
-def enlarge(images: Tensor, size: tuple[int, int]) -> Tensor:
+def enlarge(images_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
     """Images at another size, bilinearly; at their own, as they are."""
-    return images if images.shape[2:] == size else F.interpolate(images, size, mode="bilinear")
+    height, width = images_BCHW.shape[2:]
+    if (height, width) == tuple(size):
+        return images_BCHW
+    # One matrix product an axis: faster than `interpolate`, and its gradient is the same every time on a GPU too.
+    rows, columns = (
+        _interpolation(old, new, images_BCHW.device, images_BCHW.dtype)
+        for old, new in ((height, size[0]), (width, size[1]))
+    )
+    return rows @ (images_BCHW @ columns.T)
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)  # kept for whoever comes next, who may want gradients
+def _interpolation(old: int, new: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The weights `[new, old]` by which linear interpolation makes a row of `new` pixels of one of `old`."""
+    identity = torch.eye(old, dtype=torch.float64)
+    return F.interpolate(identity[None], new, mode="linear")[0].T.contiguous().to(device, dtype)
 
 
 def encode_int8(stored: Tensor, config: HabaConfig) -> tuple[Tensor, Tensor]:
@@ -116,6 +136,7 @@ def lowest_frequencies(grid: tuple[int, int], count: int) -> Tensor:
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)
 def _waves(
     grid: tuple[int, int], count: int, size: tuple[int, int], device: torch.device, dtype: torch.dtype
 ) -> Tensor:
@@ -134,6 +155,7 @@ def _cosines(side: int) -> Tensor:
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)
 def _colors(device: torch.device, dtype: torch.dtype) -> Tensor:
     return torch.tensor(COLORS, dtype=dtype, device=device)
 

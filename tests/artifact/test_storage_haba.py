@@ -9,6 +9,7 @@ import scipy.fft
 import torch
 
 from haba_hf import HabaConfig, HabaModel
+from haba_hf.artifact import storage_haba
 from haba_hf.artifact.storage_haba import (
     COLORS,
     decode_int8,
@@ -166,6 +167,18 @@ def test_images_are_stored_by_averaging_or_projection(storage, doubles):
             else:
                 expected.append(averaged_by_hand(plane, shape).ravel())
         np.testing.assert_allclose(basis.ravel(), np.concatenate(expected), atol=1e-12)
+
+
+@pytest.mark.parametrize("storage", ["luma and chroma", "frequencies"])
+def test_gradients_after_a_look_in_inference_mode(storage):
+    storage_haba._waves.cache_clear()
+    storage_haba._interpolation.cache_clear()
+    storage_haba._colors.cache_clear()
+    model = model_of(storage)
+    with torch.inference_mode():
+        model()
+    model().samples.square().sum().backward()
+    assert model.bases.grad.abs().min() > 0
 
 
 def test_all_frequencies_are_the_image_itself(doubles):
