@@ -161,7 +161,7 @@ def test_saved_and_loaded(tmp_path):
         ({"sample_channels": 0}, "sample_channels must be at least 1"),
         ({"sample_height": -1}, "sample_height must be at least 1, got -1"),
         ({"sample_width": 0}, "sample_width must be at least 1"),
-        ({"num_hallucinators": -1}, "num_hallucinators must be 0 .plain pixels. or more, got -1"),
+        ({"num_hallucinators": -1}, "num_hallucinators must be 0 .bases alone. or more, got -1"),
         ({"hallucinator_depth": 4}, "hallucinator_depth must be 0, 1, 2 or 3, got 4"),
         ({"hallucinator_depth": -1}, "hallucinator_depth must be 0, 1, 2 or 3, got -1"),
         ({"hallucinator_channels": 0}, "hallucinator_channels must be at least 1 or left out"),

@@ -169,7 +169,7 @@ def test_wrong_ids_are_refused(arguments, message):
 def test_plain_pixels_take_no_hallucinator_ids():
     model = make_model(num_hallucinators=0)
     assert torch.equal(model(torch.tensor([3, 3, 0])).samples, model.bases[[3, 3, 0]])
-    with pytest.raises(ValueError, match=r"plain pixels .* pass no hallucinator_ids"):
+    with pytest.raises(ValueError, match=r"no hallucinators .* pass no hallucinator_ids"):
         model(hallucinator_ids=torch.tensor([0]))
     with pytest.raises(ValueError, match="basis_ids must lie in"):
         model(torch.tensor([6]))
