@@ -143,7 +143,8 @@ def test_distribution_matching_in_two_processes_then_evaluate_and_train_a_studen
     expected = [
         f"| {row['system']} | {100 * row['accuracy']['mean']:.1f} ± {100 * row['accuracy']['std']:.1f} "
         f"| {row['storage']['floats']:,} | {row['storage']['bytes']:,} | {row['storage']['images_per_class']:.2f} "
-        f"| {row['storage']['ratio']:.3%} | {row['accuracy']['seconds']:.0f} |"
+        f"| {row['storage']['ratio']:.3%} | {row['accuracy']['steps']:,} | {row['accuracy']['samples']:,} "
+        f"| {row['accuracy']['seconds']:.0f} |"
         for row in results["rows"]
     ]
     assert [line for line in printed.splitlines() if line.startswith("| ")][1:] == expected
@@ -368,7 +369,7 @@ def test_the_naive_way_gives_the_same_gradients(benchmark_cases, objective):
 
 @pytest.mark.slow
 def test_demo(tmp_path):
-    tiny = ["--steps", "2", "--real_batch_size", "4", "--network_width", "4", *EVALUATION]
+    tiny = ["--steps", "2", "--real_batch_size", "4", "--network_width", "4", "--evaluation_steps", "3", *EVALUATION]
     printed = run_script("demo.py", "--output_dir", tmp_path, "--", *tiny)
     rows = [line for line in printed.splitlines() if line.startswith("| ")]
     systems = ["40 frequencies, int8", "random real, same storage", "random real, equal bytes", "full data"]

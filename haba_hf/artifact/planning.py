@@ -63,9 +63,9 @@ def storage_layouts(sample_shape: tuple[int, int, int]) -> list[Layout]:
 
 def measured_layout(sample_shape: tuple[int, int, int]) -> Layout:
     """
-    How to store bases where a recipe leaves it to the budget (`bases_per_class: auto`): a sixteenth of the frequencies,
-    of either chroma a quarter as many, the best of what `training/results/README.md` has measured for color and for
-    one channel.
+    How to store bases where a recipe leaves it to the budget (`bases_per_class: auto`): a sixteenth of the
+    frequencies, of either chroma a quarter as many, the best of what `training/results/README.md` has measured for
+    color and for one channel.
     """
     _, height, width = sample_shape
     return {"basis_storage": "frequencies", "basis_frequencies": max(1, height * width // 16)}
