@@ -212,7 +212,7 @@ def _plan(arguments: argparse.Namespace) -> Answer:
         {
             **{name: getattr(plan.config, name) for name in PLANNED},
             "basis_channels": plan.config.basis_shape[0],
-            "samples_per_class": plan.samples_per_class,
+            "samples_per_class": plan.config.samples_per_class,
             "num_samples": plan.config.num_samples,
             "floats": plan.floats,
             "bytes": plan.bytes,
@@ -258,7 +258,7 @@ def _plan_cells(plan: StoragePlan) -> list[str]:
         _, height, width = config.map_shape
         shared = ", shared" if config.share_encoder_decoder else ""
         hallucinators += f" of depth {config.hallucinator_depth}, maps {height}x{width}{shared}"
-    counts = (plan.samples_per_class, config.bases_per_class)
+    counts = (plan.config.samples_per_class, config.bases_per_class)
     return [
         *(f"{count:,}" for count in counts),
         describe_basis(config),

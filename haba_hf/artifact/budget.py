@@ -61,8 +61,7 @@ def describe_training_set(
     num_train_images: int, image_shape: tuple[int, int, int], num_labels: int, bytes_per_value: int = 1
 ) -> StorageFigures:
     """The real training set itself as a row of the same table: ratio 1, by default one byte a pixel value."""
-    values = _checked_values(num_train_images, image_shape)
-    return StorageFigures(values, values * bytes_per_value, num_train_images / num_labels, ratio=1.0, bytes_ratio=1.0)
+    return describe_real_images(num_train_images, num_train_images, image_shape, num_labels, bytes_per_value)
 
 
 def describe_real_images(
@@ -106,12 +105,11 @@ def same_storage_config(config: HabaConfig, images_of_a_class: int) -> HabaConfi
     plain = config.stored_shape == config.sample_shape and config.num_formations == 1
     if plain or config.basis_shape[0] != config.sample_channels:
         return None
-    settings = config.to_dict()
-    for name in ("bases_per_class", "num_hallucinators", "label_kind", "num_step_sizes"):
-        del settings[name]
-    per_basis, _ = floats_per_basis_per_class(HabaConfig.from_dict({**settings, "num_hallucinators": 0}))
+    alone = {"bases_per_class": 1, "num_hallucinators": 0, "label_kind": "hard", "num_step_sizes": 0}
+    one = HabaConfig.from_dict(config.to_dict() | alone)
+    per_basis, _ = per_basis_per_class(one.storage_parts, 1)
     bases_per_class = min((config.num_floats - 1) // per_basis, images_of_a_class // config.num_formations)
-    return HabaConfig.from_dict({**settings, "num_hallucinators": 0, "bases_per_class": max(1, bases_per_class)})
+    return HabaConfig.from_dict(one.to_dict() | {"bases_per_class": max(1, bases_per_class)})
 
 
 def storage_of(config: HabaConfig) -> StorageReport:
@@ -131,7 +129,7 @@ def affordable_bases_per_class(config: HabaConfig, images_per_class: float) -> i
         `ValueError`: if not even one basis per class fits, or the budget is not positive.
     """
     budget = budget_floats(images_per_class, _floats_per_image_per_class(config))
-    per_basis, others = floats_per_basis_per_class(config)
+    per_basis, others = per_basis_per_class(config.storage_parts, config.bases_per_class)
     bases_per_class = (budget - others) // per_basis
     if bases_per_class < 1:
         raise ValueError(
@@ -183,11 +181,13 @@ def budget_floats(images_per_class: float, floats_per_image_per_class: int) -> i
     return int(images_per_class * floats_per_image_per_class) + 1
 
 
-def floats_per_basis_per_class(config: HabaConfig) -> tuple[int, int]:
-    """Floats that one basis per class takes, and all floats that are no basis and no basis's label."""
-    of_bases = sum(config.storage_parts.get(part, 0) for part in ("bases", "labels", "basis_scales"))
-    per_basis = of_bases // config.bases_per_class
-    return per_basis, config.num_floats - config.bases_per_class * per_basis
+def per_basis_per_class(sizes: dict[str, int], bases_per_class: int) -> tuple[int, int]:
+    """
+    What one basis per class takes with its label and scales, and all that is no basis, of the `sizes` of an artifact's
+    parts in floats (`config.storage_parts`) or bytes (`config.part_bytes`).
+    """
+    of_bases = sum(sizes.get(part, 0) for part in ("bases", "labels", "basis_scales"))
+    return of_bases // bases_per_class, sum(sizes.values()) - of_bases
 
 
 def _floats_per_image_per_class(config: HabaConfig) -> int:

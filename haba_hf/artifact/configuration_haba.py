@@ -275,6 +275,16 @@ class HabaConfig(PreTrainedConfig):
         return self.num_bases * max(self.num_hallucinators, 1) * self.num_formations
 
     @property
+    def samples_per_class(self) -> int:
+        """What the bases of a class decode to."""
+        return self.num_samples // self.num_labels
+
+    @property
+    def epoch_samples(self) -> int:
+        """N x M: samples of an epoch of online pairing, in which every formation of a basis comes once."""
+        return self.num_bases * self.num_formations
+
+    @property
     def sample_shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
         return self.sample_channels, self.sample_height, self.sample_width
@@ -388,6 +398,11 @@ class HabaConfig(PreTrainedConfig):
         return sum(self.storage_parts.values())
 
     @property
+    def part_bytes(self) -> dict[str, int]:
+        """Bytes of each part that is stored."""
+        return {part: count * self.bytes_per_number.get(part, 4) for part, count in self.storage_parts.items()}
+
+    @property
     def num_bytes(self) -> int:
-        """Bytes that these numbers take."""
-        return sum(count * self.bytes_per_number.get(part, 4) for part, count in self.storage_parts.items())
+        """Bytes that are stored in all."""
+        return sum(self.part_bytes.values())

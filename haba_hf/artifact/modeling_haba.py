@@ -275,8 +275,8 @@ class HabaModel(StoredModel):
         One epoch of online pairing, as places in `materialize()` `[N x M]`: every basis once, in all its formations,
         in random order, each with a hallucinator drawn for it. On the generator's device.
         """
-        count = self.config.num_bases * self.config.num_formations
-        return self.pair(torch.randperm(count, generator=generator, device=generator.device), generator)
+        formed_ids = torch.randperm(self.config.epoch_samples, generator=generator, device=generator.device)
+        return self.pair(formed_ids, generator)
 
     def pair(self, formed_ids: Tensor, generator: torch.Generator, one_a_row: bool = False) -> Tensor:
         """

@@ -118,7 +118,7 @@ class PairedDataset(Dataset):
         self.generator = WorkerGenerator(seed)
 
     def __len__(self) -> int:
-        return self.model.config.num_bases * self.model.config.num_formations
+        return self.model.config.epoch_samples
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return self.__getitems__([index])[0]

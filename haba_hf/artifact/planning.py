@@ -9,7 +9,7 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from .budget import budget_floats, floats_per_basis_per_class
+from .budget import budget_floats, per_basis_per_class
 from .configuration_haba import HabaConfig
 
 Layout = Mapping[str, Any]  # the fields of a HabaConfig that say how a basis is stored
@@ -34,11 +34,6 @@ class StoragePlan:
     bytes: int
     images_per_class: float
     budget_share: float
-
-    @property
-    def samples_per_class(self) -> int:
-        """What a class's bases decode to."""
-        return self.config.num_samples // self.config.num_labels
 
 
 def storage_layouts(sample_shape: tuple[int, int, int]) -> list[Layout]:
@@ -156,7 +151,8 @@ def plan_storage(
                 continue
             settings |= {"hallucinator_map_height": map_size, "hallucinator_map_width": map_size}
         config = HabaConfig(**settings)
-        per_basis, others = _sizes(config, in_bytes)
+        sizes = config.part_bytes if in_bytes else config.storage_parts
+        per_basis, others = per_basis_per_class(sizes, config.bases_per_class)
         room = budget - others
         bases_per_class = room // per_basis if strict else max(1, (2 * room + per_basis) // (2 * per_basis))
         if bases_per_class < 1:
@@ -179,14 +175,3 @@ def _hallucinator_settings(
         elif depth or not share:
             settings[number, depth, map_size, share] = None
     return list(settings)
-
-
-def _sizes(config: HabaConfig, in_bytes: bool) -> tuple[int, int]:
-    """What one basis per class takes, and what is no basis, in floats or in bytes."""
-    if not in_bytes:
-        return floats_per_basis_per_class(config)
-    per_basis = sum(
-        config.storage_parts.get(part, 0) * config.bytes_per_number.get(part, 4)
-        for part in ("bases", "labels", "basis_scales")
-    )
-    return per_basis // config.bases_per_class, config.num_bytes - per_basis

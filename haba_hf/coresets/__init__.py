@@ -6,6 +6,7 @@ from .rules import ForgettingEvents, herding, k_center, most_forgotten
 from .selection import (
     Coreset,
     choose_coreset,
+    config_for,
     random_images,
     real_images_artifact,
     real_images_config,
@@ -17,6 +18,7 @@ __all__ = [
     "CoresetArguments",
     "ForgettingEvents",
     "choose_coreset",
+    "config_for",
     "herding",
     "k_center",
     "most_forgotten",

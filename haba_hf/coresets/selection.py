@@ -5,6 +5,7 @@ Shape legend: n training images, L classes.
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -90,17 +91,22 @@ def choose_coreset(
 
 def real_images_config(data: ImageData, images_per_class: int, student_learning_rate: float = 0.01) -> HabaConfig:
     """The config of an artifact of real images: K = 0, hard labels, the data's classes and shape."""
+    return config_for(
+        data, bases_per_class=images_per_class, num_hallucinators=0, student_learning_rate=student_learning_rate
+    )
+
+
+def config_for(data: ImageData, **settings: Any) -> HabaConfig:
+    """The config of an artifact of some data: their classes, shape and whitening, and what `settings` say else."""
     channels, height, width = data.image_shape
     return HabaConfig(
         id2label=dict(enumerate(data.class_names)),
         label2id={name: index for index, name in enumerate(data.class_names)},
-        bases_per_class=images_per_class,
-        num_hallucinators=0,
         sample_channels=channels,
         sample_height=height,
         sample_width=width,
-        student_learning_rate=student_learning_rate,
         whitening=data.processor.whitening_fingerprint,
+        **settings,
     )
 
 

@@ -9,7 +9,7 @@ from ..artifact.configuration_haba import HabaConfig
 from ..artifact.loading import check_same_space, load_model_and_processor
 from ..artifact.modeling_haba import HabaModel
 from ..artifact.planning import measured_layout
-from ..coresets import store_real_images
+from ..coresets import config_for, store_real_images
 from ..data.image_data import ImageData
 from ..utils.seeds import seeded_generator
 from .arguments import ModelArguments
@@ -47,17 +47,8 @@ def model_config(arguments: ModelArguments, data: ImageData) -> HabaConfig:
     Raises:
         `ValueError`: if sizes do not fit together, or the budget pays for less than one basis per class.
     """
-    channels, height, width = data.image_shape
     known = {field.name for field in dataclasses.fields(HabaConfig)}
-    settings = {
-        **{name: value for name, value in vars(arguments).items() if name in known},
-        "id2label": dict(enumerate(data.class_names)),
-        "label2id": {name: index for index, name in enumerate(data.class_names)},
-        "sample_channels": channels,
-        "sample_height": height,
-        "sample_width": width,
-        "whitening": data.processor.whitening_fingerprint,
-    }
+    settings = {name: value for name, value in vars(arguments).items() if name in known}
     if arguments.bases_per_class == "auto":
         if arguments.storage_budget is None:
             raise ValueError(
@@ -65,9 +56,9 @@ def model_config(arguments: ModelArguments, data: ImageData) -> HabaConfig:
             )
         if all(getattr(arguments, name) == getattr(ModelArguments, name) for name in BASES[1:]):
             settings |= measured_layout(data.image_shape)
-        one = HabaConfig(**settings | {"bases_per_class": 1})
+        one = config_for(data, **settings | {"bases_per_class": 1})
         settings["bases_per_class"] = affordable_bases_per_class(one, arguments.storage_budget)
-    return HabaConfig(**settings)
+    return config_for(data, **settings)
 
 
 def initial_model(arguments: ModelArguments, data: ImageData, seed: int) -> HabaModel:

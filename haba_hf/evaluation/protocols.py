@@ -121,7 +121,7 @@ def artifact_training(model: HabaModel, args: EvaluationArguments, accelerator: 
     def batches_of_student(index: int, generator: torch.Generator) -> Callable[[int], Batches]:
         return lambda epoch: paired_batches(model, args.evaluation_batch_size, generator, materialized)
 
-    epoch_samples = model.config.num_bases * model.config.num_formations
+    epoch_samples = model.config.epoch_samples
     epochs, learning_rate = student_epochs(args, epoch_samples), artifact_learning_rate(model, args)
     return training_by_sgd(batches_of_student, epoch_samples, epochs, learning_rate, args, accelerator)
 

@@ -79,10 +79,9 @@ def evaluate_random_real(
         materialized = materialize_if_small(model, accelerator.device)
         return lambda epoch: paired_batches(model, args.evaluation_batch_size, generator, materialized)
 
-    epoch_samples = config.num_bases * config.num_formations
-    epochs = student_epochs(args, epoch_samples)
+    epochs = student_epochs(args, config.epoch_samples)
     return evaluate_students(
-        training_by_sgd(batches_of_student, epoch_samples, epochs, learning_rate, args, accelerator),
+        training_by_sgd(batches_of_student, config.epoch_samples, epochs, learning_rate, args, accelerator),
         split,
         data.processor,
         network_args,

@@ -142,7 +142,7 @@ def write_artifact(
             "data_fingerprint": data.fingerprint,
             "train_images": len(data.train),
             "bases_per_class": model.config.bases_per_class,
-            "samples_per_class": model.config.num_samples // model.config.num_labels,
+            "samples_per_class": model.config.samples_per_class,
             "steps": distiller.step_number,
             "seconds": round(distiller.seconds, 1),
             "ended_by": distiller.ended_by,

@@ -101,9 +101,10 @@ def _random_real_systems(config: HabaConfig, data: ImageData, split: Split, prot
     sizes = (len(data.train), data.image_shape)
     systems = []
     for name, of in random_real_configs(config, data).items():
-        figures = describe_storage(storage_of(of), *sizes, data.bytes_per_value)
         if name == RANDOM_EQUAL_BYTES:
             figures = describe_real_images(of.num_bases, *sizes, data.num_labels, data.bytes_per_value)
+        else:
+            figures = describe_storage(storage_of(of), *sizes, data.bytes_per_value)
         students = partial(evaluate_random_real, data, split, of, *protocol)
         systems.append(System(name, data.processor, figures, students))
     return systems

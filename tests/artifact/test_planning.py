@@ -132,7 +132,7 @@ def test_every_way_of_storing_fits_its_budget_and_decodes_what_it_says():
             assert (plan.floats, plan.bytes) == (model.storage().floats, model.storage().bytes)
             assert storage_of(plan.config) == model.storage()
             assert plan.budget_share <= 1
-            assert plan.samples_per_class == len(model.materialize().samples) // 10
+            assert plan.config.samples_per_class == len(model.materialize().samples) // 10
         names = {describe_basis(plan.config) for plan in plans}
         assert any("frequencies" in name for name in names)
         assert any("luma" in name for name in names) == (shape[0] == 3)
@@ -147,6 +147,6 @@ def test_fewer_bits_pay_for_more_bases():
         grid = {"layouts": layouts, "num_hallucinators": [0], "basis_channels": [3], "storage_dtype": dtype}
         (plan,) = plan_storage(10, (3, 32, 32), max_bytes=30_720, **grid)
         assert plan.bytes <= 30_720 and plan.budget_share == plan.bytes / 30_720
-        return plan.samples_per_class
+        return plan.config.samples_per_class
 
     assert [samples(dtype) for dtype in ("float32", "bfloat16", "int8")] == [7, 15, 28]

@@ -78,8 +78,8 @@ class DistributionMatching:
         Raises:
             `ValueError`: if `samples_per_class` is 1 of several, or given with soft labels.
         """
-        of_class = model.config.num_samples // model.config.num_labels
-        check_subset(self.arguments.samples_per_class, of_class, soft=model.label_logits is not None)
+        of_class, soft = model.config.samples_per_class, model.label_logits is not None
+        check_subset(self.arguments.samples_per_class, of_class, soft)
         self.data = real_data
         self.device = accelerator.device
         self.members = [real_data.train.of_class(label) for label in range(real_data.num_labels)]

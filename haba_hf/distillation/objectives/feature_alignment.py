@@ -42,7 +42,7 @@ from ..arguments import DistillationArguments
 from .class_means import class_weights
 from .inner_loop import train_an_epoch
 from .leaves import as_leaves, hand_on
-from .subsets import check_subset, crossed, draw_halves
+from .subsets import check_subset, draw_halves, matched
 
 # Streams of random numbers that all processes share, beside the distiller's (seed, step, rank).
 NETWORKS, STEPS = 1, 2
@@ -114,8 +114,8 @@ class FeatureAlignment:
         Raises:
             `ValueError`: if `samples_per_class` is 1 of several, or given with soft labels.
         """
-        of_class = model.config.num_samples // model.config.num_labels
-        check_subset(self.arguments.samples_per_class, of_class, soft=model.label_logits is not None)
+        of_class, soft = model.config.samples_per_class, model.label_logits is not None
+        check_subset(self.arguments.samples_per_class, of_class, soft)
         self.data = real_data
         self.accelerator = accelerator
         self.device = accelerator.device
@@ -188,8 +188,7 @@ class FeatureAlignment:
                 real_features_nD, real_labels_n, means[-1]
             )
 
-        loss = loss_of([sum(of_draws) / len(draws) for of_draws in zip(*means, strict=True)])
-        descended = loss if halves is None else crossed(loss_of, *means)
+        loss, descended = matched(loss_of, means)
         gradients = torch.autograd.grad(descended, learned)
         hand_on(output, [self.arguments.lambda_dd * gradient for gradient in gradients])
         return loss.item()
@@ -225,7 +224,7 @@ class FeatureAlignment:
         """The inner loop; returns its epochs."""
         arguments, settings = self.arguments, self.settings
         optimizer = torch.optim.SGD(network.parameters(), lr=arguments.inner_learning_rate)
-        batch_size = arguments.student_batch_size or model.config.num_bases * model.config.num_formations
+        batch_size = arguments.student_batch_size or model.config.epoch_samples
         materialized = materialize_if_small(model)
         accuracies: list[float] = []
         for epoch in range(1, settings.max_inner_epochs + 1):

@@ -31,7 +31,7 @@ from ...utils.seeds import seeded_generator
 from ..arguments import DistillationArguments
 from .inner_loop import train_an_epoch
 from .leaves import as_leaves, hand_on
-from .subsets import check_subset, crossed, draw_halves
+from .subsets import check_subset, draw_halves, matched
 
 # Published (outer steps, inner epochs) by samples per class.
 PUBLISHED_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
@@ -112,7 +112,7 @@ class GradientMatching:
         Raises:
             `ValueError`: if `samples_per_class` is 1 of several.
         """
-        check_subset(self.arguments.samples_per_class, model.config.num_samples // model.config.num_labels)
+        check_subset(self.arguments.samples_per_class, model.config.samples_per_class)
         self.data = real_data
         self.accelerator = accelerator
         self.members = [real_data.train.of_class(label) for label in range(real_data.num_labels)]
@@ -215,7 +215,6 @@ class GradientMatching:
         for rows in torch.arange(len(samples), device=samples.device).split([draw.shape[1] for draw in draws]):
             loss = F.cross_entropy(self.network(DsaAugmentation.apply(samples[rows], augmentation)), labels[rows])
             gradients.append(torch.autograd.grad(loss, parameters, create_graph=True))
-        distance = self._distance(real, [sum(of_draws) / len(draws) for of_draws in zip(*gradients, strict=True)])
-        descended = distance if len(draws) == 1 else crossed(partial(self._distance, real), *gradients)
+        distance, descended = matched(partial(self._distance, real), gradients)
         hand_on(output, torch.autograd.grad(weight * descended, learned))
         return distance.detach()

@@ -52,6 +52,17 @@ def squared_distances(means_LD: Tensor, features_LnD: Tensor, of_class: int) -> 
     return distances - (1 / drawn - 1 / of_class) * spread
 
 
+def matched(
+    distance: Callable[[Sequence[Tensor]], Tensor], estimates: Sequence[Sequence[Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """
+    A distance of means that were estimated once, on all samples, or twice, on two draws: its value at the mean of the
+    estimates, and what to descend, which is the value itself or [`crossed`].
+    """
+    value = distance([sum(of_each) / len(estimates) for of_each in zip(*estimates, strict=True)])
+    return value, value if len(estimates) == 1 else crossed(distance, *estimates)
+
+
 def crossed(
     distance: Callable[[Sequence[Tensor]], Tensor], first: Sequence[Tensor], second: Sequence[Tensor]
 ) -> Tensor:

@@ -149,7 +149,7 @@ def draw_pairs(
     `pairing="step"` one hallucinator serves a whole step, as in the released code, with `"sample"` every sample of the
     step draws its own, as students do in evaluation.
     """
-    num_bases = model.config.num_bases * model.config.num_formations
+    num_bases = model.config.epoch_samples
     batch_size = min(batch_size or num_bases, num_bases)
     rounds = -(-steps * batch_size // num_bases)
     dealt = torch.cat([torch.randperm(num_bases, generator=generator) for _ in range(rounds)])
