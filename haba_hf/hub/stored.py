@@ -41,7 +41,9 @@ def stored_pictures(model: HabaModel, processor: HabaProcessor, basis_ids: Tenso
     size = config.sample_height, config.sample_width
     stored = model.bases[basis_ids].float()
     if config.basis_storage == "frequencies":
-        tiles = torch.stack([_spectrum(plane, size) for plane in stored.split(config.plane_numbers, dim=1)], dim=1)
+        places = lowest_frequencies(config.basis_shape[1:], max(config.plane_numbers))
+        planes = stored.split(config.plane_numbers, dim=1)
+        tiles = torch.stack([_spectrum(plane, places, size) for plane in planes], dim=1)
         channels = 1 if isinstance(processor, HabaAudioProcessor) else config.sample_channels
         tiles = tiles[:, :, None].expand(-1, -1, channels, -1, -1)
         return tiles.flip(3) if isinstance(processor, HabaAudioProcessor) else tiles
@@ -51,9 +53,9 @@ def stored_pictures(model: HabaModel, processor: HabaProcessor, basis_ids: Tenso
     return tiles.unflatten(0, (len(basis_ids), len(images)))
 
 
-def _spectrum(coefficients_PF: Tensor, size: tuple[int, int]) -> Tensor:
-    """Coefficients in their places `[P, H, W]`, their square roots, so that small ones show; white is the greatest."""
-    rows, columns = lowest_frequencies(size, coefficients_PF.shape[1]).unbind(dim=1)
+def _spectrum(coefficients_PF: Tensor, places_F2: Tensor, size: tuple[int, int]) -> Tensor:
+    """Coefficients in their places, as images `[P, H, W]` of their square roots, so that small ones show too."""
+    rows, columns = places_F2[: coefficients_PF.shape[1]].unbind(dim=1)
     side = int(max(rows.max(), columns.max())) + 1
     grid = torch.zeros(len(coefficients_PF), side, side)
     grid[:, rows, columns] = coefficients_PF.sign() * coefficients_PF.abs().sqrt()

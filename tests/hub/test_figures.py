@@ -8,6 +8,7 @@ from PIL import Image
 
 from haba_hf import HabaConfig, HabaModel
 from haba_hf.artifact.processing_haba import HabaImageProcessor
+from haba_hf.artifact.storage_haba import lowest_frequencies
 from haba_hf.hub import plot_training_curves, save_gallery
 from haba_hf.hub.figures import GAP_PIXELS
 from haba_hf.hub.stored import stored_columns, stored_pictures
@@ -132,6 +133,18 @@ def test_frequencies_are_shown_in_their_places():
     luma = stored_pictures(model, processor, torch.tensor([0]))[0, 0]
     assert luma[0, 0, 0] == 1.0, "the greatest, at the top left"
     assert luma.unique().tolist() == [0.25, 0.5, 1.0], "half of it by its root, below 0 darker than grey"
+
+
+def test_frequencies_of_smaller_bases_are_in_the_places_of_their_own_grid():
+    model = make_model(num_hallucinators=0, **STORED["frequencies"], basis_height=8, basis_width=4)
+    with torch.no_grad():
+        model.bases.zero_()
+        model.bases[:, 3] = 1.0
+    u, v = lowest_frequencies((8, 4), 4)[3].tolist()
+    assert [u, v] != lowest_frequencies((8, 8), 4)[3].tolist()
+    luma = stored_pictures(model, make_processor(), torch.tensor([0]))[0, 0, 0]
+    side = int(lowest_frequencies((8, 4), 12).max()) + 1
+    assert luma[u * 8 // side + 1, v * 8 // side + 1] == 1.0 and (luma == 1.0).sum() < 16
 
 
 def test_a_gallery_out_of_range_is_refused(tmp_path):
