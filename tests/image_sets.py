@@ -53,5 +53,5 @@ def write_parquet(file, rows, label_feature=CLASS_LABEL, image_column="image", l
     Dataset.from_dict(columns, features=features).to_parquet(str(file))
 
 
-def load(path, allow_missing_test=False, **kwargs):
-    return load_image_data(DataArguments(dataset=str(path), **kwargs), allow_missing_test=allow_missing_test)
+def load(path, needs_test=True, **kwargs):
+    return load_image_data(DataArguments(dataset=str(path), **kwargs), needs_test=needs_test)

@@ -3,6 +3,8 @@
 # Shape suffixes: B clips, S sound samples of a clip, F frequencies, T frames; of a spectrogram, as of an image, C = 1
 # channel, H height (frequency, the lowest first) and W width (time).
 
+from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ from .configuration_haba import HabaConfig
 FRAMES_MULTIPLE = 8  # frames are padded with silence to a multiple of it: 125 to 128
 FITS = ("end", "center", "refuse")
 GRIFFIN_LIM_STEPS = 64
+LARGEST_TERM = 640  # of the ratio of two rates, by the smaller: 11,025 to 16,000 Hz is 441 to 640
+LOUDEST = 2.0  # decoders give [-1, 1], and lossy ones a little more
 
 # Five colors of matplotlib's magma, silence first, and the deviation from the mean that the last one stands for.
 COLORS = np.array([(0, 0, 4), (81, 18, 124), (183, 55, 121), (252, 137, 97), (252, 253, 191)])
@@ -179,8 +183,8 @@ class HabaAudioProcessor(FeatureExtractionMixin):
             `torch.Tensor`, float32 [clip_samples].
 
         Raises:
-            `ValueError`: if the sound is empty, not finite, of several channels, or, while `fit_clips` is `"refuse"`,
-                of another length than a clip.
+            `ValueError`: if the sound is empty, not finite, of another scale, of several channels, or, while
+                `fit_clips` is `"refuse"`, of another length than a clip.
             `TypeError`: if it is no array of floating-point numbers.
         """
         if isinstance(sound, np.ndarray):
@@ -194,11 +198,16 @@ class HabaAudioProcessor(FeatureExtractionMixin):
             raise ValueError("The sound is empty.")
         if not bool(sound.isfinite().all()):
             raise ValueError("The sound has values that are NaN or infinite.")
+        if sound.abs().max() > LOUDEST:
+            raise ValueError(
+                f"The sound has values up to {sound.abs().max().item():g}, but is wanted in [-1, 1]: divide 16-bit "
+                "samples by 32768."
+            )
         if sampling_rate < 1:
             raise ValueError(f"sampling_rate must be at least 1, got {sampling_rate}.")
         sound_S = sound.to(torch.float32)
         if sampling_rate != self.sampling_rate:
-            sound_S = _torchaudio().functional.resample(sound_S, sampling_rate, self.sampling_rate)
+            sound_S = _resampler(sampling_rate, self.sampling_rate)(sound_S)
         return self._fit(sound_S)
 
     def spectrograms_of(self, clips_BS: torch.Tensor) -> torch.Tensor:
@@ -329,6 +338,17 @@ class HabaAudioProcessor(FeatureExtractionMixin):
         expected = [1, self.size["height"], self.size["width"]]
         if spectrograms.ndim != 4 or list(spectrograms.shape[1:]) != expected:
             raise ValueError(f"Expected spectrograms [B, {str(expected)[1:]}, got {list(spectrograms.shape)}.")
+
+
+@lru_cache(maxsize=32)
+def _resampler(rate: int, wanted: int) -> Any:
+    """
+    torchaudio's, kept for each rate. Its kernel grows with the terms of the ratio, to some 350 MB from 22,254 to
+    16,000 Hz: they are kept small, by less than three millionths of the rate.
+    """
+    ratio = Fraction(max(rate, wanted), min(rate, wanted)).limit_denominator(LARGEST_TERM)
+    terms = (ratio.numerator, ratio.denominator) if rate > wanted else (ratio.denominator, ratio.numerator)
+    return _torchaudio().transforms.Resample(*terms)
 
 
 def _torchaudio() -> Any:

@@ -18,6 +18,7 @@ from .whitening_haba import WHITENING, ZcaWhitening
 
 # ITU-R 601 luma in Pillow's 16-bit fixed point, so that a grey image is bit-equal to `image.convert("L")`.
 LUMA = (19595, 38470, 7471)
+ORIENTATION = 0x0112  # of EXIF
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 GREY_MODES = ("1", "L", *SIXTEEN_BIT_MODES)
 COLOR_MODES = ("RGB", "P", "CMYK", "YCbCr", "HSV", "LAB")
@@ -48,8 +49,8 @@ class HabaImageProcessor(BaseImageProcessor):
         image_std (`list[float]`, *optional*, defaults to ones):
             Standard deviation of each channel, for pixels in [0, 1].
         rgba_background (`list[int]`, *optional*):
-            RGB color (0 to 255) over which a transparent image is flattened. Without one, images with an alpha channel
-            are refused.
+            RGB color (0 to 255) over which a transparent image is flattened. Without one, images that are transparent
+            anywhere are refused; an alpha channel that is opaque throughout is dropped.
         do_resize (`bool`, *optional*, defaults to `True`):
             Whether images of another size are resized; if not, they are refused.
         do_center_crop (`bool`, *optional*, defaults to `False`):
@@ -154,15 +155,17 @@ class HabaImageProcessor(BaseImageProcessor):
 
         Args:
             images: one of the following, or a list of them (they may differ in form and size).
-                A PIL image (8-bit or 16-bit grey, palette, black and white, RGB, CMYK, YCbCr, HSV, LAB; with alpha
-                only if `rgba_background` is set); a numpy array [H, W] or [H, W, C] (never [C, H, W]); a torch tensor
-                [C, H, W] or [B, C, H, W]. Arrays and tensors are uint8, or floating point in [0, 1].
+                A PIL image (8-bit or 16-bit grey, palette, black and white, RGB, CMYK, YCbCr, HSV, LAB; transparent
+                only if `rgba_background` is set; turned as its EXIF orientation says); a numpy array [H, W] or
+                [H, W, C] (never [C, H, W]); a torch tensor [C, H, W] or [B, C, H, W]. Arrays and tensors are uint8, or
+                floating point in [0, 1].
 
         Returns:
             `torch.Tensor`, uint8 [B, C, H, W].
 
         Raises:
-            `ValueError`: if an image has the wrong shape, range or mode, or an alpha channel and no `rgba_background`.
+            `ValueError`: if an image has the wrong shape, range or mode, or is transparent and there is no
+                `rgba_background`.
             `TypeError`: if it is no image or has the wrong dtype.
         """
         images = list(images) if isinstance(images, (list, tuple)) else [images]
@@ -248,6 +251,10 @@ class HabaImageProcessor(BaseImageProcessor):
         raise TypeError(f"Expected PIL images, numpy arrays or torch tensors, got {type(image).__name__}.")
 
     def _pil_to_array(self, image: Any) -> np.ndarray:
+        if image.getexif().get(ORIENTATION) is not None:  # how the camera was held: upright, as `datasets` decodes it
+            from PIL import ImageOps
+
+            image = ImageOps.exif_transpose(image)
         if image.has_transparency_data:
             return np.asarray(image.convert("RGBA"))
         if image.mode in SIXTEEN_BIT_MODES:
@@ -268,9 +275,11 @@ class HabaImageProcessor(BaseImageProcessor):
         return torch.from_numpy(array_HWC.transpose(2, 0, 1).copy())[None]
 
     def _flatten_alpha(self, array_HWC: np.ndarray) -> np.ndarray:
+        if (array_HWC[..., -1] == 255).all():
+            return array_HWC[..., :-1]
         if self.rgba_background is None:
             raise ValueError(
-                "The image has an alpha channel; set rgba_background to the color behind it (e.g. [255, 255, 255]) "
+                "The image is transparent in parts: set rgba_background to the color behind it (e.g. [255, 255, 255]) "
                 "or convert the image to RGB."
             )
         color_HWC = array_HWC[..., :-1].astype(np.float64)

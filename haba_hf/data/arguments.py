@@ -54,14 +54,34 @@ class DataArguments(SpeechArguments):
     dataset: str = field(
         default="digits",
         metadata={
-            "help": f"A named data set ({', '.join(NAMED_DATASETS)}), a Hub id (owner/name), or a folder of "
-            "train-*.parquet and test-*.parquet files, of images (train/<class>/*.png, test/<class>/*.png; of an "
-            "ImageNet subset train/<wnid>/*.JPEG, val/<wnid>/*.JPEG) or of clips of speech (<word>/*.wav, or "
-            "train/<word>/*.wav and test/<word>/*.wav)."
+            "help": f"A named data set ({', '.join(NAMED_DATASETS)}), a Hub id (owner/name), or a folder: of "
+            "train-*.parquet and test-*.parquet files, as a clone of a Hub data set, saved by save_to_disk, with a "
+            "metadata.csv, of images (train/<class>/*.png, test/<class>/*.png; of an ImageNet subset "
+            "train/<wnid>/*.JPEG, val/<wnid>/*.JPEG) or of clips of speech (<word>/*.wav, or train/<word>/*.wav and "
+            "test/<word>/*.wav)."
         },
     )
     data_dir: str | None = field(
         default=None, metadata={"help": "Folder to load instead of the Hub; `dataset` then only names the data."}
+    )
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration of a Hub data set, or of a clone of one, that has several."}
+    )
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of a Hub data set; by default the newest."}
+    )
+    train_split: str | None = field(
+        default=None, metadata={"help": "The split to train on; by default the one called train or training."}
+    )
+    validation_split: str | None = field(
+        default=None,
+        metadata={
+            "help": "The split to validate on; by default the one called validation, valid, val or dev, else a part "
+            "of the training split."
+        },
+    )
+    test_split: str | None = field(
+        default=None, metadata={"help": "The split to test on; by default the one called test, testing or eval."}
     )
     image_column: str | None = field(
         default=None, metadata={"help": "Image or audio column; by default the only one."}
@@ -75,6 +95,13 @@ class DataArguments(SpeechArguments):
     center_crop: bool = field(
         default=False,
         metadata={"help": "With resize: keep the proportions and crop the center, instead of stretching images."},
+    )
+    rgba_background: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Red, green and blue (0 to 255) behind images that are transparent in parts; by default they are "
+            "refused."
+        },
     )
     zca: bool = field(
         default=False,
@@ -97,6 +124,12 @@ class DataArguments(SpeechArguments):
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(f"validation_fraction must be in [0, 1), got {self.validation_fraction}.")
         check_counts(self, "resize", "max_train_samples")
+        splits = [split for split in (self.train_split, self.validation_split, self.test_split) if split is not None]
+        if len(set(splits)) < len(splits):
+            raise ValueError(f"train_split, validation_split and test_split must be different splits, got {splits}.")
+        background = self.rgba_background
+        if background is not None and (len(background) != 3 or not all(0 <= value <= 255 for value in background)):
+            raise ValueError(f"rgba_background must be three numbers from 0 to 255, got {background}.")
         if self.center_crop and self.resize is None:
             raise ValueError("center_crop says how images are resized: set resize too.")
 

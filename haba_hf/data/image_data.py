@@ -1,11 +1,13 @@
 """A data set in memory, ready for distillation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from ..artifact.loading import HabaProcessor
 from .splits import Split
+
+MOST_CLASSES_LISTED = 20
 
 
 @dataclass
@@ -21,6 +23,7 @@ class ImageData:
         processor (`HabaImageProcessor` or `HabaAudioProcessor`): to and from model space.
         fingerprint (`str`): first 16 hex digits of the SHA-256 of the training images (sounds) and labels, and of
             whether they are whitened.
+        notes (`list[str]`): what was passed over or changed on the way in, in sentences.
     """
 
     name: str
@@ -30,6 +33,7 @@ class ImageData:
     class_names: list[str]
     processor: HabaProcessor
     fingerprint: str
+    notes: list[str] = field(default_factory=list)
 
     @property
     def num_labels(self) -> int:
@@ -39,6 +43,58 @@ class ImageData:
     def image_shape(self) -> tuple[int, int, int]:
         _, channels, height, width = self.train.images.shape
         return channels, height, width
+
+    def summary(self) -> str:
+        """What was read, for a user to check before any work: images per split and class, and the notes."""
+        splits = {"training": self.train, "validation": self.validation, "test": self.test}
+        counts = {
+            split: torch.bincount(of.labels, minlength=self.num_labels).tolist()
+            for split, of in splits.items()
+            if of is not None and len(of)
+        }
+        sizes = ", ".join(f"{sum(of_split):,} {split}" for split, of_split in counts.items())
+        lines = [f"{self.name}: {sizes} images of {'x'.join(map(str, self.image_shape))}, {self.num_labels} classes"]
+        if self.num_labels <= MOST_CLASSES_LISTED:
+            classes = zip(self.class_names, zip(*counts.values(), strict=True), strict=True)
+            lines += [f"  of each ({' / '.join(counts)}): "]
+            lines[-1] += ", ".join(f"{name} {'/'.join(map(str, of_class))}" for name, of_class in classes)
+        else:
+            lines += [f"  of each class {min(of)} to {max(of)} {split} images" for split, of in counts.items()]
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+    def with_classes_of(self, names: list[str], whose: str) -> "ImageData":
+        """
+        The same data with the classes in the order of `names`: a class is the same one if it is called the same.
+
+        Args:
+            names (`list[str]`): the classes of an artifact, in its label order. Where it has none, which transformers
+                then calls `LABEL_0` and so on, classes are matched by their order, and a note says so.
+            whose (`str`): what messages call the artifact.
+
+        Raises:
+            `ValueError`: if one of the two has a class that the other lacks.
+        """
+        if names == self.class_names:
+            return self
+        if names == [f"LABEL_{label}" for label in range(self.num_labels)]:
+            note = f"{whose} does not name its classes: they are taken in the order of {self.name}"
+            return replace(self, notes=[*self.notes, note])
+        missing = [name for name in names if name not in self.class_names]
+        more = [name for name in self.class_names if name not in names]
+        if missing or more or len(names) != self.num_labels:
+            differ = [
+                f"{self.name} lacks {', '.join(missing[:5])}" if missing else "",
+                f"{whose} lacks {', '.join(more[:5])}" if more else "",
+            ]
+            raise ValueError(
+                f"The classes of {whose} ({len(names)}) and of {self.name} ({self.num_labels}) are not the same: "
+                f"{'; '.join(filter(None, differ))}. Evaluate on the data it was distilled from, with classes called "
+                "as there."
+            )
+        place = torch.tensor([names.index(name) for name in self.class_names])
+        train, validation = (Split(split.images, place[split.labels]) for split in (self.train, self.validation))
+        test = None if self.test is None else Split(self.test.images, place[self.test.labels])
+        return replace(self, class_names=list(names), train=train, validation=validation, test=test)
 
     @property
     def bytes_per_value(self) -> int:

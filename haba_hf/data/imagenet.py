@@ -13,9 +13,10 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features, Image, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
+from .folders import Tables, pictures_in, table_of_files
+
 HUB_ID = "ILSVRC/imagenet-1k"
 NUM_CLASSES = 1000
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 # Our splits and ImageNet's; its own test images have no published labels.
 HUB_SPLITS = {"train": "train", "test": "validation"}
 FOLDERS = {"train": ("train",), "test": ("val", "validation", "test")}
@@ -119,7 +120,7 @@ IMAGENET_SUBSETS = {
 }
 
 
-def open_wnid_folder(folder: Path, classes: tuple[ImageNetClass, ...]) -> dict[str, Dataset]:
+def open_wnid_folder(folder: Path, classes: tuple[ImageNetClass, ...]) -> Tables:
     """
     Tables of a folder `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG` (or `validation`, `test`); other classes there are
     passed over.
@@ -127,29 +128,25 @@ def open_wnid_folder(folder: Path, classes: tuple[ImageNetClass, ...]) -> dict[s
     Raises:
         `ValueError`: if the folder of a class is missing or holds no images; names it.
     """
-    features = _features(classes)
-    tables = {}
+    tables = Tables({})
     for split, names in FOLDERS.items():
         root = next((folder / name for name in names if (folder / name).is_dir()), None)
         if root is None and split == "train":
             raise ValueError(f"{folder / 'train'} is missing: ImageNet's images are wanted as train/<wnid>/*.JPEG.")
         if root is None:
             continue
-        paths: list[str] = []
-        labels: list[int] = []
-        for label, known in enumerate(classes):
-            found = sorted(path for path in (root / known.wnid).glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-            if not found:
+        files_of = {}
+        for known in classes:
+            files_of[known.name] = pictures_in(root / known.wnid)
+            if not files_of[known.name]:
                 raise ValueError(
                     f"{root / known.wnid} ({known.name}) is missing or holds no images: put those of this class there."
                 )
-            paths += map(str, found)
-            labels += [label] * len(found)
-        tables[split] = Dataset.from_dict({"image": paths, "label": labels}, features=features)
+        tables.splits[split] = table_of_files(files_of, list(files_of), "image")
     return tables
 
 
-def stream_from_hub(classes: tuple[ImageNetClass, ...]) -> dict[str, Dataset]:
+def stream_from_hub(classes: tuple[ImageNetClass, ...]) -> Tables:
     """
     Tables of the classes' rows in the Hub's ImageNet-1k. The first time the whole data set streams by (some 140 GB)
     and the rows are kept in the datasets cache (about 1.5 GB), as they are encoded; later ones read them there.
@@ -158,11 +155,11 @@ def stream_from_hub(classes: tuple[ImageNetClass, ...]) -> dict[str, Dataset]:
         `ValueError`: if the Hub cannot be reached or does not give access, or the data set is another one.
     """
     label_of = {known.index: label for label, known in enumerate(classes)}
-    tables = {}
+    tables = Tables({})
     for split, hub_split in HUB_SPLITS.items():
         settings = {"hub_split": hub_split, "label_of": label_of}
         try:
-            tables[split] = Dataset.from_generator(_rows, features=_features(classes), gen_kwargs=settings)
+            tables.splits[split] = Dataset.from_generator(_rows, features=_features(classes), gen_kwargs=settings)
         except DatasetGenerationError as error:
             raise ValueError(
                 f"Could not stream {HUB_ID} from the Hub; accept its terms there and run `hf auth login`, or give a "

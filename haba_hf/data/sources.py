@@ -11,65 +11,63 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, load_dataset
+from datasets import load_dataset
 
 from ..artifact.processing_haba import HabaImageProcessor
 from ..artifact.whitening_haba import EPSILON, ZcaWhitening
 from .arguments import NAMED_DATASETS, DataArguments, named_dataset
+from .decoding import ImageDecoder
+from .folders import Tables, open_folder
 from .image_data import ImageData
 from .imagenet import IMAGENET_SUBSETS, open_wnid_folder, stream_from_hub
-from .speech import find_audio_column, load_speech, open_word_folder
-from .splits import Split, hold_out, subset
-from .tables import (
-    VALIDATION_SPLIT_NAMES,
-    class_names_of,
-    decode,
-    find_image_column,
-    find_label_column,
-    open_folder,
-    read_labels,
-)
+from .speech import find_audio_column, hold_out_test_speakers, load_speech
+from .splits import ROLES, Split, hold_out, role_of, subset
+from .tables import class_names_of, find_image_column, find_label_column, read_labels
 
 # One test split of the digits for every run, whatever its data_seed.
 DIGITS_TEST_FRACTION, DIGITS_TEST_SEED = 0.2, 0
 
 
-def load_image_data(
-    args: DataArguments, allow_missing_test: bool = False, whitening: ZcaWhitening | None = None
-) -> ImageData:
+def load_image_data(args: DataArguments, needs_test: bool = True, whitening: ZcaWhitening | None = None) -> ImageData:
     """
     Loads a data set and holds its validation split out of the training split (stratified, seeded; of speech, by
     speaker: see [`load_speech`]).
 
     The first training image sets the size unless `args.resize` does; images are grey only if every training image is.
-    The other splits follow: they are converted to these channels and must have this size.
+    The other splits follow: they are converted to these channels and must have this size. Classes of other splits are
+    those of the training split by name.
 
     Args:
         args ([`DataArguments`]): which data and which splits.
-        allow_missing_test (`bool`, *optional*, defaults to `False`): accept data without a test split.
+        needs_test (`bool`, *optional*, defaults to `True`): read the test split, which must be there; if not, it is
+            not looked at.
         whitening ([`ZcaWhitening`], *optional*): with `args.zca`, that of an artifact; by default one is fitted, which
             takes half a minute on CIFAR-10.
 
     Returns:
-        [`ImageData`].
+        [`ImageData`], whose `notes` say what was passed over.
 
     Raises:
         `ValueError`: if the data set, a column, a label, an image or a split is missing or unfit; names it.
     """
-    name, tables = args.dataset, dict[str, Dataset]()
+    name, tables = args.dataset, Tables({})
     if args.dataset != "digits":
-        name, tables = _open_splits(args, allow_missing_test)
-        audio_column = find_audio_column(tables["train"].features, args.image_column, name)
+        name, tables = _open_splits(args, needs_test)
+        audio_column = find_audio_column(tables.splits["train"].features, args.image_column, name)
         if audio_column is not None:
             return _load_speech_data(name, tables, audio_column, args)
     if args.words is not None:
         raise ValueError(f"words chooses words of speech, but {name} has no clips: leave it out.")
-    class_names, splits = _load_table_data(name, tables, args) if tables else _load_digits(args)
+    class_names, splits = _load_table_data(name, tables, args) if tables.splits else _load_digits(args)
     train, num_channels = splits["train"], splits["train"].images.shape[1]
     height, width = train.images.shape[2:]
     size = {"height": height, "width": width}
     processor = HabaImageProcessor(
-        size=size, num_channels=num_channels, do_center_crop=args.center_crop, **_space(args, name, train, whitening)
+        size=size,
+        num_channels=num_channels,
+        do_center_crop=args.center_crop,
+        rgba_background=args.rgba_background,
+        **_space(args, name, train, whitening),
     )
     empty = Split(train.images[:0], train.labels[:0])
     return ImageData(
@@ -80,6 +78,7 @@ def load_image_data(
         class_names=class_names,
         processor=processor,
         fingerprint=_fingerprint(train, args.zca),
+        notes=tables.notes,
     )
 
 
@@ -147,26 +146,47 @@ def _load_digits(args: DataArguments) -> tuple[list[str], dict[str, Split]]:
     }
 
 
-def _open_splits(args: DataArguments, allow_missing_test: bool) -> tuple[str, dict[str, Dataset]]:
-    name, tables = _open_tables(args)
-    if "train" not in tables:
-        raise ValueError(f"{name} has no train split (splits: {', '.join(tables)}).")
-    if "test" not in tables and not allow_missing_test:
+def _open_splits(args: DataArguments, needs_test: bool) -> tuple[str, Tables]:
+    """The tables of `train`, `validation` and `test`, by these names; others are left out, and named."""
+    name, opened = _open_tables(args)
+    chosen = {role: _split_for(role, getattr(args, f"{role}_split"), list(opened.splits), name) for role in ROLES}
+    there = f"splits: {', '.join(opened.splits)}"
+    if chosen["train"] is None:
+        raise ValueError(f"{name} has no train split ({there}): set train_split to the one to train on.")
+    train = opened.splits[chosen["train"]]
+    audio_column = find_audio_column(train.features, args.image_column, name)
+    if audio_column is not None and len(opened.splits) == 1:  # also where no test is wanted: it is no training data
+        held_out = hold_out_test_speakers(train, name, audio_column, args.label_column, args)
+        opened.splits[chosen["train"]], opened.splits["test"] = held_out
+        chosen["test"] = "test"
+    if not needs_test:
+        del chosen["test"]
+    elif chosen["test"] is None:
         raise ValueError(
-            f"{name} has no test split (splits: {', '.join(tables)}); add test-*.parquet files or a test folder "
-            "(of an ImageNet subset: val/<wnid>)."
+            f"{name} has no test split ({there}): add test-*.parquet files or a test folder (of an ImageNet subset: "
+            "val/<wnid>), or set test_split."
         )
-    for own_name in VALIDATION_SPLIT_NAMES[1:]:
-        if own_name in tables:
-            tables["validation"] = tables.pop(own_name)
-    return name, {split: tables[split] for split in ("train", "validation", "test") if split in tables}
+    others = [split for split in opened.splits if split not in chosen.values() and role_of(split) != "test"]
+    notes = [f"left out: the splits {', '.join(others)}"] if others else []
+    found = {role: opened.splits[split] for role, split in chosen.items() if split is not None}
+    return name, Tables(found, [*opened.notes, *notes])
 
 
-def _load_speech_data(name: str, tables: dict[str, Dataset], audio_column: str, args: DataArguments) -> ImageData:
+def _split_for(role: str, wanted: str | None, splits: list[str], name: str) -> str | None:
+    """The split that is asked for, or else the only one whose name means this role."""
+    if wanted is not None and wanted not in splits:
+        raise ValueError(f"{name} has no split {wanted!r} for {role}_split; its splits are {', '.join(splits)}.")
+    found = [split for split in splits if role_of(split) == role]
+    if wanted is None and len(found) > 1:
+        raise ValueError(f"{name} has the splits {', '.join(found)}: set {role}_split to the one that is meant.")
+    return wanted or (found[0] if found else None)
+
+
+def _load_speech_data(name: str, tables: Tables, audio_column: str, args: DataArguments) -> ImageData:
     known = NAMED_DATASETS.get(args.dataset)
     speech = load_speech(
         name,
-        tables,
+        tables.splits,
         audio_column,
         args.label_column,
         args,
@@ -185,10 +205,12 @@ def _load_speech_data(name: str, tables: dict[str, Dataset], audio_column: str, 
         class_names=speech.class_names,
         processor=speech.processor,
         fingerprint=speech.fingerprint,
+        notes=[*tables.notes, *speech.notes],
     )
 
 
-def _load_table_data(name: str, tables: dict[str, Dataset], args: DataArguments) -> tuple[list[str], dict[str, Split]]:
+def _load_table_data(name: str, opened: Tables, args: DataArguments) -> tuple[list[str], dict[str, Split]]:
+    tables = opened.splits
     features = tables["train"].features
     image_column = find_image_column(features, args.image_column, name)
     known = named_dataset(args.dataset)
@@ -213,41 +235,36 @@ def _load_table_data(name: str, tables: dict[str, Dataset], args: DataArguments)
     if args.max_train_samples is not None:
         rows["train"] = rows["train"][subset(labels["train"][rows["train"]], args.max_train_samples, args.data_seed)]
 
+    decoder = ImageDecoder(args.resize, args.center_crop, args.rgba_background, opened.notes)
     splits: dict[str, Split] = {}
     shape: tuple[int, ...] | None = None
     for split in rows:  # "train" comes first and sets the shape of the others
         if len(rows[split]) == 0:
             continue
-        images_nCHW = decode(
-            tables[table_of[split]],
-            image_column,
-            rows[split],
-            table_of[split],
-            args.resize,
-            shape,
-            center_crop=args.center_crop,
-        )
+        images_nCHW = decoder.decode(tables[table_of[split]], image_column, rows[split], table_of[split], shape)
         shape = shape or tuple(images_nCHW.shape[1:])
         splits[split] = Split(images_nCHW, labels[split][rows[split]])
     return class_names, splits
 
 
-def _open_tables(args: DataArguments) -> tuple[str, dict[str, Dataset]]:
+def _open_tables(args: DataArguments) -> tuple[str, Tables]:
     known = named_dataset(args.dataset)
     if args.data_dir is not None:
         folder = Path(args.data_dir).expanduser()
         if not folder.is_dir():
             raise ValueError(f"data_dir {args.data_dir} is not a folder.")
-        if args.dataset in IMAGENET_SUBSETS:
+        if args.dataset in IMAGENET_SUBSETS and not any(folder.rglob("*.parquet")):
             return args.dataset, open_wnid_folder(folder, IMAGENET_SUBSETS[args.dataset])
-        return args.dataset, open_word_folder(folder) or open_folder(folder)
+        return args.dataset, open_folder(folder, args.dataset_config)
     if args.dataset in IMAGENET_SUBSETS:
         return args.dataset, stream_from_hub(IMAGENET_SUBSETS[args.dataset])
     if known is None and Path(args.dataset).expanduser().is_dir():
         folder = Path(args.dataset).expanduser()
-        return folder.resolve().name, open_word_folder(folder) or open_folder(folder)
+        return folder.resolve().name, open_folder(folder, args.dataset_config)
     hub_id = args.dataset if known is None or known.hub_id is None else known.hub_id
+    asked = {"name": args.dataset_config, "revision": args.dataset_revision}
     hub_options: dict[str, Any] = known.hub_options if known else {}
+    hub_options = hub_options | {name: value for name, value in asked.items() if value is not None}
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", hub_id):
         nearest = difflib.get_close_matches(args.dataset, NAMED_DATASETS, n=1, cutoff=0)[0]
         raise ValueError(
@@ -255,8 +272,8 @@ def _open_tables(args: DataArguments) -> tuple[str, dict[str, Dataset]]:
             "id (owner/name)."
         )
     try:
-        return args.dataset, dict(load_dataset(hub_id, **hub_options))
-    except OSError as error:
+        return args.dataset, Tables(dict(load_dataset(hub_id, **hub_options)))
+    except (OSError, ValueError) as error:  # not there, not reachable; no such configuration
         raise ValueError(
             f"Could not load {hub_id} from the Hub; give a folder with a copy as data_dir. ({error})"
         ) from error

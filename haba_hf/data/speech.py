@@ -4,6 +4,7 @@
 
 import hashlib
 import io
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,19 +12,17 @@ from typing import Any, Literal
 import numpy as np
 import soundfile
 import torch
-from datasets import Audio, ClassLabel, Dataset, Features, Value
+from datasets import Audio, Dataset, Features
 
 from ..artifact.processing_audio_haba import HabaAudioProcessor
 from .splits import Split, hold_out_speakers, subset
-from .tables import VALIDATION_SPLIT_NAMES, class_names_of, columns_in_words, find_label_column, read_labels
+from .tables import class_names_of, columns_in_words, find_label_column, read_labels
 
 # TensorFlow's mini_speech_commands.zip: eight of the 35 words.
 MINI_WORDS = ["down", "go", "left", "no", "right", "stop", "up", "yes"]
-SOUND_SUFFIXES = (".wav", ".flac", ".ogg")
 SPEAKER_COLUMNS = ("speaker", "speaker_id")
-SPEAKER_MARK = (
-    "_nohash_"  # <speaker>_nohash_<number>.wav: no hash to tell files apart, what comes before is the speaker
-)
+# <speaker>_nohash_<number>.wav: no hash to tell files apart, what comes before is the speaker.
+SPEAKER_PATTERN = "^(.+?)_nohash_"
 
 # One test split of a folder that has none for every run, whatever its data_seed; as much as IDC holds out.
 TEST_FRACTION, TEST_SEED = 1 / 8, 0
@@ -56,6 +55,16 @@ class SpeechArguments:
             "both sides, or refused."
         },
     )
+    speaker_column: str | None = field(
+        default=None, metadata={"help": "Speech: the column that says who speaks; by default speaker or speaker_id."}
+    )
+    speaker_pattern: str = field(
+        default=SPEAKER_PATTERN,
+        metadata={
+            "help": "Speech: without such a column, a regular expression whose first group, in the name of a clip's "
+            "file, is its speaker."
+        },
+    )
 
     def audio_processor(self, size: int | None) -> HabaAudioProcessor:
         """The processor before the training set's mean and deviation are known."""
@@ -71,6 +80,12 @@ class SpeechArguments:
     def __post_init__(self) -> None:
         if self.words is not None and (not self.words or len(set(self.words)) < len(self.words)):
             raise ValueError(f"words must name some words, each once, got {self.words}.")
+        try:
+            groups = re.compile(self.speaker_pattern).groups
+        except re.error as error:
+            raise ValueError(f"speaker_pattern {self.speaker_pattern!r} is no regular expression: {error}.") from error
+        if groups < 1:
+            raise ValueError(f"speaker_pattern {self.speaker_pattern!r} needs a group (...) around the speaker.")
         self.audio_processor(None)  # refuses what is out of range
 
 
@@ -82,30 +97,28 @@ class SpeechData:
     class_names: list[str]
     processor: HabaAudioProcessor
     fingerprint: str
+    notes: list[str]
 
 
-def open_word_folder(folder: Path) -> dict[str, Dataset] | None:
+def hold_out_test_speakers(
+    train: Dataset, name: str, audio_column: str, label_column: str | None, arguments: SpeechArguments
+) -> tuple[Dataset, Dataset]:
     """
-    A folder of clips, `<word>/*.wav` as in TensorFlow's mini_speech_commands, or `train/<word>/*.wav` and
-    `test/<word>/*.wav`; `None` if it holds no clips. Without such splits, speakers of an eighth of the clips become
-    the test split. Folders whose name begins with `_` or `.`, such as `_background_noise_`, are left out.
+    Training and test clips of a set that has no test split: an eighth of its speakers.
+
+    Raises:
+        `ValueError`: if there are too few.
     """
-    split_folders = {
-        split: folder / split for split in ("train", "test", *VALIDATION_SPLIT_NAMES) if (folder / split).is_dir()
-    }
-    if "train" in split_folders and (clips := _clips_of_words(split_folders["train"])):
-        return {split: _table_of(_clips_of_words(path), list(clips)) for split, path in split_folders.items()}
-    clips = _clips_of_words(folder)
-    if not clips:
-        return None
-    table = _table_of(clips, list(clips))
-    kept, test = hold_out_speakers(torch.tensor(table["label"][:]), table["speaker"][:], TEST_FRACTION, TEST_SEED)
+    label_column = find_label_column(train.features, label_column, name)
+    labels = read_labels(train, label_column, class_names_of(train, label_column), "train")
+    speakers = _Speakers(arguments).of(train, audio_column, torch.arange(len(train)))
+    kept, test = hold_out_speakers(labels, speakers, TEST_FRACTION, TEST_SEED)
     if not len(test):
         raise ValueError(
-            f"{folder} has clips of too few speakers to hold some out for testing: add clips, or make folders train "
+            f"{name} has clips of too few speakers to hold some out for testing: add clips, or make folders train "
             "and test of it."
         )
-    return {"train": table.select(kept.tolist()), "test": table.select(test.tolist())}
+    return train.select(kept.tolist()), train.select(test.tolist())
 
 
 def find_audio_column(features: Features, wanted: str | None, name: str) -> str | None:
@@ -178,10 +191,12 @@ def load_speech(
             without = [word for word, count in zip(class_names, counts.tolist(), strict=True) if not count]
             raise ValueError(f"The {split} split of {name} has no clips of {', '.join(without)}.")
 
+    speakers = _Speakers(arguments)
+    speakers_of = {split: speakers.of(table, audio_column, rows[split]) for split, table in tables.items()}
+    notes = _notes_on_speakers(speakers_of, speakers.unknown)
     table_of = {split: split for split in tables}
     if "validation" not in tables:
-        speakers = _speakers_of(tables["train"], audio_column, rows["train"])
-        kept, held_out = hold_out_speakers(labels["train"], speakers, validation_fraction, data_seed)
+        kept, held_out = hold_out_speakers(labels["train"], speakers_of["train"], validation_fraction, data_seed)
         if len(held_out):
             rows["validation"], labels["validation"] = rows["train"][held_out], labels["train"][held_out]
             rows["train"], labels["train"] = rows["train"][kept], labels["train"][kept]
@@ -201,53 +216,52 @@ def load_speech(
             digest.update(labels[split].numpy().data)
             fingerprint = digest.hexdigest()[:16]
     processor.spectrogram_mean, processor.spectrogram_std = _statistics(splits["train"].images, name)
-    return SpeechData(splits, list(class_names), processor, fingerprint)
+    return SpeechData(splits, list(class_names), processor, fingerprint, notes)
 
 
-def _clips_of_words(folder: Path) -> dict[str, list[Path]]:
-    """Clips by word, both sorted."""
-    clips = {
-        word.name: sorted(path for path in word.iterdir() if path.suffix.lower() in SOUND_SUFFIXES)
-        for word in sorted(folder.iterdir())
-        if word.is_dir() and not word.name.startswith(("_", "."))
-    }
-    return {word: paths for word, paths in clips.items() if paths}
-
-
-def _table_of(clips: dict[str, list[Path]], words: list[str]) -> Dataset:
-    """The clips of a folder as a table with the columns `audio`, `label` and `speaker`; files are read later."""
-    unknown = [word for word in clips if word not in words]
+def _notes_on_speakers(speakers_of: dict[str, list[str]], unknown: int) -> list[str]:
+    notes = []
     if unknown:
-        raise ValueError(f"A split has clips of {unknown[0]!r}, a word that the train split lacks.")
-    columns = {
-        "audio": [{"bytes": None, "path": str(path)} for paths in clips.values() for path in paths],
-        "label": [words.index(word) for word, paths in clips.items() for _ in paths],
-        "speaker": [_speaker_of(str(path)) for paths in clips.values() for path in paths],
-    }
-    # A cast, since `datasets` itself encodes no Audio without torchcodec.
-    features = {"audio": Audio(decode=False), "label": ClassLabel(names=words), "speaker": Value("string")}
-    return Dataset.from_dict(columns).cast(Features(features))
+        notes.append(
+            f"of {unknown} of {sum(map(len, speakers_of.values()))} clips nothing tells who speaks, so a speaker may "
+            "be in two splits: set speaker_pattern or speaker_column"
+        )
+    train = set(speakers_of["train"])
+    for split in speakers_of.keys() - {"train"}:
+        shared = train & set(speakers_of[split])
+        if shared:
+            notes.append(f"{len(shared)} speakers of the {split} split are in the training split too, as it was given")
+    return notes
 
 
-def _speaker_of(path: str) -> str:
-    """Who speaks a clip, from its file's name; one whose name does not tell is a speaker of its own."""
-    name = Path(path).name
-    return name.split(SPEAKER_MARK)[0] if SPEAKER_MARK in name else path
+class _Speakers:
+    """Who speaks a clip: a column says so, or the name of its file; a clip that neither tells of has its own."""
 
+    def __init__(self, arguments: SpeechArguments):
+        self.column = arguments.speaker_column
+        self.pattern = re.compile(arguments.speaker_pattern)
+        self.unknown = 0
 
-def _speakers_of(table: Dataset, audio_column: str, rows: torch.Tensor) -> list[str]:
-    """Who speaks each clip: a column says so, or the names of their files."""
-    for column in SPEAKER_COLUMNS:
-        if column in table.features:
-            names = table.select_columns([column])[rows.tolist()][column]
-            if None not in names:
-                return [str(name) for name in names]
-    speakers = []
-    for batch_rows in rows.split(READ_BATCH_SIZE):
-        entries = _entries(table, audio_column, batch_rows)
-        for row, entry in zip(batch_rows.tolist(), entries, strict=True):
-            speakers.append(_speaker_of((entry and entry["path"]) or f"row {row}"))
-    return speakers
+    def of(self, table: Dataset, audio_column: str, rows: torch.Tensor) -> list[str]:
+        """The speakers of some rows; `unknown` counts those that nothing tells."""
+        if self.column is not None and self.column not in table.features:
+            raise ValueError(
+                f"There is no speaker_column {self.column!r}; the columns are {columns_in_words(table.features)}."
+            )
+        for column in SPEAKER_COLUMNS if self.column is None else (self.column,):
+            if column in table.features:
+                names = table.select_columns([column])[rows.tolist()][column]
+                if None not in names:
+                    return [str(name) for name in names]
+        speakers = []
+        for batch_rows in rows.split(READ_BATCH_SIZE):
+            entries = _entries(table, audio_column, batch_rows)
+            for row, entry in zip(batch_rows.tolist(), entries, strict=True):
+                path = (entry and entry["path"]) or f"row {row}"
+                found = self.pattern.search(Path(path).name)
+                self.unknown += found is None
+                speakers.append(path if found is None else found.group(1))
+        return speakers
 
 
 def _entries(table: Dataset, audio_column: str, rows: torch.Tensor) -> list[dict[str, Any] | None]:

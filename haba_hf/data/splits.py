@@ -4,8 +4,20 @@ from dataclasses import dataclass
 
 import torch
 
+# What data sets call their splits, in any case of the letters.
+ROLES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval"),
+}
+
 # 256 images of 32x32: a ConvNet's widest activations of them take 134 MB.
 PIXELS_AT_ONCE = 256 * 32 * 32
+
+
+def role_of(name: str) -> str | None:
+    """Which split a name means, `train`, `validation` or `test`; `None` if it is no name of one."""
+    return next((role for role, names in ROLES.items() if name.lower() in names), None)
 
 
 @dataclass

@@ -1,44 +1,12 @@
-"""Tables of encoded images: finding their files and columns, checking their labels, decoding them to uint8."""
+"""Columns of a table and their labels: which column is what, and that a label means one class everywhere."""
 
-# Shape suffixes: B images of a batch, n images, C channels, H height, W width.
-
-import io
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from datasets import ClassLabel, Dataset, Features, Image, Value, load_dataset
-from datasets.table import InMemoryTable
-from PIL import Image as PILImage
+from datasets import ClassLabel, Dataset, Features, Image, Value
 
-from ..artifact.processing_haba import GREY_MODES, HabaImageProcessor
-
-DECODE_BATCH_SIZE = 256
 LABEL_COLUMN_NAMES = ("label", "labels", "fine_label")
-VALIDATION_SPLIT_NAMES = ("validation", "valid", "val")
-
-
-def open_folder(folder: Path) -> dict[str, Dataset]:
-    """Parquet files by split prefix, read without a copy in the datasets cache; else an image folder."""
-    tables = {}
-    for split in ("train", "test", *VALIDATION_SPLIT_NAMES):
-        files = sorted([*folder.glob(f"{split}-*.parquet"), *folder.glob(f"{split}.parquet")])
-        if files:
-            table = pa.concat_tables([pq.read_table(file) for file in files], promote_options="default")
-            tables[split] = Dataset(InMemoryTable(table))
-    if tables:
-        return tables
-    try:
-        return dict(load_dataset("imagefolder", data_dir=str(folder)))
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{folder} holds neither train-*.parquet files nor a folder of images train/<class>/*.png or of clips "
-            f"<word>/*.wav. ({error})"
-        ) from error
 
 
 def columns_in_words(features: Features) -> str:
@@ -75,126 +43,58 @@ def _chosen_column(features: Features, wanted: str | None, found: list[str], wha
 
 
 def _is_label(feature: Any) -> bool:
-    integer_or_string = isinstance(feature, Value) and re.fullmatch(r"u?int\d+|(large_)?string", feature.dtype)
-    return isinstance(feature, ClassLabel) or bool(integer_or_string)
+    named = isinstance(feature, Value) and re.fullmatch(r"u?int\d+|(large_)?string|bool", feature.dtype)
+    return isinstance(feature, ClassLabel) or bool(named)
 
 
 def class_names_of(train: Dataset, label_column: str) -> list[str]:
-    """Names in label order: a ClassLabel's own, sorted strings, or the integers 0 to C-1."""
+    """
+    Names in label order: a ClassLabel's own; of strings, integers and booleans the values that occur, sorted. -1 is no
+    label, unless the labels are -1 and 1.
+    """
     feature = train.features[label_column]
     if isinstance(feature, ClassLabel):
         return list(feature.names)
     if not _is_label(feature):
-        raise ValueError(f"Column {label_column!r} holds no labels: a ClassLabel, integers or strings are needed.")
-    values = [value for value in train.data.column(label_column).unique().to_pylist() if value is not None]
-    if "string" in feature.dtype:
-        return sorted(values)
-    return [str(label) for label in range(max(values, default=-1) + 1)]
+        raise ValueError(
+            f"Column {label_column!r} holds no labels: a ClassLabel, integers, strings or booleans are needed."
+        )
+    values = {value for value in train.data.column(label_column).unique().to_pylist() if value is not None}
+    if "int" in feature.dtype and values != {-1, 1}:
+        values = {value for value in values if value >= 0}
+    return [str(value) for value in sorted(values)]
 
 
 def read_labels(table: Dataset, label_column: str, class_names: list[str], split: str) -> torch.Tensor:
-    """Labels of a split, int64 [n], checked."""
+    """
+    Labels of a split, int64 [n], as places in `class_names`: what a label stands for is matched by name.
+
+    Raises:
+        `ValueError`: if there is no such column, an image is unlabeled, or a label is none of the classes.
+    """
     if label_column not in table.features:
         raise ValueError(
             f"The {split} split has no column {label_column!r}; its columns are {columns_in_words(table.features)}."
         )
     feature = table.features[label_column]
-    if isinstance(feature, ClassLabel) and list(feature.names) != class_names:
-        raise ValueError(f"The {split} split names its classes otherwise than the train split: {feature.names}.")
+    if not _is_label(feature):
+        raise ValueError(f"Column {label_column!r} of the {split} split holds no labels but {feature}.")
     values = table.with_format("arrow")[:][label_column].to_pylist()
-    unlabeled = sum(value is None or value == -1 for value in values)
+    unlabeled = sum(value is None or (value == -1 and "-1" not in class_names) for value in values)
     if unlabeled:
         raise ValueError(
             f"{unlabeled} of {len(values)} images of the {split} split are unlabeled (-1 or empty), as in test sets "
             "whose labels the Hub keeps back; leave that split out or label it."
         )
-    known = {name: label for label, name in enumerate(class_names)}
-    labels = [known.get(str(value), -1) for value in values] if isinstance(feature, Value) else values
-    outside = [value for value, label in zip(values, labels, strict=True) if not 0 <= label < len(class_names)]
+    place = {name: label for label, name in enumerate(class_names)}
+    if isinstance(feature, ClassLabel):
+        name_of = dict(enumerate(feature.names))
+        values = [name_of.get(value, value) for value in values]
+    labels = [place.get(str(value), -1) for value in values]
+    outside = [value for value, label in zip(values, labels, strict=True) if label < 0]
     if outside:
         raise ValueError(
             f"The {split} split has the label {outside[0]!r}, which is none of the {len(class_names)} classes of the "
-            "train split; integer labels must run from 0 to C-1."
+            f"train split ({', '.join(class_names[:10])}{', ...' if len(class_names) > 10 else ''})."
         )
     return torch.tensor(labels, dtype=torch.int64)
-
-
-def decode(
-    table: Dataset,
-    column: str,
-    rows: torch.Tensor,
-    split: str,
-    resize: int | None,
-    shape: tuple[int, ...] | None,
-    center_crop: bool = False,
-) -> torch.Tensor:
-    """
-    Decodes one row or more to uint8 [n, C, H, W]; without a `shape` the images themselves set it. Memory for these
-    and a batch of images in their own size.
-    """
-    num_channels = None if shape is None else shape[0]
-    size: tuple[int, ...] | None = None if shape is None else shape[1:]
-    if resize is not None:
-        size = (resize, resize)
-    images_nCHW = torch.empty(0)
-    done = 0
-    for batch_rows, images in _decode_batches(table, column, rows, split):
-        size = size or (images[0].height, images[0].width)
-        for row, image in zip(batch_rows, images, strict=True):
-            if resize is None and (image.height, image.width) != size:
-                raise ValueError(
-                    f"The image of row {row} of the {split} split is {image.height}x{image.width} while others are "
-                    f"{size[0]}x{size[1]}; set resize."
-                )
-        channels = num_channels or (1 if all(image.mode in GREY_MODES for image in images) else 3)
-        processor = HabaImageProcessor(
-            size={"height": size[0], "width": size[1]}, num_channels=channels, do_center_crop=center_crop
-        )
-        try:
-            block_BCHW = processor.to_uint8(images)
-        except ValueError:
-            _name_unfit_row(processor, batch_rows, images, split)
-            raise
-        if not done:
-            images_nCHW = block_BCHW.new_empty(len(rows), *block_BCHW.shape[1:])
-        elif block_BCHW.shape[1] > images_nCHW.shape[1]:
-            # One image in color makes all of them RGB; a grey image loses nothing by being repeated.
-            images_nCHW = images_nCHW.repeat(1, block_BCHW.shape[1], 1, 1)
-        images_nCHW[done : done + len(images)] = block_BCHW
-        done += len(images)
-    return images_nCHW
-
-
-def _name_unfit_row(processor: HabaImageProcessor, rows: list[int], images: list, split: str) -> None:
-    for row, image in zip(rows, images, strict=True):
-        try:
-            processor.to_uint8(image)
-        except ValueError as error:
-            raise ValueError(f"The image of row {row} of the {split} split is unfit: {error}") from error
-
-
-def _decode_batches(
-    table: Dataset, column: str, rows: torch.Tensor, split: str
-) -> Iterator[tuple[list[int], list[PILImage.Image]]]:
-    if column not in table.features:
-        raise ValueError(
-            f"The {split} split has no column {column!r}; its columns are {columns_in_words(table.features)}."
-        )
-    try:
-        encoded = table.select_columns([column]).cast_column(column, Image(decode=False)).with_format("arrow")
-    except (TypeError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ValueError(f"Column {column!r} of the {split} split holds no images. ({error})") from error
-    for batch_rows in rows.split(DECODE_BATCH_SIZE):
-        batch_rows = batch_rows.tolist()
-        images: list[PILImage.Image] = []
-        for row, entry in zip(batch_rows, encoded[batch_rows][column].to_pylist(), strict=True):
-            if entry is None or (entry["bytes"] is None and entry["path"] is None):
-                raise ValueError(f"Row {row} of the {split} split has no image; leave it out.")
-            try:
-                image = PILImage.open(entry["path"] if entry["bytes"] is None else io.BytesIO(entry["bytes"]))
-                image.load()
-            except (OSError, SyntaxError, ValueError) as error:
-                place = "" if entry["path"] is None else f" ({entry['path']})"
-                raise ValueError(f"The image of row {row} of the {split} split{place} is corrupt: {error}") from error
-            images.append(image)
-        yield batch_rows, images

@@ -40,7 +40,8 @@ def select_coreset(recipe: Recipe, accelerator: Accelerator) -> Path:
     path = Path(recipe.distillation.output_dir) / "artifact"
     if path.exists() and not (path / CORESET).exists():
         raise ValueError(f"{path} is no coreset but was distilled: choose another output_dir, or remove it.")
-    data = load_image_data(recipe.data, allow_missing_test=True)
+    data = load_image_data(recipe.data, needs_test=False)
+    accelerator.print(data.summary())
     config = model_config(settings, data)
     if settings.storage_budget is not None:
         check_budget(config, settings.storage_budget)

@@ -61,12 +61,12 @@ def distill(recipe: Recipe, accelerator: Accelerator) -> Path:
         `FloatingPointError`: if a gradient becomes NaN or infinite.
     """
     arguments = recipe.distillation
-    data = load_image_data(recipe.data, allow_missing_test=True)
+    data = load_image_data(recipe.data, needs_test=False)
     model = initial_model(recipe.model, data, arguments.seed)
     started_from = weights_fingerprint(model) if recipe.model.init_from is not None else None
     if recipe.model.storage_budget is not None:
         check_budget(model.config, recipe.model.storage_budget)
-    accelerator.print(f"{data.name}: {len(data.train):,} training images -> {model.storage().floats:,} floats")
+    accelerator.print(f"{data.summary()}\n  -> {model.storage().floats:,} floats")
     distiller = Distiller(
         model,
         build_objective(recipe, data),

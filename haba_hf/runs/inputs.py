@@ -14,7 +14,6 @@ from huggingface_hub.errors import EntryNotFoundError
 from ..artifact.budget import describe_basis
 from ..artifact.loading import HabaProcessor, check_same_space, load_model_and_processor
 from ..artifact.modeling_haba import HabaModel
-from ..artifact.whitening_haba import ZcaWhitening
 from ..data import ImageData, Split, load_image_data
 from ..hub.artifact import CORESET, weights_fingerprint
 from ..networks import NetworkArguments
@@ -66,21 +65,20 @@ def open_evaluation(recipe: Recipe, accelerator: Accelerator) -> OpenedArtifact:
         raise ValueError(
             f"The samples of {artifact} {space}, but the recipe says zca: {str(recipe.data.zca).lower()}."
         )
-    data, split = open_real_data(recipe, accelerator, processor.whitening)
-    expected, found = (model.config.num_labels, *model.config.sample_shape), (data.num_labels, *data.image_shape)
-    if expected != found:
+    data = load_image_data(recipe.data, needs_test=_on_test(recipe), whitening=processor.whitening)
+    names = [model.config.id2label[label] for label in range(model.config.num_labels)]
+    data = data.with_classes_of(names, f"the artifact {artifact}")
+    if model.config.sample_shape != data.image_shape:
         raise ValueError(
-            f"The artifact {artifact} is of {expected[0]} classes and samples {list(expected[1:])} (C, H, W), but "
-            f"{data.name} has {found[0]} classes and images {list(found[1:])}: choose the data it was distilled from, "
-            "with the same resize."
+            f"The artifact {artifact} is of samples {list(model.config.sample_shape)} (C, H, W), but {data.name} has "
+            f"images {list(data.image_shape)}: choose the data it was distilled from, with the same resize."
         )
+    split = _split_to_score(recipe, data, accelerator)
     check_same_space(processor, data.processor)
     return OpenedArtifact(artifact, _system(artifact, model), model, processor, data, split)
 
 
-def open_real_data(
-    recipe: Recipe, accelerator: Accelerator, whitening: ZcaWhitening | None = None
-) -> tuple[ImageData, Split]:
+def open_real_data(recipe: Recipe, accelerator: Accelerator) -> tuple[ImageData, Split]:
     """
     The data and the split to score on, once `output_dir` is known to be writable.
 
@@ -88,15 +86,25 @@ def open_real_data(
         `ValueError`: if there is no such split, or the data cannot be read.
         `OSError`: if `output_dir` cannot be written.
     """
-    on_test = recipe.evaluation.evaluation_split == "test"
-    data = load_image_data(recipe.data, allow_missing_test=not on_test, whitening=whitening)
+    data = load_image_data(recipe.data, needs_test=_on_test(recipe))
+    return data, _split_to_score(recipe, data, accelerator)
+
+
+def _on_test(recipe: Recipe) -> bool:
+    return recipe.evaluation.evaluation_split == "test"
+
+
+def _split_to_score(recipe: Recipe, data: ImageData, accelerator: Accelerator) -> Split:
+    """The split, which is not empty; says what was read."""
+    on_test = _on_test(recipe)
     split = data.test if on_test else data.validation
     if not split:
         advice = "add one" if on_test else "set validation_fraction above 0"
         raise ValueError(f"{data.name} has no {recipe.evaluation.evaluation_split} split to score on: {advice}.")
     if accelerator.is_main_process:
         check_writable(recipe.distillation.output_dir)
-    return data, split
+    accelerator.print(data.summary())
+    return split
 
 
 def load_artifact(artifact: str) -> tuple[HabaModel, HabaProcessor]:

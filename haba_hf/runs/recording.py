@@ -21,6 +21,6 @@ def record(recipe: Recipe, accelerator: Accelerator) -> Path:
         `OSError`: if the folder cannot be written.
         `FloatingPointError`: if an expert diverges.
     """
-    data = load_image_data(recipe.data, allow_missing_test=True)
+    data = load_image_data(recipe.data, needs_test=False)
     record_experts(data, recipe.network, recipe.experts, recipe.trajectory_matching.num_snapshots, accelerator)
     return Path(recipe.experts.experts_dir)

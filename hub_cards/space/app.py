@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         read_artifact(folder)  # a mistake is an error now, not on the page
     data = None
     if arguments.dataset is not None:
-        data = load_image_data(DataArguments(arguments.dataset, arguments.data_dir), allow_missing_test=True)
+        data = load_image_data(DataArguments(arguments.dataset, arguments.data_dir), needs_test=False)
     build(folders, data).launch()
 
 

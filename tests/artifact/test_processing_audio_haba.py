@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -230,3 +231,18 @@ def test_a_new_process_without_haba_hf_and_torchaudio(tmp_path):
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"HabaAudioProcessor [1, 1, 64, 64] {np.log(1e-3) / 2:.4f}", "True"]
+
+
+@pytest.mark.parametrize("rate", [22_254, 12_345, 1, 192_001])
+def test_odd_rates_cost_little_and_keep_the_pitch(rate):
+    processor = HabaAudioProcessor(sampling_rate=RATE)
+    started = time.perf_counter()
+    clip = processor.to_clip(tone(440, rate=rate) if rate > 1 else torch.ones(3), rate)
+    assert time.perf_counter() - started < 5
+    if rate > 1:
+        assert len(clip) == RATE and abs(pitch_of(clip.numpy(), RATE) - 440) < 1.5
+
+
+def test_sound_of_another_scale_is_refused():
+    with pytest.raises(ValueError, match=r"values up to 16384, but is wanted in \[-1, 1\]: divide 16-bit samples"):
+        HabaAudioProcessor().to_clip(tone(440) * 32768, RATE)

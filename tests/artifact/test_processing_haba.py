@@ -121,8 +121,8 @@ def transparent_palette():
     ],
     ids=["RGBA", "LA", "P", "array RGBA", "array LA"],
 )
-def test_alpha_is_refused_without_a_background(image):
-    with pytest.raises(ValueError, match="alpha channel; set rgba_background"):
+def test_transparency_is_refused_without_a_background(image):
+    with pytest.raises(ValueError, match="transparent in parts: set rgba_background"):
         processor_for().to_uint8(image)
 
 

@@ -1,10 +1,13 @@
 """Columns, labels and images of a set that someone else made: what is found, and what is refused by name."""
 
+import io
+
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from datasets import ClassLabel, Value
+from datasets import ClassLabel, Dataset, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
@@ -100,10 +103,14 @@ def test_other_negative_labels_are_an_error(tmp_path):
         load(tmp_path)
 
 
-def test_splits_with_other_class_names_are_an_error(tmp_path):
+def test_classes_of_splits_are_matched_by_name(tmp_path):
     write_parquet(tmp_path / "train-0.parquet", rows_of(2))
     write_parquet(tmp_path / "test-0.parquet", rows_of(2), ClassLabel(names=["dog", "cat", "owl"]))
-    with pytest.raises(ValueError, match=r"test split names its classes otherwise .*'dog', 'cat'"):
+    data = load(tmp_path, validation_fraction=0)
+    assert data.train.labels.tolist() == [0, 1, 2] * 2
+    assert data.test.labels.tolist() == [1, 0, 2] * 2, "matched by name"
+    write_parquet(tmp_path / "test-0.parquet", rows_of(2), ClassLabel(names=["dog", "cat", "emu"]))
+    with pytest.raises(ValueError, match=r"test split has the label 'emu', .* train split \(cat, dog, owl\)"):
         load(tmp_path)
 
 
@@ -129,7 +136,43 @@ def test_integer_labels_with_a_gap(tmp_path):
     for split in ("train", "test"):
         rows = [{**row, "label": row["label"] * 2} for row in rows_of(3)]
         write_parquet(tmp_path / f"{split}-0.parquet", rows, Value("int64"))
-    with pytest.raises(ValueError, match="no training images of class 1, 3"):
+    data = load(tmp_path, validation_fraction=0)
+    assert data.class_names == ["0", "2", "4"]
+    assert data.train.labels.tolist() == data.test.labels.tolist() == [0, 1, 2] * 3
+
+
+@pytest.mark.parametrize(
+    ("values", "feature", "names"),
+    [
+        ([1, 2, 3], Value("int64"), ["1", "2", "3"]),
+        ([20_000_000, 20_000_001, 20_000_002], Value("int64"), ["20000000", "20000001", "20000002"]),
+        ([-1, 1], Value("int8"), ["-1", "1"]),
+        ([False, True], Value("bool"), ["False", "True"]),
+    ],
+)
+def test_values_become_classes(tmp_path, values, feature, names):
+    for split in ("train", "test"):
+        rows = [{**row, "label": values[row["label"]]} for row in rows_of(3, num_labels=len(values))]
+        write_parquet(tmp_path / f"{split}-0.parquet", rows, feature)
+    data = load(tmp_path, validation_fraction=0)
+    assert data.class_names == names
+    assert data.train.labels.tolist() == data.test.labels.tolist() == list(range(len(values))) * 3
+
+
+def test_a_test_split_that_is_not_needed_is_not_looked_at(tmp_path):
+    """Test sets whose labels the Hub keeps back: -1 for each."""
+    write_parquet(tmp_path / "train-0.parquet", rows_of(3))
+    write_parquet(tmp_path / "test-0.parquet", [{**row, "label": -1} for row in rows_of(3)])
+    with pytest.raises(ValueError, match="9 of 9 images of the test split are unlabeled"):
+        load(tmp_path)
+    assert load(tmp_path, needs_test=False).test is None
+
+
+def test_files_of_a_split_that_number_classes_otherwise_are_refused(tmp_path):
+    write_parquet(tmp_path / "train-0.parquet", rows_of(3))
+    write_parquet(tmp_path / "train-1.parquet", rows_of(3), ClassLabel(names=["owl", "dog", "cat"]))
+    write_parquet(tmp_path / "test-0.parquet", rows_of(3))
+    with pytest.raises(ValueError, match=r"train-1.parquet names the classes .* otherwise than train-0.parquet"):
         load(tmp_path)
 
 
@@ -159,7 +202,7 @@ def test_missing_image_names_its_row(tmp_path):
 
 @pytest.mark.parametrize(
     ("image", "message"),
-    [(Image.new("RGBA", (5, 6)), "alpha channel"), (Image.new("LA", (5, 6)), "alpha channel")],
+    [(Image.new("RGBA", (5, 6)), "transparent in parts"), (Image.new("LA", (5, 6)), "transparent in parts")],
     ids=["RGBA", "LA"],
 )
 def test_unfit_image_names_its_row(tmp_path, image, message):
@@ -169,6 +212,119 @@ def test_unfit_image_names_its_row(tmp_path, image, message):
         write_parquet(tmp_path / f"{split}-0.parquet", rows)
     with pytest.raises(ValueError, match=f"row 8 of the train split is unfit: .*{message}"):
         load(tmp_path)
+
+
+def test_transparency(tmp_path):
+    """An opaque alpha channel says nothing; what shows behind another one is for the user to say."""
+    opaque = np.dstack([pixels_of(0, 0), np.full((6, 5), 255, np.uint8)])
+    clear = opaque.copy()
+    clear[0, 0, 3] = 0
+    for split in ("train", "test"):
+        rows = rows_of(2)
+        rows[0]["image"] = encode(opaque)
+        write_parquet(tmp_path / f"{split}-0.parquet", rows)
+    first = torch.from_numpy(pixels_of(0, 0)).permute(2, 0, 1)
+    assert torch.equal(load(tmp_path, validation_fraction=0).train.images[0], first)
+    rows[3]["image"] = encode(clear)
+    write_parquet(tmp_path / "train-0.parquet", rows)
+    data = load(tmp_path, validation_fraction=0, rgba_background=[9, 8, 7])
+    assert torch.equal(data.train.images[3, :, 0, 0], torch.tensor([9, 8, 7], dtype=torch.uint8))
+    assert torch.equal(data.train.images[3, :, 1:], first[:, 1:])
+    assert data.processor.rgba_background == [9, 8, 7], "test images of the artifact go the same way"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pixels_are_those_that_datasets_decodes(tmp_path, orientation):
+    """Cameras write how they were held; `datasets` turns such pictures upright."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.fromarray(pixels_of(0, orientation, height=4, width=7))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", exif=exif)
+    rows = [{"image": buffer.getvalue(), "label": label} for label in (0, 1, 2)]
+    for split in ("train", "test"):
+        write_parquet(tmp_path / f"{split}-0.parquet", rows)
+    data = load(tmp_path, validation_fraction=0)
+    theirs = Dataset.from_parquet(str(tmp_path / "train-0.parquet"))[0]["image"]
+    assert theirs.size == ((7, 4) if orientation < 5 else (4, 7))
+    assert torch.equal(data.train.images[0], torch.from_numpy(np.array(theirs)).permute(2, 0, 1))
+    sideways = Image.open(io.BytesIO(buffer.getvalue()))
+    assert torch.equal(data.processor.to_uint8(sideways)[0], data.train.images[0]), "the processor too"
+
+
+def in_format(image, file_format, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+COLORS = Image.fromarray(pixels_of(1, 1, height=8, width=8))
+GREYS = Image.fromarray(pixels_of(1, 1, height=8, width=8, channels=1))
+DEEP = Image.fromarray((np.arange(64, dtype=np.uint16) * 1040).reshape(8, 8))
+FORMATS = {
+    "png 1 bit": in_format(GREYS.convert("1"), "PNG"),
+    "png grey": in_format(GREYS, "PNG"),
+    "png 16 bit": in_format(DEEP, "PNG"),
+    "png palette": in_format(COLORS.quantize(16), "PNG"),
+    "png grey and alpha": in_format(Image.merge("LA", (GREYS, Image.new("L", (8, 8), 255))), "PNG"),
+    "jpeg": in_format(COLORS, "JPEG"),
+    "jpeg grey": in_format(GREYS, "JPEG"),
+    "jpeg cmyk": in_format(COLORS.convert("CMYK"), "JPEG"),
+    "webp": in_format(COLORS, "WEBP"),
+    "gif of two frames": in_format(COLORS, "GIF", save_all=True, append_images=[GREYS.convert("RGB")]),
+    "tiff": in_format(COLORS, "TIFF"),
+    "bmp": in_format(COLORS, "BMP"),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_formats_give_the_pixels_that_datasets_decodes(tmp_path, name):
+    rows = [{"image": FORMATS[name], "label": label} for label in (0, 1, 2)]
+    for split in ("train", "test"):
+        write_parquet(tmp_path / f"{split}-0.parquet", rows)
+    data = load(tmp_path, validation_fraction=0)
+    theirs = Dataset.from_parquet(str(tmp_path / "train-0.parquet"))[0]["image"]
+    if theirs.mode == "I;16":
+        expected = (np.asarray(theirs) >> 8).astype(np.uint8)
+        assert any("upper 8 bits" in note for note in data.notes)
+    else:
+        grey = theirs.mode in ("1", "L", "LA")
+        expected = np.asarray(theirs.convert("L" if grey else "RGB"))
+    expected = np.atleast_3d(expected).transpose(2, 0, 1)
+    assert torch.equal(data.train.images[0], torch.from_numpy(expected.copy()))
+    assert any("several frames" in note for note in data.notes) == (name == "gif of two frames")
+
+
+def test_16_bit_images_whose_upper_bits_are_empty_are_refused(tmp_path):
+    twelve_bits = in_format(Image.fromarray(np.asarray(DEEP) // 16), "PNG")
+    for split in ("train", "test"):
+        write_parquet(tmp_path / f"{split}-0.parquet", [{"image": twelve_bits, "label": label} for label in (0, 1, 2)])
+    with pytest.raises(ValueError, match="16-bit images of the train split have no value above 4095 of 65535"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [in_format(Image.new("1", (20_000, 20_000)), "PNG"), b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 6\n"],
+    ids=["a bomb", "a program"],
+)
+def test_images_that_would_harm_name_their_row(tmp_path, image):
+    rows = rows_of(2)
+    rows[4]["image"] = image
+    for split in ("train", "test"):
+        write_parquet(tmp_path / f"{split}-0.parquet", rows)
+    with pytest.raises(ValueError, match="row 4 of the train split is corrupt"):
+        load(tmp_path)
+
+
+def test_stretching_is_said(tmp_path):
+    for split in ("train", "test"):
+        write_parquet(tmp_path / f"{split}-0.parquet", rows_of(4))
+    assert load(tmp_path, resize=6).notes == [
+        "images that are not square are stretched, e.g. row 0 of the train split by 1.20; center_crop keeps their "
+        "proportions"
+    ]
+    assert not load(tmp_path, resize=6, center_crop=True).notes
 
 
 def test_image_bytes_without_feature_metadata(tmp_path):

@@ -134,7 +134,7 @@ def test_what_is_missing_is_named(tmp_path):
 
 def test_memory_is_that_of_the_resized_bytes(tmp_path, monkeypatch):
     """Decoded pictures are held a batch at a time, and their bytes written where they stay."""
-    monkeypatch.setattr("haba_hf.data.tables.DECODE_BATCH_SIZE", 4)
+    monkeypatch.setattr("haba_hf.data.decoding.DECODE_BATCH_SIZE", 4)
     write_subset(tmp_path, NETTE)
     sizes, to_uint8 = [], HabaImageProcessor.to_uint8
 

@@ -61,7 +61,7 @@ def test_grey_images_stay_grey(tmp_path):
 
 
 def test_one_color_image_makes_all_training_images_rgb(tmp_path, monkeypatch):
-    monkeypatch.setattr("haba_hf.data.tables.DECODE_BATCH_SIZE", 4)
+    monkeypatch.setattr("haba_hf.data.decoding.DECODE_BATCH_SIZE", 4)
     rows = rows_of(4, channels=1)
     rows[10]["image"] = encode(pixels_of(1, 3))
     write_parquet(tmp_path / "train-0.parquet", rows)

@@ -25,9 +25,9 @@ def folder(tmp_path):
     return write_clips(tmp_path / "mini", range(10), clips_per_speaker=2)
 
 
-def load(path, allow_missing_test=False, **kwargs):
+def load(path, needs_test=True, **kwargs):
     arguments = DataArguments(dataset=str(path), **{"resize": 16, **kwargs})
-    return load_image_data(arguments, allow_missing_test=allow_missing_test)
+    return load_image_data(arguments, needs_test=needs_test)
 
 
 def speakers_in(split, data, clips_per_speaker=2):
@@ -61,6 +61,51 @@ def test_a_folder_of_words_is_split_by_speaker(folder):
     assert any(speakers_in(other.validation, data) != heard[1] for other in others)
 
 
+def test_test_speakers_are_held_out_also_where_no_test_is_wanted(folder):
+    data = load(folder, needs_test=False)
+    assert data.test is None
+    assert torch.equal(data.train.images, load(folder).train.images)
+
+
+def test_speakers_by_pattern_and_by_column(tmp_path, folder):
+    assert not load(folder).notes
+    for path in sorted(folder.rglob("*.wav")):
+        speaker, _, number = path.stem.partition("_nohash_")
+        path.rename(path.with_name(f"{number}_{speaker}_x.wav"))
+    assert load(folder).notes == [
+        "of 60 of 60 clips nothing tells who speaks, so a speaker may be in two splits: set speaker_pattern or "
+        "speaker_column"
+    ]
+    data = load(folder, speaker_pattern=r"_(\w+)_x", validation_fraction=0.2)
+    assert (len(data.train), len(data.validation), len(data.test)) == (42, 12, 6)
+    assert not data.notes
+    with pytest.raises(ValueError, match=r"speaker_pattern 'x' needs a group \(\.\.\.\) around the speaker"):
+        load(folder, speaker_pattern="x")
+    with pytest.raises(ValueError, match="is no regular expression"):
+        load(folder, speaker_pattern="(")
+    with pytest.raises(ValueError, match="no speaker_column 'who'"):
+        load(folder, speaker_column="who")
+
+
+def test_given_splits_that_share_speakers_are_told(tmp_path):
+    write_clips(tmp_path / "own" / "train", range(5))
+    write_clips(tmp_path / "own" / "test", range(4, 7))
+    assert load(tmp_path / "own").notes == [
+        "1 speakers of the test split are in the training split too, as it was given"
+    ]
+
+
+def test_mp3(tmp_path):
+    for split, speakers in (("train", range(3)), ("test", range(3, 5))):
+        write_clips(tmp_path / "own" / split, speakers)
+    for path in (tmp_path / "own").rglob("*.wav"):
+        sound, rate = soundfile.read(path)
+        soundfile.write(path.with_suffix(".mp3"), sound, rate)
+        path.unlink()
+    data = load(tmp_path / "own", validation_fraction=0)
+    assert (len(data.train), len(data.test)) == (9, 6)
+
+
 def test_spectrograms_are_standardized_over_the_training_split(folder):
     data = load(folder)
     train = data.processor.normalize(data.train.images)
@@ -77,12 +122,12 @@ def test_folders_of_splits_and_words(tmp_path):
     data = load(tmp_path / "own", validation_fraction=0.5)
     assert (len(data.train), len(data.validation), len(data.test)) == (12, 6, 6)
     shutil.copytree(tmp_path / "own" / "test" / "up", tmp_path / "own" / "test" / "umm")
-    with pytest.raises(ValueError, match="A split has clips of 'umm', a word that the train split lacks"):
+    with pytest.raises(ValueError, match="has the class 'umm', which the training split lacks"):
         load(tmp_path / "own")
     shutil.rmtree(tmp_path / "own" / "test")
     with pytest.raises(ValueError, match=r"own has no test split \(splits: train, valid\)"):
         load(tmp_path / "own")
-    assert load(tmp_path / "own", allow_missing_test=True).test is None
+    assert load(tmp_path / "own", needs_test=False).test is None
 
 
 def write_parquet(file, rows, words, **speaker_column):

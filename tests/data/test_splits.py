@@ -68,7 +68,7 @@ def test_no_test_split(folder):
     (folder / "test-00000-of-00001.parquet").unlink()
     with pytest.raises(ValueError, match=r"has no test split \(splits: train\)"):
         load(folder)
-    data = load(folder, allow_missing_test=True)
+    data = load(folder, needs_test=False)
     assert data.test is None
     assert len(data.train) == 27
 

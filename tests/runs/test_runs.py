@@ -82,6 +82,38 @@ def recipe_of(tmp_path):
     return recipe
 
 
+def test_students_are_scored_on_classes_of_the_same_name(recipe_of, tmp_path, capsys):
+    """Folders sort by name: `green tea` called `z green tea` would make lava out of it."""
+    recipe, accelerator = recipe_of(), tiny_accelerator()
+    distill(recipe, accelerator)
+    assert "of each (training / validation): green tea 6/2, lava 6/2, sky 6/2" in capsys.readouterr().out
+    artifact = str(tmp_path / "run" / "artifact")
+    shutil.copytree(tmp_path / "pictures", tmp_path / "renamed")
+    for split in ("train", "test"):
+        (tmp_path / "renamed" / split / "green tea").rename(tmp_path / "renamed" / split / "z green tea")
+    fields = {"artifact": artifact, "output_dir": tmp_path / "other", "references": "none"}
+    with pytest.raises(ValueError, match=r"renamed lacks green tea; the artifact .* lacks z green tea"):
+        evaluate(recipe_of(dataset=tmp_path / "renamed", **fields), accelerator)
+    assert not (tmp_path / "other").exists(), "before any work"
+
+    # The same classes in another order give the same accuracy.
+    names = [CLASS_NAMES[label] for label in (2, 0, 1)]
+    columns = {"image": [], "label": []}
+    for label, name in enumerate(names):
+        for path in sorted((tmp_path / "pictures" / "test" / name).iterdir()):
+            columns["image"].append({"bytes": path.read_bytes(), "path": None})
+            columns["label"].append(label)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    table = datasets.Dataset.from_dict(columns, features=features)
+    (tmp_path / "turned").mkdir()
+    for split in ("train", "test"):
+        table.to_parquet(str(tmp_path / "turned" / f"{split}.parquet"))
+    (straight,) = evaluate(recipe_of(**fields), accelerator)
+    (turned,) = evaluate(recipe_of(dataset=tmp_path / "turned", **fields), accelerator)
+    assert straight.accuracy.mean > 0.9
+    assert turned.accuracy.accuracies == straight.accuracy.accuracies
+
+
 def test_distill_and_evaluate_an_image_folder(recipe_of, tmp_path):
     recipe, accelerator = recipe_of(), tiny_accelerator()
     artifact = distill(recipe, accelerator)
