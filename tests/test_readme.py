@@ -24,4 +24,4 @@ def test_the_first_example():
 @pytest.mark.slow
 def test_an_artifact_trains_a_network():
     example = next(example for example in EXAMPLES if "optimizer.step()" in example)
-    assert float(run(example).removesuffix("%\n")) > 85
+    assert float(run(example).removesuffix("%\n")) > 80

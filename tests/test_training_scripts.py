@@ -367,6 +367,47 @@ def test_the_naive_way_gives_the_same_gradients(benchmark_cases, objective):
     assert found[0]["bases"].abs().max() > 0
 
 
+def wait_for(condition, seconds=120):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "in vain"
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["none", "one process", "two processes"])
+def test_sigterm_ends_a_run_and_its_children_where_nothing_is_lost(tmp_path, launcher):
+    """SIGTERM to `accelerate launch` itself; the same command goes on where the run was stopped."""
+    launch = {
+        "none": [],
+        "one process": ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=1"],
+        "two processes": in_two_processes(),
+    }[launcher]
+    recipe = TRAINING / "recipes" / "digits" / "dm-1pc.yaml"
+    words = [*NETWORK, "--real_batch_size", "8", "--checkpoint_every", "100000", *TO, tmp_path / "run"]
+    command = [sys.executable, *launch, TRAINING / "distill.py", recipe, *words]
+    command = [*map(str, command), "--learning_rate_schedule", "constant", "--steps"]
+    with (tmp_path / "output").open("w") as output:
+        run = subprocess.Popen([*command, "100000"], env=ENVIRONMENT, stdout=output, stderr=output)
+        log = tmp_path / "run" / "metrics.jsonl"
+        wait_for(lambda: log.exists() and len(log.read_text().splitlines()) > 3)
+        run.terminate()
+        run.wait(60)
+    wait_for(lambda: not (tmp_path / "run" / ".lock").exists())
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    step = len(metrics_of(tmp_path / "run"))
+    assert checkpoint.name == f"step-{step:08d}"
+    assert f"stopped: step {step} is saved, run the same command again to go on" in (tmp_path / "output").read_text()
+    if launcher == "none":
+        assert run.returncode == 143
+    done = subprocess.run(
+        [*command, str(step + 1)], env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"Resuming at step {step} from {checkpoint}" in done.stdout
+    assert len(metrics_of(tmp_path / "run")) == step + 1
+
+
 @pytest.mark.slow
 def test_demo(tmp_path):
     tiny = ["--steps", "2", "--real_batch_size", "4", "--network_width", "4", "--evaluation_steps", "3", *EVALUATION]

@@ -6,11 +6,11 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -127,11 +127,11 @@ def tiny_distiller(
     recipe: Recipe,
     data: ImageData,
     kind: type[Distiller] = Distiller,
-    recipe_hash: str = "abc",
+    settings: Mapping[str, Any] | None = None,
     validate: Callable[[HabaModel, int], float] | None = None,
 ) -> Distiller:
     sections = recipe.distillation, recipe.adversary, recipe.network
-    return kind(model, objective, *sections, data, tiny_accelerator(), recipe_hash, validate)
+    return kind(model, objective, *sections, data, tiny_accelerator(), settings or {"recipe": "abc"}, validate)
 
 
 def formations_of(images: torch.Tensor, config: HabaConfig) -> list[torch.Tensor]:

@@ -15,11 +15,11 @@ def make_objective(recipe, experts_dir, data):
     return TrajectoryMatching(experts, NETWORK, recipe.distillation, recipe.trajectory_matching)
 
 
-def make(recipe, experts_dir=None, model_seed=0, kind=Distiller, validate=None, recipe_hash="abc", **sizes):
+def make(recipe, experts_dir=None, model_seed=0, kind=Distiller, validate=None, settings=None, **sizes):
     data = tiny_data()
     model = tiny_model(data, seed=model_seed, **sizes)
     objective = make_objective(recipe, experts_dir, data)
-    return tiny_distiller(model, objective, recipe, data, kind, recipe_hash, validate)
+    return tiny_distiller(model, objective, recipe, data, kind, settings, validate)
 
 
 class Interrupted(Distiller):

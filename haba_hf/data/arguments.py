@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ..utils.checks import check_counts
+from ..utils.checks import MOST_PIXELS, MOST_SEED, check_between, check_counts
 from .imagenet import HUB_ID, IMAGENET_SUBSETS
 from .speech import MINI_WORDS, SpeechArguments
 
@@ -124,6 +124,8 @@ class DataArguments(SpeechArguments):
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(f"validation_fraction must be in [0, 1), got {self.validation_fraction}.")
         check_counts(self, "resize", "max_train_samples")
+        check_between(self, 1, MOST_PIXELS, "resize")
+        check_between(self, 0, MOST_SEED, "data_seed")
         splits = [split for split in (self.train_split, self.validation_split, self.test_split) if split is not None]
         if len(set(splits)) < len(splits):
             raise ValueError(f"train_split, validation_split and test_split must be different splits, got {splits}.")

@@ -6,6 +6,7 @@ push them apart.
 Shape legend: V views (hallucinators compared), B bases, D features, L classes.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,7 +19,7 @@ from ..artifact.modeling_haba import HabaModel
 from ..data.augmentation import DsaAugmentation
 from ..data.image_data import ImageData
 from ..networks import NetworkArguments, build_feature_network
-from ..utils.checks import check_counts, check_positive
+from ..utils.checks import check_between, check_counts, check_positive
 from .arguments import DistillationArguments
 
 
@@ -89,6 +90,7 @@ class AdversaryArguments:
             raise ValueError("adversary_hallucinators must be at least 2: the adversary compares views of a basis.")
         check_counts(self, "adversary_bases")
         check_positive(self, "temperature")
+        check_between(self, 0, math.inf, "lambda_cos", "lambda_con", "lambda_task", "adversary_learning_rate")
 
     @property
     def plays(self) -> bool:

@@ -1,10 +1,11 @@
 """The settings of one distillation: what is learned, and the run. Those of one objective are in its own file."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
-from ..utils.checks import check_counts, check_positive
+from ..utils.checks import MOST_SEED, check_between, check_counts, check_momentum, check_positive
 
 
 @dataclass
@@ -189,7 +190,14 @@ class DistillationArguments:
     def __post_init__(self):
         check_counts(self, "steps", "real_batch_size", "student_batch_size", "checkpoint_every")
         check_counts(self, "samples_per_class")
+        check_counts(self, "validation_seeds", "validation_epochs")
         check_positive(self, "max_minutes", "inner_learning_rate")
+        rates = [name for name in vars(self) if name.endswith("_learning_rate")]
+        check_between(self, 0, math.inf, *rates, "alpha_min", "lambda_dd", "validate_every")
+        check_momentum(self, "momentum", "adam_beta1")
+        check_between(self, 0, MOST_SEED, "seed")
+        if not self.output_dir.strip():
+            raise ValueError("output_dir is empty: name a folder.")
         DsaAugmentation(self.dsa)  # an unknown operation is refused now
         if not all(0 < fraction < 1 for fraction in self.learning_rate_halvings):
             raise ValueError(

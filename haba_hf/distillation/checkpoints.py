@@ -1,18 +1,22 @@
 """Checkpoints of a run: model, adversary, optimizers and what the objective carries along, as safetensors, so that
 resuming is bit-exact and reads no pickle."""
 
+import hashlib
 import json
 import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..utils.files import atomic_directory
+from ..utils.files import atomic_directory, remove_leftovers
 
-OBJECTIVE = "objective.safetensors"
+OBJECTIVE, STATE = "objective.safetensors", "state.json"
+MOST_NAMED = 5
 KEPT = 2  # the newest checkpoints; older ones are removed
 
 
@@ -20,15 +24,20 @@ def checkpoint_directory(output_dir: str | Path, step: int) -> Path:
     return Path(output_dir) / "checkpoints" / f"step-{step:08d}"
 
 
+def best_directory(output_dir: str | Path, step: int) -> Path:
+    """Where the model of a step lies that validated best; a checkpoint whose `best` names the step relies on it."""
+    return Path(output_dir) / "checkpoints" / f"best-{step:08d}"
+
+
 def save_checkpoint(
     output_dir: str | Path,
-    state: dict,
+    state: dict[str, Any],
     modules: dict[str, nn.Module],
     optimizers: dict[str, torch.optim.Optimizer],
     objective_state: dict[str, Tensor],
 ) -> Path:
     """
-    Writes the checkpoint of `state["step"]` and removes all but the newest two.
+    Writes the checkpoint of `state["step"]` with the SHA-256 of its files, and removes all but the newest two.
 
     Raises:
         `OSError`: naming the folder, if it cannot be written; nothing half-written stays.
@@ -41,10 +50,22 @@ def save_checkpoint(
         for name, optimizer in optimizers.items():
             save_file(_optimizer_tensors(optimizer), aside / f"{name}.safetensors")
         save_file({name: tensor.contiguous() for name, tensor in objective_state.items()}, aside / OBJECTIVE)
-        (aside / "state.json").write_text(json.dumps(state, indent=2))
-    for old in _checkpoints(output_dir)[:-KEPT]:
-        shutil.rmtree(old)
+        digests = {file.name: _sha256(file) for file in sorted(aside.iterdir())}
+        (aside / STATE).write_text(json.dumps({**state, "sha256": digests}, indent=2))
+    clean_checkpoints(output_dir)
     return path
+
+
+def clean_checkpoints(output_dir: str | Path) -> None:
+    """Removes all checkpoints but the newest two, best models that neither names, and what was half written."""
+    found = _checkpoints(output_dir)
+    for old in found[:-KEPT]:
+        shutil.rmtree(old)
+    named = {best_directory(output_dir, step) for path in found[-KEPT:] if (step := _best_step(path)) is not None}
+    for best in (Path(output_dir) / "checkpoints").glob("best-*"):
+        if best not in named:
+            shutil.rmtree(best)
+    remove_leftovers(Path(output_dir) / "checkpoints")
 
 
 def latest_checkpoint(output_dir: str | Path) -> Path | None:
@@ -54,31 +75,66 @@ def latest_checkpoint(output_dir: str | Path) -> Path | None:
 
 
 def load_checkpoint(
-    path: Path, recipe_hash: str, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer]
-) -> tuple[dict, dict[str, Tensor]]:
+    path: Path,
+    settings: Mapping[str, Any],
+    modules: dict[str, nn.Module],
+    optimizers: dict[str, torch.optim.Optimizer],
+    may_differ: Collection[str] = (),
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     Puts a checkpoint back into modules and optimizers and returns its state and the objective's.
 
+    Args:
+        path (`Path`): its folder.
+        settings (`dict[str, Any]`): what decides the run's result, by name; the checkpoint's must be the same.
+        modules, optimizers: as they were saved.
+        may_differ (`Collection[str]`, *optional*): settings that it may go on with otherwise.
+
     Raises:
-        `ValueError`: if it was written by another recipe, or is damaged.
+        `ValueError`: if it was written with other settings, or is damaged; nothing has been put back then.
     """
+    ours = json.loads(json.dumps(dict(settings)))
     try:
-        state = json.loads((path / "state.json").read_text())
-        same_recipe = state["recipe_hash"] == recipe_hash
-        if same_recipe:
+        state = json.loads((path / STATE).read_text())
+        differing = _differing(state["settings"], ours, may_differ)
+        if not differing:
+            names = {f"{name}.safetensors" for name in (*modules, *optimizers)} | {OBJECTIVE}
+            changed = [name for name in sorted(names) if _sha256(path / name) != state["sha256"][name]]
+            if changed:
+                raise ValueError(f"{', '.join(changed)}: not what was written")
             for name, module in modules.items():
                 module.load_state_dict(load_file(path / f"{name}.safetensors"))
             for name, optimizer in optimizers.items():
                 _restore_optimizer(optimizer, load_file(path / f"{name}.safetensors"))
             objective_state = load_file(path / OBJECTIVE)
-    except (SafetensorError, ValueError, KeyError, RuntimeError, FileNotFoundError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError) as error:
         raise ValueError(f"{path} is damaged ({error}): delete it to resume from the one before.") from error
-    if not same_recipe:
+    if differing:
         raise ValueError(
-            f"{path} was written by another recipe (hash {state['recipe_hash']}, this one's is {recipe_hash}): choose "
-            "another output_dir, or delete the checkpoints there to start anew."
+            f"{path} was written with other settings ({differing}): choose another output_dir, or delete the "
+            "checkpoints there to start anew."
         )
     return state, objective_state
+
+
+def _differing(theirs: dict[str, Any], ours: dict[str, Any], may_differ: Collection[str]) -> str:
+    """In words, which settings of a checkpoint are not ours."""
+    names = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
+    found = [f"{name} {theirs.get(name)}, now {ours.get(name)}" for name in names if name not in may_differ]
+    return "; ".join(found[:MOST_NAMED]) + (f"; and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else "")
+
+
+def _best_step(path: Path) -> int | None:
+    try:
+        best = json.loads((path / STATE).read_text())["best"]
+        return None if best is None else int(best["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # damaged: it is told when it is to be loaded
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _checkpoints(output_dir: str | Path) -> list[Path]:

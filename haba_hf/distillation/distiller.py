@@ -4,9 +4,9 @@ step."""
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -18,10 +18,11 @@ from ..artifact.modeling_haba import HabaModel
 from ..data.image_data import ImageData
 from ..networks import NetworkArguments
 from ..utils.files import atomic_directory, atomic_file, check_writable
+from ..utils.interrupts import GO_ON, StopRequest
 from ..utils.seeds import seeded_generator
 from .adversary import Adversary, AdversaryArguments
 from .arguments import DistillationArguments
-from .checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
+from .checkpoints import best_directory, clean_checkpoints, latest_checkpoint, load_checkpoint, save_checkpoint
 from .objectives import Objective
 
 
@@ -41,7 +42,8 @@ class Distiller:
         network_arguments ([`NetworkArguments`]): architecture of the adversary.
         real_data ([`ImageData`]): what is distilled.
         accelerator (`Accelerator`): device, processes and trackers.
-        recipe_hash (`str`): a checkpoint is resumed only by the recipe that wrote it.
+        settings (`dict[str, Any]`): what decides the result, by name: a checkpoint is resumed only with the settings
+            that wrote it.
         validate (`Callable`, *optional*): `validate(model, step) -> float`, the validation accuracy in percent, called
             every `validate_every` steps and after the last.
 
@@ -63,14 +65,14 @@ class Distiller:
         network_arguments: NetworkArguments,
         real_data: ImageData,
         accelerator: Accelerator,
-        recipe_hash: str,
+        settings: Mapping[str, Any],
         validate: Callable[[HabaModel, int], float] | None = None,
     ):
         if (validate is not None) != bool(arguments.validate_every):
             raise ValueError("validate and validate_every need each other: give both or neither.")
         self.arguments = arguments
         self.accelerator = accelerator
-        self.recipe_hash = recipe_hash
+        self.settings = settings
         self.validate = validate
         self.model = model.to(accelerator.device)
         self.objective = objective
@@ -94,12 +96,16 @@ class Distiller:
     def run(self) -> HabaModel:
         """
         Runs to the last step, from the newest checkpoint if there is one, and returns the model (the best by
-        validation if `keep_best`). A run that has ended, be it by `max_minutes`, does not go on when it is run again.
+        validation if `keep_best`). A run that has ended, be it by `max_minutes`, does not go on when it is run again,
+        unless more `steps` are asked of it at constant learning rates.
+
+        After Ctrl-C or SIGTERM the step is finished and a checkpoint written.
 
         Raises:
+            `KeyboardInterrupt`, `SystemExit`: then, saying how to go on.
             `FloatingPointError`: if a gradient is NaN or infinite, naming the step and the last good checkpoint.
             `OSError`: if `output_dir` cannot be written.
-            `ValueError`: if the checkpoint there belongs to another recipe.
+            `ValueError`: if the checkpoint there was written with other settings, or by another number of processes.
         """
         if self.accelerator.is_main_process:
             check_writable(self.arguments.output_dir)
@@ -111,7 +117,7 @@ class Distiller:
             desc="distilling",
             disable=not self.accelerator.is_main_process,
         )
-        with progress:
+        with progress, StopRequest() as request:
             while self.ended_by is None:
                 started = time.perf_counter()
                 logs = self.step()
@@ -123,8 +129,11 @@ class Distiller:
                 self.log(logs)
                 progress.update()
                 progress.set_postfix(l_dd=f"{logs['l_dd']:.4f}")
-                if last or self.step_number % self.arguments.checkpoint_every == 0:
+                stopped_by = self._agreed(request.signum)
+                if last or stopped_by or self.step_number % self.arguments.checkpoint_every == 0:
                     self.save()
+                if stopped_by and not last:
+                    raise request.end(stopped_by, f"step {self.step_number} is saved, {GO_ON}")
         if self.best is not None:
             self._restore_best(self.best)
         return self.model
@@ -178,7 +187,7 @@ class Distiller:
         if self.arguments.keep_best and (self.best is None or accuracy > self.best["validation_accuracy"]):
             self.best = {"step": self.step_number, "validation_accuracy": accuracy}
             if self.accelerator.is_main_process:
-                with atomic_directory(self._best_directory()) as aside:
+                with atomic_directory(best_directory(self.arguments.output_dir, self.step_number)) as aside:
                     self.model.save_pretrained(aside)
         return accuracy
 
@@ -195,7 +204,9 @@ class Distiller:
             state = {
                 "step": self.step_number,
                 "seconds": self.seconds,
-                "recipe_hash": self.recipe_hash,
+                "settings": dict(self.settings),
+                "processes": self.accelerator.num_processes,
+                "threads": torch.get_num_threads(),
                 "best": self.best,
             }
             save_checkpoint(self.arguments.output_dir, state, self._modules(), self.optimizers, self.objective.state())
@@ -205,16 +216,56 @@ class Distiller:
         """Goes on from the newest checkpoint in `output_dir`, if any; forgets log lines written after it."""
         path = latest_checkpoint(self.arguments.output_dir)
         if path is not None:
-            state, objective_state = load_checkpoint(path, self.recipe_hash, self._modules(), self.optimizers)
+            state, objective_state = load_checkpoint(
+                path, self.settings, self._modules(), self.optimizers, may_differ=self._may_differ
+            )
+            self._check_state(path, state)
             self.objective.load_state(objective_state)
             self.step_number, self.seconds, self.best = state["step"], state["seconds"], state["best"]
             self.accelerator.print(f"Resuming at step {self.step_number} from {path}")
+        self.accelerator.wait_for_everyone()  # until all have read it
+        if self.accelerator.is_main_process:
+            clean_checkpoints(self.arguments.output_dir)
         if self.accelerator.is_main_process and self._metrics_path().exists():
             lines = self._metrics_path().read_text().splitlines()
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.step_number]
             with atomic_file(self._metrics_path()) as aside:
                 aside.write_text("".join(line + "\n" for line in kept))
         self.accelerator.wait_for_everyone()
+
+    @property
+    def _may_differ(self) -> tuple[str, ...]:
+        """More steps continue a run as if they had been asked for at first, where no learning rate depends on them."""
+        fixed = self.arguments.learning_rate_schedule == "constant" and not self.arguments.learning_rate_halvings
+        return ("steps",) if fixed and self.arguments.max_minutes is None else ()
+
+    def _check_state(self, path: Path, state: dict[str, Any]) -> None:
+        if state["step"] > self.arguments.steps:
+            raise ValueError(
+                f"{path} is beyond the {self.arguments.steps} steps asked for: choose another output_dir, or delete "
+                "the checkpoints there to start anew."
+            )
+        if state["processes"] != self.accelerator.num_processes:
+            raise ValueError(
+                f"{path} was written by {state['processes']} process(es), but this run has "
+                f"{self.accelerator.num_processes}, whose random numbers are others: launch as many as before, or "
+                "choose another output_dir."
+            )
+        best = state["best"]
+        if best is not None and not best_directory(self.arguments.output_dir, best["step"]).is_dir():
+            raise ValueError(f"{path} is damaged (the model of step {best['step']}, its best, is gone): delete it.")
+        threads = torch.get_num_threads()
+        if state["threads"] != threads and self.accelerator.device.type == "cpu":
+            self.accelerator.print(
+                f"Going on with {threads} thread(s) where {state['threads']} began: the last bits of sums will differ."
+            )
+
+    def _agreed(self, signum: int) -> int:
+        """The signal that any process got, 0 if none did."""
+        if self.accelerator.num_processes == 1:
+            return signum
+        found = self.accelerator.gather(torch.tensor([signum], device=self.accelerator.device))
+        return int(found.max())
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         arguments, model = self.arguments, self.model
@@ -288,12 +339,10 @@ class Distiller:
     def _metrics_path(self) -> Path:
         return Path(self.arguments.output_dir) / "metrics.jsonl"
 
-    def _best_directory(self) -> Path:
-        return Path(self.arguments.output_dir) / "checkpoints" / "best"
-
     def _restore_best(self, best: dict[str, float]) -> None:
         self.accelerator.wait_for_everyone()
-        self.model.load_state_dict(HabaModel.from_pretrained(self._best_directory()).state_dict())
+        directory = best_directory(self.arguments.output_dir, int(best["step"]))
+        self.model.load_state_dict(HabaModel.from_pretrained(directory).state_dict())
         self.accelerator.print(
             f"Kept step {best['step']}, the best of the validations ({best['validation_accuracy']:.1f} %)"
         )

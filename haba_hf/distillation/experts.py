@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
 from ..data.image_data import ImageData
 from ..networks import NetworkArguments, build_network
-from ..utils.checks import check_counts, check_positive
+from ..utils.checks import MOST_SEED, check_between, check_counts, check_momentum, check_positive
 from ..utils.files import atomic_file, check_recorded, check_writable
 from ..utils.seeds import derived_seed, seeded_generator
 
@@ -53,6 +53,8 @@ class ExpertArguments:
     def __post_init__(self):
         check_counts(self, "num_experts", "snapshots_per_epoch", "expert_batch_size")
         check_positive(self, "expert_learning_rate")
+        check_momentum(self, "expert_momentum")
+        check_between(self, 0, MOST_SEED, "expert_seed")
         DsaAugmentation(self.expert_dsa)  # an unknown operation is refused now
 
 

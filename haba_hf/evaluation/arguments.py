@@ -1,11 +1,12 @@
 """The settings of an evaluation."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
 from ..data.cutmix import CutMix
-from ..utils.checks import check_counts, check_positive
+from ..utils.checks import MOST_WIDTH, check_between, check_counts, check_momentum, check_positive
 from .training import Schedule
 
 
@@ -89,6 +90,9 @@ class EvaluationArguments:
         check_counts(self, "evaluation_steps")
         check_counts(self, "real_evaluation_seeds", "real_student_epochs")
         check_positive(self, "evaluation_learning_rate", "real_student_learning_rate")
+        check_momentum(self, "evaluation_momentum")
+        check_between(self, 0, math.inf, "evaluation_weight_decay")
+        check_between(self, 1, MOST_WIDTH, "student_width")
         # What they refuse is refused now, not after hours of distillation.
         DsaAugmentation(self.evaluation_dsa)
         CutMix(self.evaluation_cutmix)

@@ -27,7 +27,8 @@ ORIGINS = (RECIPE, DISTILLATION, CORESET)
 RESULTS, CROSS_ARCHITECTURE, ROBUSTNESS = "results.json", "cross_architecture.json", "robustness.json"
 MEASUREMENTS = (RESULTS, CROSS_ARCHITECTURE, ROBUSTNESS)
 RECORDS = (*ORIGINS, *MEASUREMENTS)
-FIGURES = ("gallery.png", "training_curves.png", "robustness.png")
+GALLERY, TRAINING_CURVES = "gallery.png", "training_curves.png"
+FIGURES = (GALLERY, TRAINING_CURVES, "robustness.png")
 CARD = "README.md"
 Files = dict[str, Path | bytes]  # what a repository gets: names in it, and the content or the file that has it
 

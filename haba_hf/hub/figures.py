@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..artifact.configuration_haba import HabaConfig
 from ..artifact.loading import HabaProcessor
 from ..artifact.modeling_haba import HabaModel
 from ..artifact.processing_audio_haba import HabaAudioProcessor
@@ -64,10 +65,9 @@ def save_gallery(
     shown = min(config.bases_per_class, 10) if bases_per_class is None else bases_per_class
     if not 1 <= shown <= config.bases_per_class:
         raise ValueError(f"bases_per_class must be 1 to {config.bases_per_class}, the artifact's, got {shown}.")
-    class_names = [config.id2label[label] for label in range(config.num_labels)]
-    basis_ids = torch.cat(
-        [(model.class_ids == label).nonzero().flatten()[:shown] for label in range(config.num_labels)]
-    )
+    num_classes = min(config.num_labels, max(_rows_that_fit(config) // shown, 1))
+    class_names = [config.id2label[label] for label in range(num_classes)]
+    basis_ids = torch.cat([(model.class_ids == label).nonzero().flatten()[:shown] for label in range(num_classes)])
     with torch.no_grad():
         samples = pictures(processor, model(basis_ids).samples.float())
     columns = [f"$H_{{{j + 1}}}$" for j in range(config.num_hallucinators)]
@@ -78,7 +78,7 @@ def save_gallery(
         rows = [name if i == 0 else "" for name in class_names for i in range(shown)]
         columns = columns or ["sample"]
     else:
-        tiles_RTCHW = samples.unflatten(0, (config.num_labels, -1))
+        tiles_RTCHW = samples.unflatten(0, (num_classes, -1))
         rows, columns = class_names, [str(i + 1) for i in range(shown)]
     if config.num_formations > 1:
         columns = [f"{name}, {m + 1}" for name in columns for m in range(config.num_formations)]
@@ -91,7 +91,19 @@ def save_gallery(
             f"frequency: 0 to {processor.sampling_rate / 2000:g} kHz upwards{scale}"
         )
         caption = f"{sound}\n{caption}" if caption else sound
+    if num_classes < config.num_labels:
+        part = f"the first {num_classes} of {config.num_labels} classes"
+        caption = f"{caption}\n{part}" if caption else part
     _save(draw_tiles(tiles_RTCHW.cpu(), rows, columns, caption), path)
+
+
+def _rows_that_fit(config: HabaConfig) -> int:
+    height, width = config.sample_shape[1:]
+    return MAX_SIDE_PIXELS // (height * _enlargement(height, width) + GAP_PIXELS)
+
+
+def _enlargement(height: int, width: int) -> int:
+    return math.ceil(TILE_PIXELS / min(height, width))
 
 
 def save_contact_sheet(image: Tensor, path: str | Path, seed: int = 0) -> None:
@@ -241,8 +253,7 @@ def draw_tiles(tiles_RTCHW: Tensor, rows: list[str], columns: list[str], caption
     Raises:
         `ValueError`: if the picture would be too large.
     """
-    height, width = tiles_RTCHW.shape[-2:]
-    factor = math.ceil(TILE_PIXELS / min(height, width))
+    factor = _enlargement(*tiles_RTCHW.shape[-2:])
     # Grey as RGB, and as bytes: matplotlib then passes every pixel on as it is.
     tiles = (tiles_RTCHW * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).expand(-1, -1, -1, -1, 3).numpy()
     tiles = tiles.repeat(factor, axis=2).repeat(factor, axis=3)

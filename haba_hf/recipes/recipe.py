@@ -41,6 +41,7 @@ from ..evaluation import CrossArchitectureArguments, EmbeddingArguments, Evaluat
 from ..networks import NetworkArguments
 from ..utils.allocator import keep_freed_memory
 from ..utils.files import atomic_file
+from ..utils.interrupts import GO_ON, Terminated, terminated_like_interrupted
 from .sections import RecipeError, parse_sections, section_values
 
 
@@ -124,14 +125,19 @@ def parse_recipe(argv: Sequence[str] | None = None, description: str | None = No
 
 def run_script(main: Callable[[], None]) -> None:
     """
-    Run the `main` of a script; print what the user got wrong in one line on stderr and exit with status 2.
+    Run the `main` of a script; print what the user got wrong in one line on stderr and exit with status 2. After
+    Ctrl-C or SIGTERM, print how to go on and exit with status 130 or 143.
 
     With the environment variable `HABA_DEBUG` set, the error is raised with its traceback instead.
     """
     disable_progress_bar()  # transformers' own, for a file of some kilobytes
     keep_freed_memory()
     try:
-        main()
+        with terminated_like_interrupted():
+            main()
+    except (KeyboardInterrupt, Terminated) as stop:
+        print(f"stopped: {str(stop) or GO_ON}", file=sys.stderr)
+        sys.exit(stop.code if isinstance(stop, Terminated) else 130)
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if os.environ.get("HABA_DEBUG"):
             raise

@@ -9,6 +9,8 @@ import argparse
 import dataclasses
 import difflib
 import math
+import re
+import reprlib
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +23,7 @@ from transformers import HfArgumentParser
 COMMAND_LINE = "command line"
 BOOLEAN_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 NULL_WORDS = ("none", "null")
+MOST_BYTES = 2**20
 _NOT_GIVEN: Any = object()
 
 
@@ -167,18 +170,32 @@ def _parse_command_line(
 
 def _read_recipe_file(path: Path) -> dict[Any, Any]:
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise RecipeError(f"{path}: {path.stat().st_size:,} bytes are no recipe, which is lines of `field: value`")
         text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise RecipeError(f"{path}: a recipe has no aliases (*name): write the value where it is meant")
         tree, values = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise RecipeError(f"{path}: a recipe is lines of `field: value`, this file is nested too deeply") from None
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        if isinstance(error, RecipeError):
+            raise
         raise RecipeError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise RecipeError(f"{path}: a recipe is lines of `field: value`, this file holds a {type(values).__name__}")
-    names = [key.value for key, _ in tree.value]
+    names = [str(key.value) for key, _ in tree.value]
     for name in names:
         if names.count(name) > 1:  # YAML would silently keep the last one
             raise RecipeError(f"{path}: {name} is set more than once")
+    for key, node in tree.value:
+        for scalar in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+            if str(scalar.tag).endswith(":int") and not re.fullmatch(r"[-+]?(0|[1-9][0-9_]*)", scalar.value):
+                raise RecipeError(  # YAML 1.1 reads 010 as 8 and 1:30 as 90
+                    f"{path}: {key.value}: write {scalar.value} as a plain whole number; YAML would read another one"
+                )
     return values
 
 
@@ -223,7 +240,7 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
         advice = ""
         if isinstance(value, bool):
             advice = " (YAML reads yes, no, on and off without quotes as true and false)"
-        raise RecipeError(f"{name}: expected {_describe(hint)}, got {value!r}{advice}") from None
+        raise RecipeError(f"{name}: expected {_describe(hint)}, got {reprlib.repr(value)}{advice}") from None
 
 
 def _fit(value: Any, hint: Any) -> Any:

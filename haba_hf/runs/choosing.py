@@ -8,11 +8,11 @@ from ..artifact.budget import check_budget
 from ..coresets import choose_coreset, real_images_artifact
 from ..data import load_image_data
 from ..distillation import model_config
-from ..hub.artifact import CORESET
+from ..hub.artifact import CORESET, GALLERY
 from ..hub.figures import save_gallery
 from ..recipes import Recipe
 from ..utils.files import atomic_directory, check_writable, write_json
-from .provenance import environment, write_model
+from .provenance import draw, environment, write_model
 
 
 def select_coreset(recipe: Recipe, accelerator: Accelerator) -> Path:
@@ -63,7 +63,7 @@ def select_coreset(recipe: Recipe, accelerator: Accelerator) -> Path:
                 **environment(accelerator),
             }
             write_json(aside / CORESET, provenance)
-            save_gallery(model, data.processor, aside / "gallery.png")
+        draw(accelerator, path / GALLERY, lambda file: save_gallery(model, data.processor, file))
         accelerator.print(f"{path}: {len(coreset.rows)} of {len(data.train):,} training images")
     accelerator.wait_for_everyone()
     return path

@@ -4,7 +4,9 @@ import copy
 import dataclasses
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -26,13 +28,13 @@ from ..distillation import (
     initial_model,
 )
 from ..evaluation import EvaluationArguments, evaluate_artifact
-from ..hub.artifact import DISTILLATION, weights_fingerprint
+from ..hub.artifact import DISTILLATION, GALLERY, TRAINING_CURVES, weights_fingerprint
 from ..hub.figures import plot_training_curves, save_gallery
-from ..recipes import Recipe
+from ..recipes import Recipe, section_values
 from ..utils.allocator import peak_memory
-from ..utils.files import atomic_directory, write_json
+from ..utils.files import atomic_directory, locked, write_json
 from .inputs import student_network
-from .provenance import environment, write_model
+from .provenance import draw, environment, write_model
 
 # What a run computes depends on these sections, and on those of its objective alone.
 RUN_SECTIONS = ("data", "model", "network", "distillation", "adversary")
@@ -60,6 +62,11 @@ def distill(recipe: Recipe, accelerator: Accelerator) -> Path:
         `ValueError`, `FileNotFoundError`, `OSError`: on bad settings, before anything is computed.
         `FloatingPointError`: if a gradient becomes NaN or infinite.
     """
+    with locked(recipe.distillation.output_dir) if accelerator.is_main_process else nullcontext():
+        return _distill(recipe, accelerator)
+
+
+def _distill(recipe: Recipe, accelerator: Accelerator) -> Path:
     arguments = recipe.distillation
     data = load_image_data(recipe.data, needs_test=False)
     model = initial_model(recipe.model, data, arguments.seed)
@@ -75,8 +82,8 @@ def distill(recipe: Recipe, accelerator: Accelerator) -> Path:
         recipe.network,
         data,
         accelerator,
-        # Of the recipe and of data and artifacts themselves: what is in a folder may have changed.
-        recipe_hash="-".join(filter(None, (run_hash(recipe), data.fingerprint, started_from))),
+        # Of data and artifacts themselves, too: what is in a folder may have changed.
+        settings=run_settings(recipe) | {"data_fingerprint": data.fingerprint, "started_from": started_from},
         validate=_validation(recipe, data, accelerator) if arguments.validate_every else None,
     )
     if arguments.report_to != "none":
@@ -92,17 +99,16 @@ def distill(recipe: Recipe, accelerator: Accelerator) -> Path:
     return path
 
 
-def run_hash(recipe: Recipe) -> str:
+def run_settings(recipe: Recipe) -> dict[str, Any]:
     """
-    What a checkpoint depends on: another objective's section leaves it valid. Validation is a part of it where it
-    chooses the step that is kept.
+    What a checkpoint depends on, by name: another objective's section leaves it valid. Validation is a part of it
+    where it chooses the step that is kept.
     """
-    arguments = recipe.distillation
-    computed = recipe.hash_of(*RUN_SECTIONS, *OBJECTIVE_SECTIONS[arguments.objective])
-    if not arguments.keep_best:
-        return computed
-    rule = (arguments.validate_every, arguments.validation_seeds, arguments.validation_epochs)
-    return f"{computed}-{recipe.hash_of('evaluation')}-{'-'.join(map(str, rule))}"
+    arguments, sections = recipe.distillation, recipe.sections()
+    names = [*RUN_SECTIONS, *OBJECTIVE_SECTIONS[arguments.objective], *(["evaluation"] if arguments.keep_best else [])]
+    settings = {name: value for of in names for name, value in section_values(sections[of], result_only=True).items()}
+    rule = ("validate_every", "validation_seeds", "validation_epochs") if arguments.keep_best else ()
+    return settings | {name: getattr(arguments, name) for name in rule}
 
 
 def build_objective(recipe: Recipe, data: ImageData) -> Objective:
@@ -130,8 +136,8 @@ def write_artifact(
     path: Path, distiller: Distiller, recipe: Recipe, data: ImageData, started_from: str | None = None
 ) -> None:
     """
-    The folder of a run's artifact in one piece, with its pictures and where it comes from: of `init_from` the
-    fingerprint of the weights that it started with.
+    The folder of a run's artifact in one piece, with where it comes from (of `init_from` the fingerprint of the
+    weights that it started with); then its pictures.
     """
     model, accelerator, device = distiller.model, distiller.accelerator, distiller.accelerator.device
     with atomic_directory(path) as aside:
@@ -152,9 +158,10 @@ def write_artifact(
             **environment(accelerator),
         }
         write_json(aside / DISTILLATION, provenance)
-        bases_per_class = min(3, model.config.bases_per_class)
-        save_gallery(model, data.processor, aside / "gallery.png", bases_per_class=bases_per_class)
-        plot_training_curves(Path(recipe.distillation.output_dir) / "metrics.jsonl", aside / "training_curves.png")
+    # Ornaments after it, each by itself: a picture that cannot be drawn costs no artifact.
+    few, metrics = min(3, model.config.bases_per_class), Path(recipe.distillation.output_dir) / "metrics.jsonl"
+    draw(accelerator, path / GALLERY, lambda file: save_gallery(model, data.processor, file, bases_per_class=few))
+    draw(accelerator, path / TRAINING_CURVES, lambda file: plot_training_curves(metrics, file))
 
 
 def _validation(recipe: Recipe, data: ImageData, accelerator: Accelerator) -> Callable[[HabaModel, int], float]:

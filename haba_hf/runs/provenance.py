@@ -1,6 +1,7 @@
 """What an artifact and its results are to be read with, and the artifact's files that every method writes alike."""
 
 import platform
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -33,6 +34,14 @@ def _cpu_name() -> str:
     lines = listing.read_text().splitlines() if listing.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or "cpu"
+
+
+def draw(accelerator: Accelerator, path: Path, save: Callable[[Path], None]) -> None:
+    """A picture beside an artifact that is whole without it: what hinders it is said, and costs nothing else."""
+    try:
+        save(path)
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        accelerator.print(f"{path} was not drawn: {error}")
 
 
 def write_model(folder: Path, model: HabaModel, processor: HabaProcessor, recipe: Recipe) -> None:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
+
+# Beside `name`: `.name.<process>.tmp` of a file, `.name.<process>.<random>.tmp` and `.old` of a folder.
+LEFTOVER = re.compile(r"\.(?P<name>.+?)\.(?P<process>\d+)(\.[^.]+)?\.(?P<kind>tmp|old)")
 
 
 @contextmanager
@@ -23,6 +28,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    remove_leftovers(path.parent, path.name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
@@ -49,7 +55,8 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        remove_leftovers(path.parent, path.name)
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", suffix=".tmp", dir=path.parent))
         aside.chmod(0o755)
         yield aside
         _exchange(path, aside)
@@ -58,6 +65,63 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     finally:
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """
+    Removes what processes that were killed left beside a file or folder of this name, or beside any: what they had
+    half written, and what they were about to replace, which comes back where nothing took its place.
+    """
+    if not folder.is_dir():
+        return
+    for path in sorted(folder.iterdir()):
+        found = LEFTOVER.fullmatch(path.name)
+        if found is None or name not in (None, found["name"]) or _runs(int(found["process"])):
+            continue
+        if found["kind"] == "old" and not (folder / found["name"]).exists():
+            os.replace(path, folder / found["name"])
+        elif path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    if process == os.getpid():
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it runs, and is another user's
+        return True
+    return True
+
+
+@contextmanager
+def locked(folder: str | Path) -> Iterator[None]:
+    """
+    Holds a folder for one run; the lock goes with its process, however that ends.
+
+    Raises:
+        `OSError`: if another run holds it, or it cannot be written.
+    """
+    path = Path(folder) / ".lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise OSError(
+            f"Another run is writing to {folder}: wait for it, stop it, or choose another output_dir."
+        ) from error
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
 
 
 def json_bytes(content: Any) -> bytes:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from haba_hf.distillation import checkpoints
-from haba_hf.distillation.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
+from haba_hf.distillation.checkpoints import clean_checkpoints, latest_checkpoint, load_checkpoint, save_checkpoint
 
 OPTIMIZERS = {
     "adam": lambda parameters: torch.optim.Adam(parameters, lr=0.1),
@@ -37,7 +37,7 @@ def train(modules, optimizers, steps=3):
 def save(output_dir, step, kind="adam", **extra):
     modules, optimizers = make(kind, seed=step)
     train(modules, optimizers)
-    state = {"step": step, "recipe_hash": "abc", "best": None, **extra}
+    state = {"step": step, "settings": {"seed": 1}, "best": None, **extra}
     carried = {"inner.weight": torch.arange(6.0).view(2, 3).T, "updates": torch.tensor(7)}
     return save_checkpoint(output_dir, state, modules, optimizers, carried), modules, optimizers
 
@@ -46,9 +46,10 @@ def save(output_dir, step, kind="adam", **extra):
 def test_training_goes_on_bit_for_bit(tmp_path, kind):
     path, modules, optimizers = save(tmp_path, 7, kind, best={"step": 5, "validation_accuracy": 61.25})
     again, optimizers_again = make(kind, seed=99)
-    state, carried = load_checkpoint(path, "abc", again, optimizers_again)
+    state, carried = load_checkpoint(path, {"seed": 1}, again, optimizers_again)
     assert carried["updates"] == 7 and torch.equal(carried["inner.weight"], torch.arange(6.0).view(2, 3).T)
-    assert state == {"step": 7, "recipe_hash": "abc", "best": {"step": 5, "validation_accuracy": 61.25}}
+    assert len(state.pop("sha256")) == 3
+    assert state == {"step": 7, "settings": {"seed": 1}, "best": {"step": 5, "validation_accuracy": 61.25}}
     train(modules, optimizers)
     train(again, optimizers_again)
     for name, value in modules["model"].state_dict().items():
@@ -74,23 +75,25 @@ def test_the_newest_two_are_kept(tmp_path):
 
 def test_latest(tmp_path):
     assert latest_checkpoint(tmp_path) is None
-    (tmp_path / "checkpoints" / "best").mkdir(parents=True)
-    (tmp_path / "checkpoints" / ".step-00000009.x.tmp").mkdir()
+    (tmp_path / "checkpoints" / "best-00000009").mkdir(parents=True)
+    (tmp_path / "checkpoints" / ".step-00000009.1.x.tmp").mkdir()
     assert latest_checkpoint(tmp_path) is None
     save(tmp_path, 3)
     newest, *_ = save(tmp_path, 20)
     assert latest_checkpoint(tmp_path) == newest
-    assert (tmp_path / "checkpoints" / "best").is_dir()
 
 
 def test_another_recipe(tmp_path):
     path, *_ = save(tmp_path, 7)
     modules, optimizers = make()
     before = modules["model"].weight.clone()
-    with pytest.raises(
-        ValueError, match=r"step-00000007 was written by another recipe \(hash abc, this one's is xyz\)"
-    ):
-        load_checkpoint(path, "xyz", modules, optimizers)
+    for settings in ({"seed": 2}, {"seed": 2, "steps": 9}):
+        with pytest.raises(
+            ValueError, match=r"step-00000007 was written with other settings \(seed 1, now 2.*\): choose"
+        ):
+            load_checkpoint(path, settings, modules, optimizers)
+    with pytest.raises(ValueError, match=r"\(steps None, now 9\)"):
+        load_checkpoint(path, {"seed": 1, "steps": 9}, modules, optimizers)
     assert torch.equal(modules["model"].weight, before)
 
 
@@ -112,15 +115,48 @@ def test_damaged(tmp_path, name, spoil):
     path, *_ = save(tmp_path, 7)
     spoil(path / name)
     with pytest.raises(ValueError, match=r"step-00000007 is damaged \(.*\): delete it to resume from the one before"):
-        load_checkpoint(path, "abc", *make())
+        load_checkpoint(path, {"seed": 1}, *make())
 
 
-@pytest.mark.parametrize("state", [{}, {"step": 7}])
+def test_a_flipped_bit_is_not_resumed(tmp_path):
+    path, *_ = save(tmp_path, 7)
+    for name in ("model.safetensors", "optimizer.safetensors", "objective.safetensors"):
+        content = bytearray((path / name).read_bytes())
+        content[-1] ^= 1
+        (path / name).write_bytes(content)
+        modules, optimizers = make()
+        before = modules["model"].weight.clone()
+        with pytest.raises(ValueError, match=f"is damaged .*{name}: not what was written"):
+            load_checkpoint(path, {"seed": 1}, modules, optimizers)
+        assert torch.equal(modules["model"].weight, before), "nothing is put back"
+        content[-1] ^= 1
+        (path / name).write_bytes(content)
+    load_checkpoint(path, {"seed": 1}, modules, optimizers)
+
+
+def test_a_setting_that_may_differ(tmp_path):
+    path, *_ = save(tmp_path, 7, settings={"seed": 1, "steps": 7})
+    assert load_checkpoint(path, {"seed": 1, "steps": 9}, *make(), may_differ=["steps"])[0]["step"] == 7
+
+
+def test_best_models_stay_while_a_checkpoint_names_them(tmp_path):
+    folder = tmp_path / "checkpoints"
+    for step, best in ((2, 1), (3, 3), (4, 3)):
+        (folder / f"best-{best:08d}").mkdir(parents=True, exist_ok=True)
+        save(tmp_path, step, best={"step": best, "validation_accuracy": 5.0})
+        if step == 3:
+            assert {path.name for path in folder.glob("best-*")} == {"best-00000001", "best-00000003"}
+    (folder / f"best-{5:08d}").mkdir()  # of a validation whose checkpoint did not come to be
+    clean_checkpoints(tmp_path)
+    assert sorted(os.listdir(folder)) == ["best-00000003", "step-00000003", "step-00000004"]
+
+
+@pytest.mark.parametrize("state", [{}, {"step": 7}, []])
 def test_state_without_its_fields(tmp_path, state):
     path, *_ = save(tmp_path, 7)
     (path / "state.json").write_text(json.dumps(state))
     with pytest.raises(ValueError, match="is damaged"):
-        load_checkpoint(path, "abc", *make())
+        load_checkpoint(path, {"seed": 1}, *make())
 
 
 def test_foreign_tensors(tmp_path):
@@ -129,7 +165,7 @@ def test_foreign_tensors(tmp_path):
         original = (path / f"{name}.safetensors").read_bytes()
         checkpoints.save_file({"something": torch.zeros(3)}, path / f"{name}.safetensors")
         with pytest.raises(ValueError, match="is damaged"):
-            load_checkpoint(path, "abc", *make())
+            load_checkpoint(path, {"seed": 1}, *make())
         (path / f"{name}.safetensors").write_bytes(original)
 
 
@@ -149,7 +185,7 @@ def test_an_interruption_leaves_the_older_checkpoints(tmp_path, monkeypatch):
             save(tmp_path, 6)
     assert latest_checkpoint(tmp_path) == older
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step-00000002", "step-00000004"]
-    assert load_checkpoint(older, "abc", *make())[0]["step"] == 4
+    assert load_checkpoint(older, {"seed": 1}, *make())[0]["step"] == 4
 
 
 @pytest.fixture

@@ -1,16 +1,18 @@
 """Algorithm 1 as a run: resume, errors, logs, random numbers, schedules, and several processes."""
 
+import json
 import math
 import os
 import random
 import shutil
+import signal
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from haba_hf.distillation import Adversary, DistributionMatching
+from haba_hf.distillation import Adversary, Distiller, DistributionMatching
 from haba_hf.distillation.checkpoints import latest_checkpoint
 from haba_hf.utils.seeds import seeded_generator
 from tiny import (
@@ -115,9 +117,72 @@ def test_a_checkpoint_of_another_recipe(tmp_path):
     recipe = tiny_recipe(output_dir=str(tmp_path))
     make(recipe).run()
     log = (tmp_path / "metrics.jsonl").read_text()
-    with pytest.raises(ValueError, match=r"written by another recipe \(hash abc, this one's is xyz\): choose another"):
-        make(recipe, recipe_hash="xyz").run()
+    with pytest.raises(ValueError, match=r"written with other settings \(recipe abc, now xyz\): choose another"):
+        make(recipe, settings={"recipe": "xyz"}).run()
     assert (tmp_path / "metrics.jsonl").read_text() == log
+
+
+def run_of(tmp_path, steps, **changes):
+    recipe = tiny_recipe(output_dir=str(tmp_path), steps=steps, **changes)
+    return make(recipe, settings={"steps": steps, "schedule": recipe.distillation.learning_rate_schedule})
+
+
+def test_more_steps_lengthen_a_run(tmp_path):
+    """At constant learning rates the longer run is the one that was asked for at first."""
+    run_of(tmp_path / "a", 4).run()
+    longer, whole = run_of(tmp_path / "a", 7), run_of(tmp_path / "b", 7)
+    longer.run()
+    whole.run()
+    assert_same(states(longer), states(whole))
+    assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
+    with pytest.raises(ValueError, match="step-00000007 is beyond the 5 steps asked for"):
+        run_of(tmp_path / "a", 5).run()
+
+
+def test_a_run_whose_rates_follow_its_length_cannot_be_lengthened(tmp_path):
+    run_of(tmp_path, 4, learning_rate_schedule="cosine").run()
+    with pytest.raises(ValueError, match=r"other settings \(steps 4, now 7\)"):
+        run_of(tmp_path, 7, learning_rate_schedule="cosine").run()
+
+
+def test_other_processes_are_refused_and_other_threads_said(tmp_path, capsys):
+    run_of(tmp_path, 4).run()
+    path = latest_checkpoint(tmp_path) / "state.json"
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps(state | {"threads": 96}))
+    run_of(tmp_path, 5).run()
+    assert "where 96 began: the last bits of sums will differ" in capsys.readouterr().out
+    path = latest_checkpoint(tmp_path) / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"processes": 3}))
+    with pytest.raises(ValueError, match=r"written by 3 process\(es\), but this run has 1, .*: launch as many"):
+        run_of(tmp_path, 6).run()
+
+
+class Signalled(Distiller):
+    """Gets a signal in the log call of step 5, which is not one of a checkpoint."""
+
+    signum = signal.SIGTERM
+
+    def log(self, logs):
+        super().log(logs)
+        if self.step_number == 5:
+            os.kill(os.getpid(), self.signum)
+
+
+@pytest.mark.parametrize(("signum", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_ends_a_run_where_nothing_is_lost(tmp_path, monkeypatch, signum, error):
+    monkeypatch.setattr(Signalled, "signum", signum)
+    recipe = tiny_recipe(output_dir=str(tmp_path / "a"), steps=7, checkpoint_every=4)
+    with pytest.raises(error) as stopped:
+        make(recipe, kind=Signalled).run()
+    assert str(stopped.value) == "step 5 is saved, run the same command again to go on"
+    assert getattr(stopped.value, "code", 143) == 143
+    assert latest_checkpoint(tmp_path / "a").name == "step-00000005"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "as it was before"
+    resumed, whole = make(recipe), make(tiny_recipe(output_dir=str(tmp_path / "b"), steps=7))
+    resumed.run()
+    whole.run()
+    assert_same(states(resumed), states(whole))
 
 
 def test_the_log_is_cut_to_the_resumed_step(tmp_path):

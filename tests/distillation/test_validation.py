@@ -28,7 +28,7 @@ class TestValidation:
             line["step"]: line["validation_accuracy"] for line in metrics(tmp_path) if "validation_accuracy" in line
         } == self.accuracies
         assert_same(dict(model.state_dict()), self.seen[7])
-        assert not (tmp_path / "checkpoints" / "best").exists()
+        assert not list((tmp_path / "checkpoints").glob("best*"))
 
     def test_validation_changes_nothing(self, tmp_path):
         make(self.settings(tmp_path / "a"), validate=self.validate).run()
@@ -42,7 +42,9 @@ class TestValidation:
     def test_keep_best(self, tmp_path, capsys):
         model = make(self.settings(tmp_path, keep_best=True), validate=self.validate).run()
         assert_same(dict(model.state_dict()), self.seen[4])
-        assert_same(dict(HabaModel.from_pretrained(tmp_path / "checkpoints" / "best").state_dict()), self.seen[4])
+        assert_same(
+            dict(HabaModel.from_pretrained(tmp_path / "checkpoints" / "best-00000004").state_dict()), self.seen[4]
+        )
         assert "Kept step 4, the best of the validations (70.0 %)" in capsys.readouterr().out
         assert latest_checkpoint(tmp_path).name == "step-00000007"
 

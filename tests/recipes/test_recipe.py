@@ -1,6 +1,7 @@
 """The recipe: its files parse, it survives a round trip, and its hash changes with the result only."""
 
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from haba_hf.recipes import Recipe, RecipeError, parse_recipe, recipes_folder, run_script, section_values
+from haba_hf.utils.interrupts import Terminated
 
 RECIPES = sorted(recipes_folder().rglob("*.yaml"))
 
@@ -63,6 +65,32 @@ def test_write_to_an_unwritable_place(tmp_path):
         Recipe().write(tmp_path / "recipe.yaml")
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((name, "-0.1") for name in ("basis_learning_rate", "hallucinator_learning_rate", "lambda_con", "lambda_dd")),
+        *((name, "5") for name in ("momentum", "adam_beta1", "expert_momentum", "evaluation_momentum")),
+        ("momentum", "1"),
+        ("alpha_min", "-5"),
+        ("validate_every", "-1"),
+        ("validation_epochs", "0"),
+        ("evaluation_weight_decay", "-0.1"),
+        ("seed", "-1"),
+        ("seed", str(2**63)),
+        ("data_seed", "-3"),
+        ("output_dir", " "),
+        ("network_width", "1000000"),
+        ("student_width", "1000000"),
+        ("network_depth", "100"),
+        ("resize", "100000"),
+        ("train_split", "test"),
+    ],
+)
+def test_a_value_out_of_bounds_is_one_sentence(field, value):
+    with pytest.raises(ValueError, match=rf"\b{field}\b.*(must be|is empty)"):
+        parse_recipe([f"--{field}={value}", "--test_split=test"])
+
+
 def test_hash():
     recipe = Recipe()
     assert len(recipe.hash) == 12
@@ -108,6 +136,26 @@ def test_run_script_prints_one_line(error, line, capsys, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         run_script(main)
     assert stop.value.code == 2
+    assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize(
+    ("stop", "status", "line"),
+    [
+        (KeyboardInterrupt(), 130, "stopped: run the same command again to go on\n"),
+        (KeyboardInterrupt("step 5 is saved"), 130, "stopped: step 5 is saved\n"),
+        (Terminated("step 5 is saved"), 143, "stopped: step 5 is saved\n"),
+    ],
+)
+def test_a_stopped_script_says_how_to_go_on(stop, status, line, capsys):
+    def main():
+        raise stop
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as left:
+        run_script(main)
+    assert left.value.code == status
+    assert signal.getsignal(signal.SIGTERM) is before
     assert capsys.readouterr().err == line
 
 

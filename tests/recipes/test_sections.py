@@ -150,6 +150,27 @@ def test_wrong_value_in_a_file(tmp_path, text, message):
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("minutes: 010", "minutes: write 010 as a plain whole number; YAML would read another one"),  # 8
+        ("minutes: 1:30", "minutes: write 1:30 as a plain whole number"),  # 90
+        ("layers: [1, 0x10]", "layers: write 0x10 as a plain whole number"),
+        ("minutes: &a 1\nlayers: [*a]", "a recipe has no aliases"),
+        ("layers: " + "[" * 3000, "not a YAML file"),
+        ("layers: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
+        ("# " + "x" * 2**20, "bytes are no recipe"),
+        ("minutes: " + "x" * 10_000, "expected a whole number, got 'xxxx"),
+    ],
+    ids=range(8),
+)
+def test_files_that_mean_another_number_or_would_fill_the_memory(tmp_path, text, message):
+    with pytest.raises(RecipeError) as error:
+        parse(tmp_path, text)
+    assert message in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--minutes", "many"], "command line: minutes: expected a whole number, got 'many'"),

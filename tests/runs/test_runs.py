@@ -28,7 +28,7 @@ from haba_hf.runs import (
     student_network,
     train_one_student,
 )
-from haba_hf.runs.distilling import run_hash
+from haba_hf.runs.distilling import run_settings
 from tiny import tiny_accelerator
 
 CLASS_NAMES = ["green tea", "lava", "sky"]
@@ -189,7 +189,7 @@ def test_a_run_that_ends_by_its_time(recipe_of):
 
 def test_a_checkpoint_depends_on_what_its_objective_reads():
     def hash_of(objective, **changes):
-        return run_hash(
+        return run_settings(
             parse_recipe([f"--{name}={value}" for name, value in {"objective": objective, **changes}.items()])
         )
 
@@ -218,7 +218,7 @@ def test_a_checkpoint_depends_on_what_its_objective_reads():
 def test_a_checkpoint_depends_on_the_validation_that_chooses_its_step():
     def hash_of(**changes):
         given = {"keep_best": True, "validate_every": 5, **changes}
-        return run_hash(parse_recipe([f"--{name}={value}" for name, value in given.items()]))
+        return run_settings(parse_recipe([f"--{name}={value}" for name, value in given.items()]))
 
     for name in ("validate_every", "validation_seeds", "validation_epochs", "student_epochs", "steps"):
         assert hash_of(**{name: 7}) != hash_of(), name
@@ -268,7 +268,7 @@ def test_plain_pixels_with_validation_keep_the_best(recipe_of, tmp_path):
     state = json.loads((tmp_path / "run" / "checkpoints" / "step-00000005" / "state.json").read_text())
     best = max(validated, key=validated.get)
     assert state["best"] == {"step": best, "validation_accuracy": validated[best]}
-    kept = load_file(tmp_path / "run" / "checkpoints" / "best" / "model.safetensors")
+    kept = load_file(tmp_path / "run" / "checkpoints" / f"best-{best:08d}" / "model.safetensors")
     assert torch.equal(kept["bases"], load_file(artifact / "model.safetensors")["bases"])
     (row,) = evaluate(recipe, tiny_accelerator())
     assert row.system == "plain pixels"
@@ -310,7 +310,7 @@ def test_one_objective_starts_from_anothers_artifact(recipe_of, tmp_path):
     distill(recipe_of(**small, steps=7, output_dir=tmp_path / "third"), tiny_accelerator())
     shutil.rmtree(first)
     shutil.copytree(tmp_path / "third" / "artifact", first)
-    with pytest.raises(ValueError, match="was written by another recipe"):
+    with pytest.raises(ValueError, match=r"was written with other settings \(started_from"):
         distill(started, tiny_accelerator())
 
 
@@ -354,7 +354,9 @@ def test_a_finished_run_is_left_as_it_is_and_another_recipe_is_refused(recipe_of
     written = weights.read_bytes()
     assert (distill(recipe, accelerator) / "model.safetensors").read_bytes() == written
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 5
-    with pytest.raises(ValueError, match=r"step-00000005 was written by another recipe .* choose another output_dir"):
+    with pytest.raises(
+        ValueError, match=r"step-00000005 was written with other settings .* choose another output_dir"
+    ):
         distill(recipe_of(basis_learning_rate=0.5), accelerator)
     assert weights.read_bytes() == written
 

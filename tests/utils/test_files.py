@@ -1,6 +1,8 @@
 import errno
 import os
 import resource
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from haba_hf.utils.files import atomic_directory, atomic_file, check_writable
+from haba_hf.utils.files import atomic_directory, atomic_file, check_writable, locked, remove_leftovers
 
 
 def tree(folder):
@@ -245,3 +247,55 @@ def test_check_writable_finds_a_full_disk(tmp_path, monkeypatch):
     with cannot_write(tmp_path / ".writable", "No space left on device. "):
         check_writable(tmp_path)
     assert tree(tmp_path) == []
+
+
+# --- runs that were killed, and runs that meet -----------------------------------------------------------------------
+
+
+def a_dead_process():
+    """A process number that no process has."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
+def test_what_a_killed_process_left_is_removed_when_its_target_is_written(tmp_path):
+    dead, alive = a_dead_process(), os.getppid()
+    (tmp_path / f".x.json.{dead}.tmp").write_text("half")
+    (tmp_path / f".x.json.{alive}.tmp").write_text("another process is writing this")
+    (tmp_path / f".y.{dead}.abc.tmp").mkdir()
+    (tmp_path / ".mine.tmp").write_text("a user's")
+    with atomic_file(tmp_path / "x.json") as aside:
+        aside.write_text("whole")
+    assert tree(tmp_path) == sorted([f".x.json.{alive}.tmp", f".y.{dead}.abc.tmp", ".mine.tmp", "x.json"])
+    with atomic_directory(tmp_path / "y"):
+        pass
+    assert tree(tmp_path) == sorted([f".x.json.{alive}.tmp", ".mine.tmp", "x.json", "y"])
+
+
+def test_a_folder_that_was_about_to_be_replaced_comes_back(tmp_path):
+    dead = a_dead_process()
+    for name in ("gone", "there"):
+        (tmp_path / f".{name}.{dead}.abc.old").mkdir()
+        (tmp_path / f".{name}.{dead}.abc.old" / "content").write_text("old")
+    (tmp_path / "there").mkdir()
+    remove_leftovers(tmp_path)
+    assert tree(tmp_path) == ["gone", "gone/content", "there"]
+    remove_leftovers(tmp_path / "nowhere")
+
+
+def test_a_folder_is_locked_for_one_run(tmp_path):
+    held = "import sys, time\nfrom haba_hf.utils.files import locked\n"
+    held += "with locked(sys.argv[1]):\n    print(flush=True)\n    time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", held, tmp_path / "run"], stdout=subprocess.PIPE)
+    other.stdout.readline()
+    with (
+        pytest.raises(OSError, match=r"Another run is writing to .*run: wait for it, stop it, or choose"),
+        locked(tmp_path / "run"),
+    ):
+        raise AssertionError("two runs")
+    other.kill()
+    other.wait()
+    with locked(tmp_path / "run"):
+        assert tree(tmp_path) == ["run", "run/.lock"]
+    assert tree(tmp_path) == ["run"]

@@ -202,7 +202,7 @@ def distill(
     stored = {} if storage is None else {"num_hallucinators": 0, **storage}
     model, accelerator = artifact(size, bases_per_class, **stored), Accelerator(cpu=True)
     sections = arguments, recipe.adversary, network_arguments
-    distiller = Distiller(model, matching, *sections, data, accelerator, recipe_hash="")
+    distiller = Distiller(model, matching, *sections, data, accelerator, settings={})
     steps = size.bank_steps if recipe.distribution_matching.network_bank else 1
 
     def run() -> int:
