@@ -38,6 +38,7 @@ def scramble(model):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        model.student_learning_rate.abs_()
     return model
 
 

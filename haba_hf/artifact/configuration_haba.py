@@ -1,5 +1,6 @@
 """Configuration of a distilled data set: how many bases and hallucinators, and the shape of what they restore."""
 
+import dataclasses
 import itertools
 import math
 
@@ -10,6 +11,12 @@ from transformers import PreTrainedConfig
 MAX_FLOATS = 2**30
 # Every class gets a name, which takes memory before any size can be checked.
 MAX_LABELS = 2**17
+
+# A module or a number for each takes time and memory before any size can be checked.
+MAX_HALLUCINATORS, MAX_STEP_SIZES = 10_000, 1_000_000
+# What transformers writes beside the fields of a config. Any other key is refused: one such as `transformers_weights`,
+# which names another file of weights, would be obeyed.
+OTHER_KEYS = {"_commit_hash", "_name_or_path", "auto_map", "model_type", "num_labels", "torch_dtype"}
 
 CHOICES = {
     "label_kind": ("hard", "soft"),
@@ -150,6 +157,15 @@ class HabaConfig(PreTrainedConfig):
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(f"This is the config of a {model_type} model, not of a haba artifact.")
+        known = {known.name for known in dataclasses.fields(cls)} | OTHER_KEYS
+        unknown = sorted(map(str, config_dict.keys() - known))
+        if unknown:
+            raise ValueError(
+                f"The config has {', '.join(unknown[:5])}, which no haba artifact has: save it again, or take it out."
+            )
+        dtype = config_dict.get("dtype", config_dict.get("torch_dtype"))
+        if str(dtype).removeprefix("torch.") not in ("None", "float32", "bfloat16"):
+            raise ValueError(f"The config asks for {dtype}, but an artifact is float32 or bfloat16 in memory.")
         return super().from_dict(config_dict, **kwargs)
 
     # Not a `validate_` method, whose ValueError the strict dataclass would hide in an error of its own.
@@ -170,6 +186,9 @@ class HabaConfig(PreTrainedConfig):
         for name in ("bases_per_class", "sample_channels", "sample_height", "sample_width", "formation_factor"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name, most in (("num_hallucinators", MAX_HALLUCINATORS), ("num_step_sizes", MAX_STEP_SIZES)):
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} must be at most {most:,}, got {getattr(self, name):,}.")
         if self.num_hallucinators < 0:
             raise ValueError(f"num_hallucinators must be 0 (bases alone) or more, got {self.num_hallucinators}.")
         if not 0 <= self.hallucinator_depth <= 3:

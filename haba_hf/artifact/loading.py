@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from transformers import FeatureExtractionMixin
+from transformers.utils import FEATURE_EXTRACTOR_NAME
 
+from .files_haba import read_settings
 from .modeling_haba import HabaModel
 from .processing_audio_haba import HabaAudioProcessor
 from .processing_haba import HabaImageProcessor
@@ -39,9 +40,9 @@ def load_processor(artifact: str | Path, local_files_only: bool = False) -> Haba
 
     Raises:
         `OSError`: if there is no `preprocessor_config.json`.
-        `ValueError`: if it is of another processor.
+        `ValueError`: if it cannot be read, or is of another processor.
     """
-    settings, _ = FeatureExtractionMixin.get_feature_extractor_dict(artifact, local_files_only=local_files_only)
+    settings = read_settings(artifact, FEATURE_EXTRACTOR_NAME, {"local_files_only": local_files_only})
     if settings.get("feature_extractor_type") == HabaAudioProcessor.__name__:
         return HabaAudioProcessor.from_pretrained(artifact, local_files_only=local_files_only)
     if settings.get("image_processor_type") == HabaImageProcessor.__name__:

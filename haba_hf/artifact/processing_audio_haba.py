@@ -3,6 +3,7 @@
 # Shape suffixes: B clips, S sound samples of a clip, F frequencies, T frames; of a spectrogram, as of an image, C = 1
 # channel, H height (frequency, the lowest first) and W width (time).
 
+import os
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -11,8 +12,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 from transformers import BatchFeature, FeatureExtractionMixin
+from transformers.utils import FEATURE_EXTRACTOR_NAME
 
 from .configuration_haba import HabaConfig
+from .files_haba import read_settings
 
 FRAMES_MULTIPLE = 8  # frames are padded with silence to a multiple of it: 125 to 128
 FITS = ("end", "center", "refuse")
@@ -115,13 +118,28 @@ class HabaAudioProcessor(FeatureExtractionMixin):
                 f"{n_fft}: raise clip_seconds."
             )
 
+    @classmethod
+    def get_feature_extractor_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As in transformers, from `preprocessor_config.json` alone."""
+        settings = read_settings(pretrained_model_name_or_path, FEATURE_EXTRACTOR_NAME, kwargs)
+        _, others = super().get_feature_extractor_dict(pretrained_model_name_or_path, **kwargs)
+        return settings, others
+
     def check_fits(self, config: HabaConfig) -> None:
         """
         Refuses to bring clips and the samples of an artifact together that live in different spaces.
 
         Raises:
-            `ValueError`: if the artifact's samples are whitened images.
+            `ValueError`: if the artifact's samples are whitened images, or of another size.
         """
+        found = (1, self.size["height"], self.size["width"])
+        if found != config.sample_shape:
+            raise ValueError(
+                f"The processor makes spectrograms {list(found)} (C, H, W), but the artifact's samples are "
+                f"{list(config.sample_shape)}: use the processor saved with it."
+            )
         if config.whitening is not None:
             raise ValueError("The artifact's samples are whitened images, but the processor is of speech.")
 

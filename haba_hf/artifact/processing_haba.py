@@ -12,8 +12,10 @@ from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import is_pil_image
 from transformers.processing_utils import ImagesKwargs
+from transformers.utils import IMAGE_PROCESSOR_NAME
 
 from .configuration_haba import HabaConfig
+from .files_haba import read_settings
 from .whitening_haba import WHITENING, ZcaWhitening
 
 # ITU-R 601 luma in Pillow's 16-bit fixed point, so that a grey image is bit-equal to `image.convert("L")`.
@@ -124,8 +126,15 @@ class HabaImageProcessor(BaseImageProcessor):
         would do no better than chance.
 
         Raises:
-            `ValueError`: if only one of the two is whitened, or each in another way.
+            `ValueError`: if images have another size or number of channels than samples, only one of the two is
+                whitened, or each in another way.
         """
+        found = (self.num_channels, self.size["height"], self.size["width"])
+        if found != config.sample_shape:
+            raise ValueError(
+                f"The processor makes images {list(found)} (C, H, W), but the artifact's samples are "
+                f"{list(config.sample_shape)}: use the processor saved with it."
+            )
         ours, theirs = self.whitening_fingerprint, config.whitening
         if ours != theirs:
             samples = "are not whitened" if theirs is None else f"live in ZCA-whitened space ({theirs})"
@@ -338,7 +347,8 @@ class HabaImageProcessor(BaseImageProcessor):
             `ValueError`: if the settings name a whitening and its file is missing, damaged or another one's.
         """
         source = pretrained_model_name_or_path
-        settings, others = super().get_image_processor_dict(source, **kwargs)
+        settings = read_settings(source, IMAGE_PROCESSOR_NAME, kwargs)  # no processor_config.json in its place
+        _, others = super().get_image_processor_dict(source, **kwargs)
         if settings.get("whitening") is not None:
             settings["whitening"] = ZcaWhitening.of_processor(source, settings["whitening"], kwargs)
         return settings, others

@@ -3,21 +3,28 @@
 import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import HfApi
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import logging
+from transformers.utils import SAFE_WEIGHTS_NAME, is_peft_available, logging
 
 from .card_haba import short_card
 from .configuration_haba import HabaConfig
+from .files_haba import find_file
 from .storage_haba import decode_int8, encode_int8
 
 logger = logging.get_logger(__name__)
+
+ADAPTER_CONFIG = "adapter_config.json"
+ONE_FILE = "1TB"
+FLOATS = ("F32", "BF16", "F16")
+INTEGERS = {torch.int8: ("I8",), torch.int64: ("I64",)}
 
 # The part of the storage that a parameter is of, by the first of its name.
 PARTS = {
@@ -47,6 +54,8 @@ class StoredModel(PreTrainedModel):
     bases: nn.Parameter
     basis_codes: Tensor
     basis_scales: Tensor
+    class_ids: Tensor
+    student_learning_rate: nn.Parameter
 
     def _register_codes(self) -> None:
         """What is saved in place of the bases, where they are saved in 8 bits."""
@@ -80,6 +89,9 @@ class StoredModel(PreTrainedModel):
         """
         source = pretrained_model_name_or_path or "state_dict"
         kwargs["use_safetensors"] = True  # a pickle can run code
+        file = None
+        if pretrained_model_name_or_path is not None and kwargs.get("variant") is None:
+            file = _only_file_of_weights(pretrained_model_name_or_path, kwargs)
         try:
             model, report = super().from_pretrained(
                 pretrained_model_name_or_path,
@@ -98,13 +110,42 @@ class StoredModel(PreTrainedModel):
         if ignore_mismatched_sizes:
             report["mismatched_keys"] = set()
         _refuse_misfits(source, report)
+        if file is not None:
+            model._check_bits(source, file)
+        model._check_values(source)
         return model
+
+    def _check_bits(self, source: Any, file: str) -> None:
+        """Refuses a file whose numbers are of another kind than the model's: transformers would convert them."""
+        with safe_open(file, framework="pt") as weights:
+            for name, tensor in self._stored_state().items():
+                kinds = FLOATS if tensor.is_floating_point() else INTEGERS[tensor.dtype]
+                found = weights.get_slice(name).get_dtype()
+                if found not in kinds:
+                    raise ValueError(
+                        f"{name} of {source} is saved as {found} in place of {' or '.join(kinds)}: save or download "
+                        "it again."
+                    )
+
+    def _check_values(self, source: Any) -> None:
+        """Refuses what no training gives, and labels that are not those of their bases."""
+        named = [*self.named_parameters(), *self.named_buffers()]
+        wrong = [name for name, tensor in named if tensor.is_floating_point() and not tensor.isfinite().all()]
+        if wrong:
+            raise ValueError(f"{source} holds NaN or infinite numbers ({', '.join(wrong[:3])}): distil it again.")
+        of_bases = torch.arange(self.config.num_bases, device=self.class_ids.device) // self.config.bases_per_class
+        if not torch.equal(self.class_ids, of_bases):
+            raise ValueError(f"The class_ids of {source} are not those of its bases, bases_per_class of each class.")
+        if self.student_learning_rate <= 0:
+            raise ValueError(f"The student_learning_rate of {source} is not positive: distil it again.")
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """
         As in transformers, in the bits of `config.storage_dtype`: what is learned is first rounded to them, so that a
-        model is afterwards, bit for bit, what is loaded again.
+        model is afterwards, bit for bit, what is loaded again. Whatever `max_shard_size` says, weights are one file,
+        `model.safetensors`, which alone is read.
         """
+        kwargs["max_shard_size"] = ONE_FILE
         if kwargs.get("state_dict") is None:
             self.round_to_storage()
             kwargs["state_dict"] = self._stored_state()
@@ -180,6 +221,15 @@ class StoredModel(PreTrainedModel):
                 revision=revision,
                 create_pr=create_pr,
             )
+
+
+def _only_file_of_weights(source: str | os.PathLike, options: dict[str, Any]) -> str:
+    """`model.safetensors`: neither parts of weights that an index names nor an adapter's base model."""
+    if is_peft_available():  # it would be looked for, and its base model loaded
+        with suppress(OSError):
+            find_file(source, ADAPTER_CONFIG, options)
+            raise ValueError(f"{source} holds an adapter ({ADAPTER_CONFIG}), which no haba artifact has.")
+    return find_file(source, SAFE_WEIGHTS_NAME, options)
 
 
 def _refuse_misfits(source: Any, report: dict) -> None:

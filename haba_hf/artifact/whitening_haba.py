@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers.utils import cached_file
+
+from .files_haba import find_file
 
 WHITENING = "whitening.safetensors"  # beside the processor's preprocessor_config.json
 EPSILON = 0.1  # added to each variance, as in the released code of MTT and HaBa, which took kornia's whitening
 MAX_VALUES = 3 * 64 * 64  # of an image: a matrix of 604 MB
 FIT_BATCH_SIZE = 1024
-# Arguments of from_pretrained that say where a file is.
-PLACES = ("cache_dir", "force_download", "proxies", "token", "local_files_only", "revision", "subfolder")
 
 
 class ZcaWhitening:
@@ -157,9 +156,8 @@ class ZcaWhitening:
         Raises:
             `ValueError`: if the file is missing, damaged or another whitening's.
         """
-        folder = os.path.dirname(source) if os.path.isfile(source) else source
         try:
-            path = cached_file(folder, WHITENING, **{name: options[name] for name in PLACES if name in options})
+            path = find_file(source, WHITENING, options)
         except OSError as error:
             raise ValueError(
                 f"The processor of {source} whitens images, but its {WHITENING} is missing: without it images "

@@ -106,6 +106,7 @@ def read_artifact(directory: str | Path) -> Artifact:
             f"{directory} holds distillation.json and coreset.json, but an artifact is either distilled or chosen: "
             "remove the one that is not of it."
         )
+    _check_fingerprints(directory, model, processor, distillation or coreset)
     measurements = _read_measurements(directory, model, distillation or coreset)
     artifact = Artifact(
         directory=directory,
@@ -133,6 +134,26 @@ def weights_fingerprint(model: HabaModel) -> str:
         digest.update(f"{name} {values.dtype} {list(values.shape)} ".encode())
         digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def fingerprints(model: HabaModel, processor: HabaProcessor) -> dict[str, str]:
+    """Of the two files that an artifact is, for the record of where it comes from."""
+    settings = json.dumps(processor.to_dict(), sort_keys=True, default=str)
+    return {
+        "weights_fingerprint": weights_fingerprint(model),
+        "processor_fingerprint": hashlib.sha256(settings.encode()).hexdigest()[:16],
+    }
+
+
+def _check_fingerprints(directory: Path, model: HabaModel, processor: HabaProcessor, origin: dict[str, Any]) -> None:
+    """Older records carry none."""
+    for name, found in fingerprints(model, processor).items():
+        if origin.get(name, found) != found:
+            raise ValueError(
+                f"The {name.removesuffix('_fingerprint')} in {directory} is not what was distilled or chosen there "
+                f"({name} {found}, on record {origin[name]}): a file was changed or damaged, so fetch or make it "
+                "again."
+            )
 
 
 def published_records(artifact: Artifact) -> Files:

@@ -51,8 +51,8 @@ def select_coreset(recipe: Recipe, accelerator: Accelerator) -> Path:
         rows_of_class = coreset.rows.view(data.num_labels, -1).tolist()
         with atomic_directory(path) as aside:
             model = real_images_artifact(data, coreset.rows, config)
-            write_model(aside, model, data.processor, recipe)
             provenance = {
+                **write_model(aside, model, data.processor, recipe),
                 "coreset": recipe.coreset.coreset,
                 "recipe_hash": recipe.hash,
                 "dataset": data.name,

@@ -141,8 +141,8 @@ def write_artifact(
     """
     model, accelerator, device = distiller.model, distiller.accelerator, distiller.accelerator.device
     with atomic_directory(path) as aside:
-        write_model(aside, model, data.processor, recipe)
         provenance = {
+            **write_model(aside, model, data.processor, recipe),
             "recipe_hash": recipe.hash,
             "dataset": data.name,
             "data_fingerprint": data.fingerprint,

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from ..artifact.loading import HabaProcessor
 from ..artifact.modeling_haba import HabaModel
-from ..hub.artifact import RECIPE
+from ..hub.artifact import RECIPE, fingerprints
 from ..recipes import Recipe
 
 
@@ -44,8 +44,14 @@ def draw(accelerator: Accelerator, path: Path, save: Callable[[Path], None]) -> 
         accelerator.print(f"{path} was not drawn: {error}")
 
 
-def write_model(folder: Path, model: HabaModel, processor: HabaProcessor, recipe: Recipe) -> None:
-    """The artifact itself, its processor and its recipe, into a folder."""
+def write_model(folder: Path, model: HabaModel, processor: HabaProcessor, recipe: Recipe) -> dict[str, str]:
+    """
+    The artifact itself, its processor and its recipe, into a folder.
+
+    Returns:
+        The fingerprints of weights and processor, for the record of where they come from.
+    """
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     recipe.write(folder / RECIPE)
+    return fingerprints(model, processor)

@@ -106,7 +106,7 @@ def test_modes_without_a_fixed_range_are_refused(mode):
 
 def transparent_palette():
     image = Image.fromarray(random_pixels(8, 8, 3)).convert("P")
-    image.info["transparency"] = 0
+    image.info["transparency"] = image.getpixel((0, 0))
     return image
 
 

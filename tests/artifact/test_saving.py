@@ -1,10 +1,12 @@
 """To a folder and back: bit for bit, in other types, by remote code, and what is refused."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import textwrap
+import time
 
 import numpy as np
 import pytest
@@ -41,17 +43,13 @@ def test_the_file_holds_the_floats_of_the_report(tmp_path):
     assert not list(tmp_path.glob("*.bin"))
 
 
-def test_shards_and_state_dicts(tmp_path):
+def test_one_file_and_state_dicts(tmp_path):
     model = scramble(make_model())
     model.save_pretrained(tmp_path, max_shard_size="2KB")
-    shards = sorted(tmp_path.glob("model-*.safetensors"))
-    assert len(shards) > 1
+    assert not list(tmp_path.glob("model-*")) and not list(tmp_path.glob("*index*"))
     assert torch.equal(HabaModel.from_pretrained(tmp_path)().samples, model().samples)
     loaded = HabaModel.from_pretrained(None, config=model.config, state_dict=model.state_dict())
     assert torch.equal(loaded().samples, model().samples)
-    shards[-1].write_bytes(shards[-1].read_bytes()[:-20])
-    with pytest.raises(ValueError, match="cut off"):
-        HabaModel.from_pretrained(tmp_path)
 
 
 def test_bfloat16(tmp_path):
@@ -261,5 +259,87 @@ def test_pickled_weights_are_refused(saved, arguments):
     model, path, _ = saved
     (path / "model.safetensors").unlink()
     torch.save(model.state_dict(), path / "pytorch_model.bin")
-    with pytest.raises(OSError, match=f"no file named model.safetensors found in directory {path}"):
+    with pytest.raises(OSError, match=f"There is no file model.safetensors in {path}"):
         HabaModel.from_pretrained(path, **arguments)
+
+
+# --- what a config or a file would put in the place of the artifact's own --------------------------------------------
+
+
+@pytest.fixture
+def folder(saved):
+    return saved[1]
+
+
+def change_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def change_weights(folder, **changes):
+    tensors = load_file(folder / "model.safetensors")
+    save_file({**tensors, **changes}, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("transformers_weights", "adapter_model.bin"),
+        ("transformers_weights", "other.safetensors"),
+        ("quantization_config", {"quant_method": "bitsandbytes", "load_in_8bit": True}),
+        ("fusion_config", {}),
+        ("attn_implementation", "somebody/kernels"),
+        ("to_dict", "x"),
+    ],
+)
+def test_a_key_that_no_artifact_has_is_refused(folder, key, value):
+    shutil.copy(folder / "model.safetensors", folder / "other.safetensors")
+    torch.save(load_file(folder / "model.safetensors"), folder / "adapter_model.bin")
+    (folder / "model.safetensors").write_bytes(b"junk")
+    change_config(folder, **{key: value})
+    for load in (HabaModel.from_pretrained, AutoModel.from_pretrained):
+        with pytest.raises(ValueError, match=f"The config has {key}, which no haba artifact has"):
+            load(folder)
+
+
+def test_another_dtype_is_refused(folder):
+    change_config(folder, dtype="float16")
+    with pytest.raises(ValueError, match="The config asks for float16, but an artifact is"):
+        HabaModel.from_pretrained(folder)
+
+
+def test_weights_elsewhere_are_refused(folder, tmp_path):
+    """An index would name any file."""
+    (folder / "model.safetensors").rename(tmp_path / "elsewhere.safetensors")
+    names = load_file(tmp_path / "elsewhere.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "../elsewhere.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        HabaModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda tensors: {"bases": tensors["bases"] / 0}, r"holds NaN or infinite numbers \(bases\)"),
+        (lambda tensors: {"bases": tensors["bases"].to(torch.int32)}, "bases of .* is saved as I32"),
+        (lambda tensors: {"class_ids": tensors["class_ids"].flip(0)}, "class_ids of .* are not those of its bases"),
+        (lambda tensors: {"class_ids": tensors["class_ids"] + 99}, "class_ids of .* are not those of its bases"),
+        (lambda tensors: {"class_ids": tensors["class_ids"].float()}, "class_ids of .* is saved as F32"),
+        (lambda tensors: {"student_learning_rate": torch.tensor(float("nan"))}, "NaN or infinite"),
+        (lambda tensors: {"student_learning_rate": torch.tensor(-1.0)}, "student_learning_rate of .* is not positive"),
+    ],
+)
+def test_values_that_no_training_gives_are_refused(folder, change, says):
+    change_weights(folder, **change(load_file(folder / "model.safetensors")))
+    with pytest.raises(ValueError, match=says):
+        HabaModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(("name", "value"), [("num_hallucinators", 10**7), ("num_step_sizes", 10**9)])
+def test_a_config_that_asks_for_millions_of_modules_is_refused_at_once(folder, name, value):
+    change_config(folder, **{name: value})
+    started = time.perf_counter()
+    with pytest.raises(ValueError, match=f"{name} must be at most"):
+        HabaModel.from_pretrained(folder)
+    assert time.perf_counter() - started < 5

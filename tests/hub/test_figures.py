@@ -10,7 +10,7 @@ from haba_hf import HabaConfig, HabaModel
 from haba_hf.artifact.processing_haba import HabaImageProcessor
 from haba_hf.artifact.storage_haba import lowest_frequencies
 from haba_hf.hub import plot_training_curves, save_gallery
-from haba_hf.hub.figures import GAP_PIXELS
+from haba_hf.hub.figures import GAP_PIXELS, MAX_SIDE_PIXELS
 from haba_hf.hub.stored import stored_columns, stored_pictures
 
 
@@ -151,10 +151,17 @@ def test_a_gallery_out_of_range_is_refused(tmp_path):
     for bases_per_class in (0, 3):
         with pytest.raises(ValueError, match="must be 1 to 2"):
             save_gallery(make_model(), make_processor(), tmp_path / "gallery.png", bases_per_class)
-    model = make_model(num_labels=500, num_hallucinators=0, id2label=dict(enumerate(map(str, range(500)))))
+    model = make_model(num_hallucinators=500)
     with pytest.raises(ValueError, match="too large to draw"):
         save_gallery(model, make_processor(), tmp_path / "gallery.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_gallery_of_many_classes_draws_those_that_fit(tmp_path):
+    model = make_model(num_labels=500, num_hallucinators=0, id2label=dict(enumerate(map(str, range(500)))))
+    save_gallery(model, make_processor(), tmp_path / "gallery.png")
+    width, height = Image.open(tmp_path / "gallery.png").size
+    assert 30_000 < height <= MAX_SIDE_PIXELS + 100 and width < 1000
 
 
 def write_log(path, records):

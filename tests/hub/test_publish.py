@@ -10,19 +10,22 @@ import pytest
 import torch
 from datasets import load_dataset
 from huggingface_hub import ModelCard, constants
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModel
 
 from fake_hub import READER, WRITER, environment_of, serving
 from haba_hf import HabaConfig, HabaModel
 from haba_hf.artifact.whitening_haba import WHITENING
 from haba_hf.hub import export_artifact, fetch_artifact, pull_artifact, push_artifact, read_artifact
+from haba_hf.hub.artifact import fingerprints
 from haba_hf.hub.publish import code_files
+from haba_hf.utils.files import write_json
 from tiny_artifact import tiny_artifact
 
 ROOT = Path(__file__).parents[2]
 CODE = {
     "card_haba.py",
+    "files_haba.py",
     "configuration_haba.py",
     "datasets_haba.py",
     "hallucinator_haba.py",
@@ -611,3 +614,39 @@ def test_a_new_process_without_haba_hf_and_then_without_the_hub(hub, artifact, t
         assert done.stdout.splitlines() == ["refused True", "HabaModel HabaImageProcessor 8"]
         samples = HabaModel.from_pretrained(artifact).materialize().samples
         assert torch.equal(load_file(saved)["samples"], samples)
+
+
+@pytest.mark.parametrize("changed", ["weights", "processor"])
+def test_an_artifact_that_is_not_the_one_on_record_is_refused(artifact, changed):
+    """Flipped bits, a file of another run: what was distilled is on record by its fingerprints."""
+    found = read_artifact(artifact)
+    record = found.distillation | fingerprints(found.model, found.processor)
+    write_json(artifact / "distillation.json", record)
+    assert read_artifact(artifact).distillation == record
+    if changed == "weights":
+        tensors = load_file(artifact / "model.safetensors")
+        tensors["bases"][0, 0, 0, 0] += 1e-3
+        save_file(tensors, artifact / "model.safetensors", metadata={"format": "pt"})
+    else:
+        settings = json.loads((artifact / "preprocessor_config.json").read_text())
+        (artifact / "preprocessor_config.json").write_text(json.dumps(settings | {"do_resize": False}))
+    with pytest.raises(ValueError, match=f"The {changed} in .* is not what was distilled or chosen there"):
+        read_artifact(artifact)
+
+
+def test_a_processor_of_other_samples_is_refused(artifact):
+    settings = json.loads((artifact / "preprocessor_config.json").read_text())
+    (artifact / "preprocessor_config.json").write_text(json.dumps(settings | {"size": {"height": 30, "width": 30}}))
+    with pytest.raises(ValueError, match=r"The processor makes images \[1, 30, 30\]"):
+        read_artifact(artifact)
+
+
+def test_another_processors_settings_are_not_read_in_place_of_its_own(artifact):
+    settings = json.loads((artifact / "preprocessor_config.json").read_text())
+    other = {
+        "image_processor": settings | {"image_mean": [9.0]},
+        "feature_extractor": settings | {"image_mean": [9.0]},
+    }
+    (artifact / "processor_config.json").write_text(json.dumps(other))
+    assert read_artifact(artifact).processor.image_mean == settings["image_mean"]
+    assert AutoImageProcessor.from_pretrained(artifact).image_mean == settings["image_mean"]

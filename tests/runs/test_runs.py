@@ -133,6 +133,8 @@ def test_distill_and_evaluate_an_image_folder(recipe_of, tmp_path):
     assert provenance.pop("seconds") > 0
     assert provenance.pop("peak_memory_bytes") > 10**8, "torch alone takes more"
     assert len(provenance.pop("data_fingerprint")) == 16
+    assert provenance.pop("weights_fingerprint") == weights_fingerprint(model)
+    assert len(provenance.pop("processor_fingerprint")) == 16
     assert provenance.pop("device")
     assert provenance.pop("python").startswith("3.")
     libraries = ("haba_hf", "torch", "transformers", "datasets", "accelerate")

@@ -1,0 +1,53 @@
+"""The files of an artifact by their own names: what transformers would let a config put in their place is not read."""
+
+import json
+import os
+from typing import Any
+
+from transformers.utils import cached_file
+
+# Arguments of from_pretrained that say where a file is.
+PLACES = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
+MOST_SETTINGS_BYTES = 2**20
+
+
+def find_file(source: str | os.PathLike, name: str, options: dict[str, Any]) -> str:
+    """
+    The path of one file of a folder or repository.
+
+    Args:
+        source (`str`): folder, repository, or a file beside it.
+        name (`str`): the file's.
+        options (`dict`): arguments of `from_pretrained`, of which those about places and access are used.
+
+    Raises:
+        `OSError`: if it is not there, or cannot be fetched.
+    """
+    folder = os.path.dirname(source) or os.curdir if os.path.isfile(source) else source
+    if os.path.isdir(folder):
+        path = os.path.join(folder, options.get("subfolder") or "", name)
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"There is no file {name} in {folder}: give the folder of a whole artifact.")
+        return path
+    return cached_file(folder, name, **{place: options[place] for place in PLACES if place in options})
+
+
+def read_settings(source: str | os.PathLike, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """
+    A file of settings, as [`find_file`] finds it, or `source` itself if that is a file.
+
+    Raises:
+        `OSError`: if it is not there, or cannot be fetched.
+        `ValueError`: if it holds no names and values.
+    """
+    path = source if os.path.isfile(source) else find_file(source, name, options)
+    try:
+        if os.path.getsize(path) > MOST_SETTINGS_BYTES:
+            raise ValueError(f"{os.path.getsize(path):,} bytes are too many")
+        with open(path, encoding="utf-8") as file:
+            settings = json.load(file)
+        if not isinstance(settings, dict):
+            raise ValueError("it holds no names and values")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} of {source} cannot be read ({error}): save or download it again.") from error
+    return settings
