@@ -16,7 +16,15 @@ MAX_LABELS = 2**17
 MAX_HALLUCINATORS, MAX_STEP_SIZES = 10_000, 1_000_000
 # What transformers writes beside the fields of a config. Any other key is refused: one such as `transformers_weights`,
 # which names another file of weights, would be obeyed.
-OTHER_KEYS = {"_commit_hash", "_name_or_path", "auto_map", "model_type", "num_labels", "torch_dtype"}
+OTHER_KEYS = {
+    "_commit_hash",
+    "_name_or_path",
+    "auto_map",
+    "model_type",
+    "num_labels",
+    "output_attentions",
+    "torch_dtype",
+}
 
 CHOICES = {
     "label_kind": ("hard", "soft"),

@@ -65,7 +65,8 @@ def save_gallery(
     shown = min(config.bases_per_class, 10) if bases_per_class is None else bases_per_class
     if not 1 <= shown <= config.bases_per_class:
         raise ValueError(f"bases_per_class must be 1 to {config.bases_per_class}, the artifact's, got {shown}.")
-    num_classes = min(config.num_labels, max(_rows_that_fit(config) // shown, 1))
+    rows_of_class = shown if stored_columns(config) else 1
+    num_classes = min(config.num_labels, max(_rows_that_fit(config) // rows_of_class, 1))
     class_names = [config.id2label[label] for label in range(num_classes)]
     basis_ids = torch.cat([(model.class_ids == label).nonzero().flatten()[:shown] for label in range(num_classes)])
     with torch.no_grad():

@@ -1,6 +1,7 @@
 """To the Hub and back: what of an artifact's folder is uploaded, in one commit, and what of a repository is taken.
 And the same without a Hub, into a folder."""
 
+import hashlib
 import inspect
 import json
 import re
@@ -18,11 +19,12 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..artifact import modeling_haba
-from ..artifact.loading import HabaProcessor, load_model_and_processor
+from ..artifact.loading import HabaProcessor
 from ..artifact.processing_audio_haba import HabaAudioProcessor
 from ..artifact.processing_haba import HabaImageProcessor
 from ..artifact.whitening_haba import WHITENING
@@ -183,7 +185,7 @@ def pull_artifact(repo_id: str, local_dir: str | Path, revision: str | None = No
     local_dir = Path(local_dir)
     _refuse_other_folders(local_dir)
     snapshot = fetch_artifact(repo_id, revision)
-    load_model_and_processor(snapshot, local_files_only=True)
+    read_artifact(snapshot)
     with atomic_directory(local_dir) as aside:
         for path in snapshot.rglob("*"):
             name = path.relative_to(snapshot).as_posix()
@@ -206,7 +208,26 @@ def fetch_artifact(repo_id: str, revision: str | None = None) -> Path:
         if missing:
             pickles = " (pickled weights are not read)" if WEIGHTS in missing else ""
             raise ValueError(f"{repo_id} holds no artifact, it lacks {', '.join(missing)}{pickles}.")
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(KNOWN)))
+        snapshot = Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(KNOWN)))
+        _verify(snapshot, repo_id, info.sha)
+        return snapshot
+
+
+def _verify(snapshot: Path, repo_id: str, commit: str | None) -> None:
+    """What arrived is what the Hub has, by its own digests; the client looks at sizes alone."""
+    for entry in HfApi(library_name="haba_hf").list_repo_tree(repo_id, recursive=True, revision=commit):
+        path = snapshot / entry.path
+        if not isinstance(entry, RepoFile) or not path.is_file():
+            continue
+        content = path.read_bytes()
+        if entry.lfs is not None:
+            found, wanted = hashlib.sha256(content).hexdigest(), entry.lfs.sha256
+        else:  # as git names a file's content
+            found, wanted = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest(), entry.blob_id
+        if found != wanted:
+            path.resolve().unlink()  # out of the cache, so that it is fetched anew
+            path.unlink(missing_ok=True)
+            raise OSError(f"{repo_id}: {entry.path} arrived with other content than the Hub has: try again.")
 
 
 def checked_repo_id(repo_id: str) -> str:

@@ -107,6 +107,7 @@ def locked(folder: str | Path) -> Iterator[None]:
         `OSError`: if another run holds it, or it cannot be written.
     """
     path = Path(folder) / ".lock"
+    is_new = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)
@@ -122,6 +123,9 @@ def locked(folder: str | Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         lock.release()
+        if is_new:  # and still empty: what was refused leaves nothing
+            with suppress(OSError):
+                path.parent.rmdir()
 
 
 def json_bytes(content: Any) -> bytes:

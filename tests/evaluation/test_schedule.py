@@ -58,7 +58,7 @@ def test_a_student_by_hand(sizes, dsa):
         evaluation_seeds=2,
         evaluation_dsa=dsa,
         student_epochs=99,
-        evaluation_momentum=5,
+        evaluation_momentum=0.99,
     )
     result = evaluate_artifact(model, data.test, data.processor, NETWORK, args, 7, tiny_accelerator())
     expected = []

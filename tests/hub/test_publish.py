@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -650,3 +651,19 @@ def test_another_processors_settings_are_not_read_in_place_of_its_own(artifact):
     (artifact / "processor_config.json").write_text(json.dumps(other))
     assert read_artifact(artifact).processor.image_mean == settings["image_mean"]
     assert AutoImageProcessor.from_pretrained(artifact).image_mean == settings["image_mean"]
+
+
+def test_other_bytes_than_the_hubs_are_refused_and_fetched_anew(hub, artifact, tmp_path):
+    """Of the same length, which the client would take."""
+    push_artifact(artifact, "me/tiny")
+    snapshot = fetch_artifact("me/tiny")
+    for name in ("model.safetensors", "config.json"):
+        blob = (snapshot / name).resolve()
+        content = bytearray(blob.read_bytes())
+        content[-3] ^= 1
+        blob.write_bytes(content)
+        with pytest.raises(OSError, match=f"me/tiny: {name} arrived with other content than the Hub has: try again"):
+            pull_artifact("me/tiny", tmp_path / "pulled")
+        assert not (tmp_path / "pulled").exists()
+        pull_artifact("me/tiny", tmp_path / "pulled")
+        shutil.rmtree(tmp_path / "pulled")

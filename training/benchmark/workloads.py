@@ -149,7 +149,8 @@ def evaluation(size: Size):
         evaluation_seeds=2, student_epochs=size.student_epochs, evaluation_learning_rate=0.01
     )
     split = Split(torch.zeros(CLASSES, *model.config.sample_shape, dtype=torch.uint8), torch.arange(CLASSES))
-    processor = HabaImageProcessor(num_channels=1, image_mean=[0.5], image_std=[0.29])
+    _, height, width = model.config.sample_shape
+    processor = HabaImageProcessor({"height": height, "width": width}, 1, image_mean=[0.5], image_std=[0.29])
 
     def run() -> int:
         evaluate_artifact(model, split, processor, convnet(size), arguments, seed=0, accelerator=accelerator)
