@@ -195,11 +195,22 @@ def pull_artifact(repo_id: str, local_dir: str | Path, revision: str | None = No
     return local_dir
 
 
-def fetch_artifact(repo_id: str, revision: str | None = None) -> Path:
-    """An artifact's files in the Hub's cache, which the client fills file by file and resumes; errors as of a pull."""
+def fetch_artifact(
+    repo_id: str, revision: str | None = None, *, token: str | bool | None = None, most_bytes: int | None = None
+) -> Path:
+    """
+    An artifact's files in the Hub's cache, which the client fills file by file and resumes; errors as of a pull.
+
+    Args:
+        repo_id (`str`): `owner/name`.
+        revision (`str`, *optional*): branch, tag or commit.
+        token (`str`, *optional*): by default the one of `hf auth login` or `HF_TOKEN`; `False`: none, for a stranger.
+        most_bytes (`int`, *optional*): refuse, before anything is fetched, an artifact that takes more.
+    """
     repo_id = checked_repo_id(repo_id)
     with clear_hub_errors(repo_id, revision):
-        info = HfApi(library_name="haba_hf").model_info(repo_id, revision=revision)
+        api = HfApi(token=token, library_name="haba_hf")
+        info = api.model_info(repo_id, revision=revision)
         names = [sibling.rfilename for sibling in info.siblings or []]
         for name in names:
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
@@ -208,17 +219,20 @@ def fetch_artifact(repo_id: str, revision: str | None = None) -> Path:
         if missing:
             pickles = " (pickled weights are not read)" if WEIGHTS in missing else ""
             raise ValueError(f"{repo_id} holds no artifact, it lacks {', '.join(missing)}{pickles}.")
-        snapshot = Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(KNOWN)))
-        _verify(snapshot, repo_id, info.sha)
+        tree = api.list_repo_tree(repo_id, recursive=True, revision=info.sha)
+        files = [entry for entry in tree if isinstance(entry, RepoFile) and _is_of(entry.path, KNOWN)]
+        size = sum(file.size for file in files)
+        if most_bytes is not None and size > most_bytes:
+            raise ValueError(f"{repo_id} takes {size:,} bytes, more than the {most_bytes:,} that are fetched here.")
+        snapshot = Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(KNOWN), token=token))
+        _verify(snapshot, repo_id, files)
         return snapshot
 
 
-def _verify(snapshot: Path, repo_id: str, commit: str | None) -> None:
+def _verify(snapshot: Path, repo_id: str, files: Sequence[RepoFile]) -> None:
     """What arrived is what the Hub has, by its own digests; the client looks at sizes alone."""
-    for entry in HfApi(library_name="haba_hf").list_repo_tree(repo_id, recursive=True, revision=commit):
+    for entry in files:
         path = snapshot / entry.path
-        if not isinstance(entry, RepoFile) or not path.is_file():
-            continue
         content = path.read_bytes()
         if entry.lfs is not None:
             found, wanted = hashlib.sha256(content).hexdigest(), entry.lfs.sha256

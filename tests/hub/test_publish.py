@@ -667,3 +667,16 @@ def test_other_bytes_than_the_hubs_are_refused_and_fetched_anew(hub, artifact, t
         assert not (tmp_path / "pulled").exists()
         pull_artifact("me/tiny", tmp_path / "pulled")
         shutil.rmtree(tmp_path / "pulled")
+
+
+def test_a_stranger_sees_what_is_public_and_small(hub, artifact, monkeypatch):
+    """As the Space fetches what a visitor names: without its owner's token, and up to a size."""
+    push_artifact(artifact, "me/tiny", private=True)
+    push_artifact(artifact, "me/open")
+    monkeypatch.setenv("HF_TOKEN", READER)
+    assert fetch_artifact("me/tiny").is_dir()
+    with pytest.raises(OSError, match=r"me/tiny: .*(private|token)"):
+        fetch_artifact("me/tiny", token=False)
+    assert fetch_artifact("me/open", token=False, most_bytes=10**6).is_dir()
+    with pytest.raises(ValueError, match=r"me/open takes [\d,]+ bytes, more than the 1,000 that are fetched here"):
+        fetch_artifact("me/open", most_bytes=1000)
