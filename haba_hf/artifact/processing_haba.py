@@ -31,6 +31,15 @@ class HabaImageProcessorKwargs(ImagesKwargs, total=False):
     rgba_background: list[int] | None
 
 
+def upright(image: Any) -> Any:
+    """A PIL image turned as its EXIF data say that the camera was held, which is how `datasets` decodes it."""
+    if image.getexif().get(ORIENTATION) is None:
+        return image
+    from PIL import ImageOps  # the rest works without Pillow
+
+    return ImageOps.exif_transpose(image)
+
+
 class HabaImageProcessor(BaseImageProcessor):
     r"""
     Turns images into the space in which bases and samples live: `(image / 255 - image_mean) / image_std`, or, with a
@@ -260,10 +269,7 @@ class HabaImageProcessor(BaseImageProcessor):
         raise TypeError(f"Expected PIL images, numpy arrays or torch tensors, got {type(image).__name__}.")
 
     def _pil_to_array(self, image: Any) -> np.ndarray:
-        if image.getexif().get(ORIENTATION) is not None:  # how the camera was held: upright, as `datasets` decodes it
-            from PIL import ImageOps
-
-            image = ImageOps.exif_transpose(image)
+        image = upright(image)
         if image.has_transparency_data:
             return np.asarray(image.convert("RGBA"))
         if image.mode in SIXTEEN_BIT_MODES:

@@ -123,8 +123,8 @@ class DataArguments(SpeechArguments):
         super().__post_init__()
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(f"validation_fraction must be in [0, 1), got {self.validation_fraction}.")
-        check_counts(self, "resize", "max_train_samples")
-        check_between(self, 1, MOST_PIXELS, "resize")
+        check_counts(self, "max_train_samples")
+        check_counts(self, "resize", most=MOST_PIXELS)
         check_between(self, 0, MOST_SEED, "data_seed")
         splits = [split for split in (self.train_split, self.validation_split, self.test_split) if split is not None]
         if len(set(splits)) < len(splits):

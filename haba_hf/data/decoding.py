@@ -10,10 +10,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset, Image
-from PIL import ExifTags, ImageOps
 from PIL import Image as PILImage
 
-from ..artifact.processing_haba import GREY_MODES, SIXTEEN_BIT_MODES, HabaImageProcessor
+from ..artifact.processing_haba import GREY_MODES, SIXTEEN_BIT_MODES, HabaImageProcessor, upright
 from .tables import columns_in_words
 
 DECODE_BATCH_SIZE = 256
@@ -149,8 +148,7 @@ def _decode_batches(
                 source = entry["path"] if entry["bytes"] is None else io.BytesIO(entry["bytes"])
                 image: PILImage.Image = PILImage.open(source, formats=formats)
                 image.load()
-                if image.getexif().get(ExifTags.Base.Orientation) is not None:  # how the camera was held
-                    image = ImageOps.exif_transpose(image)
+                image = upright(image)
             except (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError) as error:
                 place = "" if entry["path"] is None else f" ({entry['path']})"
                 raise ValueError(f"The image of row {row} of the {split} split{place} is corrupt: {error}") from error

@@ -136,17 +136,19 @@ def _features(table: pa.Table) -> Features:
 
 def _open_metadata(folder: Path) -> Tables | None:
     """`metadata.csv` in the folders of the splits, or one in the folder: its files are of the split they lie in."""
-    inside = {path.name: path for path in _visible_folders(folder) if role_of(path.name) and _metadata_of(path)}
+    splits = [path for path in _visible_folders(folder) if role_of(path.name)]
+    inside = {path.name: file for path in splits if (file := _metadata_of(path)) is not None}
     own = _metadata_of(folder)
     if own is None and not inside:
         return None
     if own is not None and inside:
         raise ValueError(f"{folder} has {own.name} and so has {_some(inside)}: keep those of the splits, or this one.")
     if own is None:
-        return Tables({name: _read_metadata(path, _metadata_of(path)) for name, path in inside.items()})
-    table = _read_metadata(folder, own)
-    splits = [_split_of_file(Path(name).parts[0]) for name in table["file_name"][:]]
-    rows_of = {split: [i for i, other in enumerate(splits) if other == split] for split in dict.fromkeys(splits)}
+        return Tables({name: _read_metadata(file) for name, file in inside.items()})
+    table = _read_metadata(own)
+    rows_of: dict[str, list[int]] = {}
+    for row, name in enumerate(table["file_name"][:]):
+        rows_of.setdefault(_split_of_file(Path(name).parts[0]), []).append(row)
     return Tables({split: table.select(rows) for split, rows in rows_of.items()})
 
 
@@ -158,8 +160,8 @@ def _metadata_of(folder: Path) -> Path | None:
     return next((folder / name for name in METADATA if (folder / name).is_file()), None)
 
 
-def _read_metadata(folder: Path, file: Path | None) -> Dataset:
-    assert file is not None
+def _read_metadata(file: Path) -> Dataset:
+    folder = file.parent
     try:
         with file.open(encoding="utf-8", newline="") as lines:
             rows = list(csv.DictReader(lines)) if file.suffix == ".csv" else [json.loads(line) for line in lines]
@@ -240,7 +242,7 @@ class _Listing:
                 notes.append(f"left out: {folder}, noise that is no word")
                 continue
             files = _files_in(folder)
-            readable = [path for path in files if path.suffix.lower() in _readable()]
+            readable = _readable(files)
             if not readable:
                 found = sorted({path.suffix or path.name for path in files}) or ["nothing"]
                 raise ValueError(
@@ -248,7 +250,7 @@ class _Listing:
                     "class; convert its files, or move it away."
                 )
             if len(readable) < len(files):
-                others = {path.suffix or path.name for path in files if path not in set(readable)}
+                others = {path.suffix or path.name for path in set(files) - set(readable)}
                 notes.append(f"left out: {len(files) - len(readable)} files of {folder} ({_some(sorted(others))})")
             if _visible_folders(folder):
                 notes.append(f"left out: the folders inside {folder}, as a class is one folder of files")
@@ -258,9 +260,9 @@ class _Listing:
                 f"{root} holds neither train-*.parquet files nor a folder of images train/<class>/*.png or of clips "
                 f"<word>/*.wav{_archives(loose)}."
             )
-        pictures = [path for path in loose if path.suffix.lower() in _readable()]
-        if pictures:
-            notes.append(f"left out: {len(pictures)} files that lie in {root} itself, in no class folder")
+        strays = _readable(loose)
+        if strays:
+            notes.append(f"left out: {len(strays)} files that lie in {root} itself, in no class folder")
         return cls(files_of)
 
 
@@ -274,12 +276,13 @@ def _archives(files: list[Path]) -> str:
 
 def pictures_in(folder: Path) -> list[Path]:
     """The pictures of one folder, sorted; none if there is no such folder."""
-    return [path for path in _files_in(folder) if path.suffix.lower() in _readable()] if folder.is_dir() else []
+    return _readable(_files_in(folder)) if folder.is_dir() else []
 
 
 def table_of_files(files_of: dict[str, list[Path]], classes: list[str], kind: str) -> Dataset:
     """The files of each class as a table of columns `kind`, `image` or `audio`, and `label`; they are read later."""
-    labels = [classes.index(name) for name, paths in files_of.items() for _ in paths]
+    place = {name: label for label, name in enumerate(classes)}
+    labels = [place[name] for name, paths in files_of.items() for _ in paths]
     paths = [path for paths in files_of.values() for path in paths]
     return _table({kind: paths, "label": labels}, kind, ClassLabel(names=classes))
 
@@ -301,10 +304,11 @@ def _kind_of(paths: list[Path], place: Path) -> str:
     return "audio" if sounds else "image"
 
 
-def _readable() -> frozenset[str]:
-    PILImage.init()
+def _readable(files: list[Path]) -> list[Path]:
+    """Those of the files that are pictures or clips, by their suffix."""
     pictures = {suffix for suffix, name in PILImage.registered_extensions().items() if name in PICTURE_FORMATS}
-    return frozenset(pictures | set(SOUND_SUFFIXES))
+    known = pictures.union(SOUND_SUFFIXES)
+    return [path for path in files if path.suffix.lower() in known]
 
 
 def _visible_folders(folder: Path) -> list[Path]:

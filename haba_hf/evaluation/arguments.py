@@ -86,13 +86,13 @@ class EvaluationArguments:
     )
 
     def __post_init__(self):
-        check_counts(self, "evaluation_seeds", "student_epochs", "evaluation_batch_size", "student_width")
+        check_counts(self, "evaluation_seeds", "student_epochs", "evaluation_batch_size")
+        check_counts(self, "student_width", most=MOST_WIDTH)
         check_counts(self, "evaluation_steps")
         check_counts(self, "real_evaluation_seeds", "real_student_epochs")
         check_positive(self, "evaluation_learning_rate", "real_student_learning_rate")
         check_momentum(self, "evaluation_momentum")
         check_between(self, 0, math.inf, "evaluation_weight_decay")
-        check_between(self, 1, MOST_WIDTH, "student_width")
         # What they refuse is refused now, not after hours of distillation.
         DsaAugmentation(self.evaluation_dsa)
         CutMix(self.evaluation_cutmix)

@@ -106,8 +106,9 @@ def read_artifact(directory: str | Path) -> Artifact:
             f"{directory} holds distillation.json and coreset.json, but an artifact is either distilled or chosen: "
             "remove the one that is not of it."
         )
-    _check_fingerprints(directory, model, processor, distillation or coreset)
-    measurements = _read_measurements(directory, model, distillation or coreset)
+    origin, found = distillation or coreset, fingerprints(model, processor)
+    _check_fingerprints(directory, found, origin)
+    measurements = _read_measurements(directory, found["weights_fingerprint"], origin)
     artifact = Artifact(
         directory=directory,
         model=model,
@@ -145,9 +146,9 @@ def fingerprints(model: HabaModel, processor: HabaProcessor) -> dict[str, str]:
     }
 
 
-def _check_fingerprints(directory: Path, model: HabaModel, processor: HabaProcessor, origin: dict[str, Any]) -> None:
+def _check_fingerprints(directory: Path, fingerprints: dict[str, str], origin: dict[str, Any]) -> None:
     """Older records carry none."""
-    for name, found in fingerprints(model, processor).items():
+    for name, found in fingerprints.items():
         if origin.get(name, found) != found:
             raise ValueError(
                 f"The {name.removesuffix('_fingerprint')} in {directory} is not what was distilled or chosen there "
@@ -274,13 +275,12 @@ def _rows_of(path: Path, record: dict[str, Any]) -> list[Any]:
 
 
 def _read_measurements(
-    directory: Path, model: HabaModel, origin: dict[str, Any]
+    directory: Path, fingerprint: str, origin: dict[str, Any]
 ) -> dict[Path, tuple[dict[str, Any], list[Any]]]:
     """
     Records and their rows: the folder's own, else those of the run (`output_dir/results.json`); all are of these
     weights.
     """
-    fingerprint = weights_fingerprint(model)
     measurements = {}
     for name in MEASUREMENTS:
         path = directory / name

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from ..utils.checks import MOST_DEPTH, MOST_WIDTH, check_between, check_counts
+from ..utils.checks import MOST_DEPTH, MOST_WIDTH, check_counts
 from .alexcifarnet import AlexCifarNet
 from .alexnet import AlexNet
 from .convnet import ConvNet
@@ -62,9 +62,8 @@ class NetworkArguments:
 
     def __post_init__(self):
         check_network_name(self.network)
-        check_counts(self, "network_depth", "network_width")
-        check_between(self, 1, MOST_WIDTH, "network_width")
-        check_between(self, 1, MOST_DEPTH, "network_depth")
+        check_counts(self, "network_width", most=MOST_WIDTH)
+        check_counts(self, "network_depth", most=MOST_DEPTH)
 
 
 def check_network_name(name: str) -> None:

@@ -169,18 +169,18 @@ def _parse_command_line(
 
 
 def _read_recipe_file(path: Path) -> dict[Any, Any]:
+    if path.stat().st_size > MOST_BYTES:
+        raise RecipeError(f"{path}: {path.stat().st_size:,} bytes are no recipe, which is lines of `field: value`")
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise RecipeError(f"{path}: {path.stat().st_size:,} bytes are no recipe, which is lines of `field: value`")
         text = path.read_text(encoding="utf-8")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             raise RecipeError(f"{path}: a recipe has no aliases (*name): write the value where it is meant")
         tree, values = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+    except RecipeError:
+        raise
     except RecursionError:
         raise RecipeError(f"{path}: a recipe is lines of `field: value`, this file is nested too deeply") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        if isinstance(error, RecipeError):
-            raise
+    except (yaml.YAMLError, ValueError) as error:
         raise RecipeError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
     if values is None:
         return {}

@@ -9,15 +9,17 @@ MOST_SEED = 2**63 - 1
 MOST_WIDTH, MOST_DEPTH, MOST_PIXELS = 8192, 16, 4096
 
 
-def check_counts(section: Any, *names: str) -> None:
+def check_counts(section: Any, *names: str, most: float = math.inf) -> None:
     """
     Raises:
-        `ValueError`: if a field of a section that counts something is below 1. `None` leaves the count open.
+        `ValueError`: if a field of a section that counts something is below 1 or above `most`. `None` leaves the
+            count open.
     """
     for name in names:
         count = vars(section)[name]
         if count is not None and count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}.")
+    check_between(section, 1, most, *names)
 
 
 def check_positive(section: Any, *names: str) -> None:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 # Beside `name`: `.name.<process>.tmp` of a file, `.name.<process>.<random>.tmp` and `.old` of a folder.
-LEFTOVER = re.compile(r"\.(?P<name>.+?)\.(?P<process>\d+)(\.[^.]+)?\.(?P<kind>tmp|old)")
+LEFTOVER = re.compile(r"\.(?P<name>.+?)\.(?P<process>\d{1,9})(\.[^.]+)?\.(?P<kind>tmp|old)")
 
 
 @contextmanager
@@ -87,14 +87,12 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
 
 
 def _runs(process: int) -> bool:
-    if process == os.getpid():
-        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it runs, and is another user's
-        return True
+    except PermissionError:
+        pass  # it runs, and is another user's
     return True
 
 
