@@ -39,7 +39,7 @@ from .hub import (
     save_gallery,
     save_sounds,
 )
-from .hub.artifact import CORESET, DISTILLATION
+from .hub.records import CORESET, DISTILLATION
 from .recipes import Recipe, parse_recipe, recipes_folder, run_script
 from .runs import (
     distill,
@@ -71,7 +71,7 @@ def _run(words: list[str]) -> None:
             arguments = _parser().parse_args(words)
             answer = arguments.command(arguments)
     if answer is not None:
-        print(json.dumps(answer[0], indent=2, ensure_ascii=False) if as_json else answer[1])
+        print(json.dumps(answer[0], indent=2) if as_json else answer[1])
 
 
 def _run_recipe(command: str, words: list[str]) -> Answer | None:

@@ -6,6 +6,9 @@ import math
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.utils import CONFIG_NAME
+
+from .files_haba import read_as_settings, read_settings
 
 # More floats than this in one artifact is a typing error in a config, not a distilled data set (4 GB of float32).
 MAX_FLOATS = 2**30
@@ -161,7 +164,18 @@ class HabaConfig(PreTrainedConfig):
         self.check()
 
     @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        read_settings(pretrained_model_name_or_path, CONFIG_NAME, kwargs)  # it can be read, and is one
+        return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
     def from_dict(cls, config_dict, **kwargs):
+        with read_as_settings(CONFIG_NAME):
+            cls._check_keys(config_dict)
+            return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
+    def _check_keys(cls, config_dict):
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(f"This is the config of a {model_type} model, not of a haba artifact.")
@@ -174,7 +188,6 @@ class HabaConfig(PreTrainedConfig):
         dtype = config_dict.get("dtype", config_dict.get("torch_dtype"))
         if str(dtype).removeprefix("torch.") not in ("None", "float32", "bfloat16"):
             raise ValueError(f"The config asks for {dtype}, but an artifact is float32 or bfloat16 in memory.")
-        return super().from_dict(config_dict, **kwargs)
 
     # Not a `validate_` method, whose ValueError the strict dataclass would hide in an error of its own.
     def check(self):

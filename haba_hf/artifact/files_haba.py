@@ -2,8 +2,11 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers.utils import cached_file
 
 # Arguments of from_pretrained that say where a file is.
@@ -51,3 +54,18 @@ def read_settings(source: str | os.PathLike, name: str, options: dict[str, Any])
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} of {source} cannot be read ({error}): save or download it again.") from error
     return settings
+
+
+@contextmanager
+def read_as_settings(name: str) -> Iterator[None]:
+    """
+    Whoever makes an object of settings from a file: values that fit none of its fields are refused in one sentence.
+
+    Raises:
+        `ValueError`: naming the file.
+    """
+    try:
+        yield
+    except (StrictDataclassError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{name} holds what no haba artifact has ({reason}): save or download it again.") from error

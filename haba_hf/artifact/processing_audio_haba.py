@@ -15,7 +15,7 @@ from transformers import BatchFeature, FeatureExtractionMixin
 from transformers.utils import FEATURE_EXTRACTOR_NAME
 
 from .configuration_haba import HabaConfig
-from .files_haba import read_settings
+from .files_haba import read_as_settings, read_settings
 
 FRAMES_MULTIPLE = 8  # frames are padded with silence to a multiple of it: 125 to 128
 FITS = ("end", "center", "refuse")
@@ -85,7 +85,7 @@ class HabaAudioProcessor(FeatureExtractionMixin):
             raise TypeError(f"HabaAudioProcessor has no argument {', '.join(sorted(unknown))}.")
         super().__init__(**kwargs)
         size = {"height": 64, "width": 64} if size is None else dict(size)
-        if size.keys() != {"height", "width"} or min(size.values()) < 1:
+        if size.keys() != {"height", "width"} or not all(type(side) is int and side >= 1 for side in size.values()):
             raise ValueError(f"size must be {{'height': ..., 'width': ...}} with positive numbers, got {size}.")
         counts = {"sampling_rate": sampling_rate, "n_fft": n_fft, "hop_length": hop_length}
         if mel_bins is not None:
@@ -126,6 +126,12 @@ class HabaAudioProcessor(FeatureExtractionMixin):
         settings = read_settings(pretrained_model_name_or_path, FEATURE_EXTRACTOR_NAME, kwargs)
         _, others = super().get_feature_extractor_dict(pretrained_model_name_or_path, **kwargs)
         return settings, others
+
+    @classmethod
+    def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers; settings that fit no field are a `ValueError`."""
+        with read_as_settings(FEATURE_EXTRACTOR_NAME):
+            return super().from_dict(feature_extractor_dict, **kwargs)
 
     def check_fits(self, config: HabaConfig) -> None:
         """

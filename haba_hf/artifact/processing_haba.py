@@ -15,7 +15,7 @@ from transformers.processing_utils import ImagesKwargs
 from transformers.utils import IMAGE_PROCESSOR_NAME
 
 from .configuration_haba import HabaConfig
-from .files_haba import read_settings
+from .files_haba import read_as_settings, read_settings
 from .whitening_haba import WHITENING, ZcaWhitening
 
 # ITU-R 601 luma in Pillow's 16-bit fixed point, so that a grey image is bit-equal to `image.convert("L")`.
@@ -96,7 +96,7 @@ class HabaImageProcessor(BaseImageProcessor):
             raise TypeError(f"HabaImageProcessor has no argument {', '.join(sorted(unknown))}.")
         super().__init__(**kwargs)
         size = {"height": 32, "width": 32} if size is None else dict(size)
-        if size.keys() != {"height", "width"} or min(size.values()) < 1:
+        if size.keys() != {"height", "width"} or not all(type(side) is int and side >= 1 for side in size.values()):
             raise ValueError(f"size must be {{'height': ..., 'width': ...}} with positive numbers, got {size}.")
         if num_channels not in (1, 3):
             raise ValueError(f"num_channels must be 1 (grey) or 3 (RGB), got {num_channels}.")
@@ -358,6 +358,12 @@ class HabaImageProcessor(BaseImageProcessor):
         if settings.get("whitening") is not None:
             settings["whitening"] = ZcaWhitening.of_processor(source, settings["whitening"], kwargs)
         return settings, others
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers; settings that fit no field are a `ValueError`."""
+        with read_as_settings(IMAGE_PROCESSOR_NAME):
+            return super().from_dict(image_processor_dict, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> list:
         """As in transformers; a whitening goes to `whitening.safetensors` beside the settings."""

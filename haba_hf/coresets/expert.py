@@ -97,7 +97,9 @@ def record_expert_features(
         ),
     }
     if path.exists():
-        check_recorded(path, expected, "the file of a coreset's expert", "coreset_dir")
+        shapes: dict[str, tuple[int | None, ...]] = {"forgetting_events": (len(data.train),)}
+        shapes |= {features_of(label): (len(data.train.of_class(label)), None) for label in range(data.num_labels)}
+        check_recorded(path, expected, shapes, "the file of a coreset's expert", "coreset_dir")
         return path
     check_writable(arguments.coreset_dir)
     started = time.perf_counter()

@@ -38,15 +38,18 @@ class Coreset:
     seconds: float
 
 
-def random_images(data: ImageData, images_per_class: int, seed: int) -> Tensor:
+def random_images(data: ImageData, images_per_class: int, seed: int, repeat: bool = False) -> Tensor:
     """
     Rows of random training images, uniform without replacement: those that real initialization draws from the same
     seed.
 
+    Args:
+        repeat (`bool`, *optional*, defaults to `False`): of a class with fewer images take all, again and again.
+
     Raises:
-        `ValueError`: if a class has fewer training images.
+        `ValueError`: if a class has fewer training images, or with `repeat` none.
     """
-    return data.draw_rows_per_class(images_per_class, seeded_generator(seed))
+    return data.draw_rows_per_class(images_per_class, seeded_generator(seed), repeat)
 
 
 def choose_coreset(

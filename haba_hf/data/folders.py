@@ -8,7 +8,6 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Image, l
 from datasets.table import InMemoryTable
 from PIL import Image as PILImage
 
+from ..utils.text import some
 from .splits import role_of
 
 # What Pillow reads of pictures; files of programs and of print (EPS starts an interpreter) are no data.
@@ -30,7 +30,6 @@ SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".ai
 # Minutes of noise beside the words of Speech Commands, no word of its own.
 NOISE_FOLDER = "_background_noise_"
 METADATA = ("metadata.csv", "metadata.jsonl")
-MOST_NAMED = 5
 
 
 @dataclass
@@ -91,12 +90,10 @@ def _open_parquet(folder: Path, files: list[Path], config: str | None) -> Tables
     if config is None and len(of_config) > 1:
         raise ValueError(
             f"{folder} holds {len(of_config)} configurations: set dataset_config to one of "
-            f"{_some(name or '(none: those in the folder itself)' for name in of_config)}."
+            f"{some(name or '(none: those in the folder itself)' for name in of_config)}."
         )
     if config is not None and config not in of_config:
-        raise ValueError(
-            f"{folder} has no configuration {config!r}; it has {_some(filter(None, of_config)) or 'one'}."
-        )
+        raise ValueError(f"{folder} has no configuration {config!r}; it has {some(filter(None, of_config)) or 'one'}.")
     (files_of,) = of_config.values() if config is None else (of_config[config],)
     return Tables({split: _read_parquet(files) for split, files in sorted(files_of.items())})
 
@@ -142,7 +139,7 @@ def _open_metadata(folder: Path) -> Tables | None:
     if own is None and not inside:
         return None
     if own is not None and inside:
-        raise ValueError(f"{folder} has {own.name} and so has {_some(inside)}: keep those of the splits, or this one.")
+        raise ValueError(f"{folder} has {own.name} and so has {some(inside)}: keep those of the splits, or this one.")
     if own is None:
         return Tables({name: _read_metadata(file) for name, file in inside.items()})
     table = _read_metadata(own)
@@ -169,7 +166,7 @@ def _read_metadata(file: Path) -> Dataset:
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise ValueError(f"{file} cannot be read as a table: {error!r}") from error
     if "file_name" not in columns:
-        raise ValueError(f"{file} has no column file_name; its columns are {_some(columns) or 'none'}.")
+        raise ValueError(f"{file} has no column file_name; its columns are {some(columns) or 'none'}.")
     root, paths = folder.resolve(), []
     for row, name in enumerate(columns["file_name"]):
         path = folder / str(name)
@@ -202,7 +199,7 @@ def open_class_folders(folder: Path) -> Tables:
         for other in (path for path in folders if path.name not in splits):
             if not role_of(other.name) and _files_in(other):
                 raise ValueError(
-                    f"{folder} holds folders of splits ({_some(splits)}) and beside them {other.name} with files in "
+                    f"{folder} holds folders of splits ({some(splits)}) and beside them {other.name} with files in "
                     "it: move it into a split, or away."
                 )
             notes.append(f"left out: {other}, which holds no class folders")
@@ -214,11 +211,11 @@ def open_class_folders(folder: Path) -> Tables:
         if unknown:
             raise ValueError(
                 f"{splits[name]} has the class {unknown[0]!r}, which the training split lacks: its classes are "
-                f"{_some(train.files_of)}."
+                f"{some(train.files_of)}."
             )
         missing = [word for word in train.files_of if word not in listing.files_of]
         if missing:
-            notes.append(f"{splits[name]} has no class {_some(missing)}")
+            notes.append(f"{splits[name]} has no class {some(missing)}")
     classes = list(train.files_of)
     return Tables({name: table_of_files(listing.files_of, classes, kind) for name, listing in listings.items()}, notes)
 
@@ -246,12 +243,12 @@ class _Listing:
             if not readable:
                 found = sorted({path.suffix or path.name for path in files}) or ["nothing"]
                 raise ValueError(
-                    f"{folder} holds no picture or clip that can be read (it holds {_some(found)}): every folder is a "
+                    f"{folder} holds no picture or clip that can be read (it holds {some(found)}): every folder is a "
                     "class; convert its files, or move it away."
                 )
             if len(readable) < len(files):
                 others = {path.suffix or path.name for path in set(files) - set(readable)}
-                notes.append(f"left out: {len(files) - len(readable)} files of {folder} ({_some(sorted(others))})")
+                notes.append(f"left out: {len(files) - len(readable)} files of {folder} ({some(sorted(others))})")
             if _visible_folders(folder):
                 notes.append(f"left out: the folders inside {folder}, as a class is one folder of files")
             files_of[folder.name] = readable
@@ -268,7 +265,7 @@ class _Listing:
 
 def _archives(files: list[Path]) -> str:
     archives = [path.name for path in files if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")]
-    return f" (unpack {_some(archives)} first)" if archives else ""
+    return f" (unpack {some(archives)} first)" if archives else ""
 
 
 # --- what all of them share ------------------------------------------------------------------------------------------
@@ -323,9 +320,3 @@ def _files_in(folder: Path) -> list[Path]:
 
 def _hidden(path: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(folder).parts)
-
-
-def _some(names: Iterable[str]) -> str:
-    known = [str(name) for name in names]
-    more = f" and {len(known) - MOST_NAMED} more" if len(known) > MOST_NAMED else ""
-    return ", ".join(known[:MOST_NAMED]) + more

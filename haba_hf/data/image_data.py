@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from ..artifact.loading import HabaProcessor
+from ..utils.text import plain
 from .splits import Split
 
 MOST_CLASSES_LISTED = 20
@@ -60,7 +61,8 @@ class ImageData:
             lines[-1] += ", ".join(f"{name} {'/'.join(map(str, of_class))}" for name, of_class in classes)
         else:
             lines += [f"  of each class {min(of)} to {max(of)} {split} images" for split, of in counts.items()]
-        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+        lines += [f"  {note}" for note in self.notes]
+        return "\n".join(f"  {plain(line)}" if line.startswith(" ") else plain(line) for line in lines)
 
     def with_classes_of(self, names: list[str], whose: str) -> "ImageData":
         """
@@ -121,17 +123,20 @@ class ImageData:
         """
         return self.processor.normalize(self.train.images[self.draw_rows_per_class(count, generator)])
 
-    def draw_rows_per_class(self, count: int, generator: torch.Generator) -> torch.Tensor:
+    def draw_rows_per_class(self, count: int, generator: torch.Generator, repeat: bool = False) -> torch.Tensor:
         """
         The rows (int64 `[num_labels * count]`) that [`draw_per_class`] draws.
 
+        Args:
+            repeat (`bool`, *optional*, defaults to `False`): of a class with fewer images take all, again and again.
+
         Raises:
-            `ValueError`: if a class has fewer training images.
+            `ValueError`: if a class has fewer training images, or with `repeat` none.
         """
-        drawn = [
-            rows[torch.randperm(len(rows), generator=generator)[:count]]
-            for rows in self.rows_of_classes(at_least=count)
-        ]
+        drawn = []
+        for rows in self.rows_of_classes(at_least=1 if repeat else count):
+            shuffled = rows[torch.randperm(len(rows), generator=generator)]
+            drawn.append(shuffled[torch.arange(count) % len(rows)])
         return torch.cat(drawn)
 
     def rows_of_classes(self, at_least: int) -> list[torch.Tensor]:

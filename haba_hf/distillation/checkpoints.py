@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..utils.files import atomic_directory, remove_leftovers
+from ..utils.text import some
 
 OBJECTIVE, STATE = "objective.safetensors", "state.json"
-MOST_NAMED = 5
 KEPT = 2  # the newest checkpoints; older ones are removed
 
 
@@ -120,8 +120,7 @@ def load_checkpoint(
 def _differing(theirs: dict[str, Any], ours: dict[str, Any], may_differ: Collection[str]) -> str:
     """In words, which settings of a checkpoint are not ours."""
     names = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
-    found = [f"{name} {theirs.get(name)}, now {ours.get(name)}" for name in names if name not in may_differ]
-    return "; ".join(found[:MOST_NAMED]) + (f"; and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else "")
+    return some((f"{name} {theirs.get(name)}, now {ours.get(name)}" for name in names if name not in may_differ), "; ")
 
 
 def _best_step(path: Path) -> int | None:

@@ -227,8 +227,8 @@ class Distiller:
         if self.accelerator.is_main_process:
             clean_checkpoints(self.arguments.output_dir)
         if self.accelerator.is_main_process and self._metrics_path().exists():
-            lines = self._metrics_path().read_text().splitlines()
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.step_number]
+            lines = self._metrics_path().read_text(encoding="utf-8", errors="replace").splitlines()
+            kept = [line for line in lines if _step_of(line) in range(self.step_number + 1)]
             with atomic_file(self._metrics_path()) as aside:
                 aside.write_text("".join(line + "\n" for line in kept))
         self.accelerator.wait_for_everyone()
@@ -346,3 +346,11 @@ class Distiller:
         self.accelerator.print(
             f"Kept step {best['step']}, the best of the validations ({best['validation_accuracy']:.1f} %)"
         )
+
+
+def _step_of(line: str) -> Any:
+    """The step of a line of the log; `None` of one that a killed process, or someone else, left unreadable."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None

@@ -136,7 +136,7 @@ def record_experts(
         if index % accelerator.num_processes != accelerator.process_index:
             continue
         if path.exists():
-            if _count_snapshots(path, expected) < num_snapshots:
+            if _count_snapshots(path, expected, network) < num_snapshots:
                 raise ValueError(
                     f"{path} holds fewer than the {num_snapshots} snapshots this recipe uses: delete it to record "
                     "anew, or lower max_start or expert_span."
@@ -206,11 +206,10 @@ def _train(
     return torch.stack(snapshots)
 
 
-def _count_snapshots(path: Path, expected: dict[str, str]) -> int:
+def _count_snapshots(path: Path, expected: dict[str, str], network: nn.Module) -> int:
     """S of an expert file, after checking that it is whole and belongs here."""
-    check_recorded(path, expected, "an expert file", "experts_dir")
-    with safe_open(path, framework="pt") as file:
-        return file.get_slice("snapshots").get_shape()[0]
+    shapes = {"snapshots": (None, sum(parameter.numel() for parameter in network.parameters()))}
+    return check_recorded(path, expected, shapes, "an expert file", "experts_dir")["snapshots"][0]
 
 
 class ExpertStore:
@@ -240,7 +239,8 @@ class ExpertStore:
             "data": data.fingerprint,
             "training": training_signature(arguments),
         }
-        self.num_snapshots = min(_count_snapshots(path, expected) for path in self.paths)
+        network = build_network(network_arguments, data.image_shape, data.num_labels, seed=0)
+        self.num_snapshots = min(_count_snapshots(path, expected, network) for path in self.paths)
 
     def __len__(self) -> int:
         return len(self.paths)

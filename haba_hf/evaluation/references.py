@@ -23,7 +23,8 @@ from .training import Batches
 def random_real_artifact(data: ImageData, config: HabaConfig, seed: int) -> HabaModel:
     """
     Real training images as an artifact, stored as its config says, the same number of every class, drawn uniformly
-    without replacement; with multi-formation one for each tile.
+    without replacement; with multi-formation one for each tile. A class of fewer images gives all that it has, again
+    and again.
 
     Args:
         data ([`ImageData`]): the real data.
@@ -35,9 +36,9 @@ def random_real_artifact(data: ImageData, config: HabaConfig, seed: int) -> Haba
         [`HabaModel`]: its bases are the images in model space, its labels hard.
 
     Raises:
-        `ValueError`: if a class has fewer training images.
+        `ValueError`: if a class has no training image.
     """
-    rows = random_images(data, config.bases_per_class * config.num_formations, seed)
+    rows = random_images(data, config.bases_per_class * config.num_formations, seed, repeat=True)
     return real_images_artifact(data, rows, config)
 
 
@@ -68,10 +69,9 @@ def evaluate_random_real(
             index.
 
     Raises:
-        `ValueError`: if a class has too few images.
+        `ValueError`: if a class has no training image.
         `FloatingPointError`: if a student diverges; names the learning rate and the epoch.
     """
-    # Drawn before any student trains: a class with too few images is an error at once, on every process.
     learning_rate = artifact_learning_rate(random_real_artifact(data, config, seed), args)
 
     def batches_of_student(index: int, generator: torch.Generator) -> Callable[[int], Batches]:

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,22 +9,15 @@ from typing import Any
 import torch
 import yaml
 
-from ..artifact.budget import StorageFigures
 from ..artifact.loading import HabaProcessor, load_model_and_processor
 from ..artifact.modeling_haba import HabaModel
 from ..artifact.whitening_haba import WHITENING
-from ..evaluation import AccuracyResult, ArchitectureRow, ReportRow, RobustnessResult
+from ..evaluation import ArchitectureRow, ReportRow, RobustnessResult
 from ..utils.files import json_bytes
+from .records import CORESET, DISTILLATION, RECIPE, RECORDS, RESULTS, ROBUSTNESS, ROWS, read_measurements, read_origin
 
 WEIGHTS, PROCESSOR = "model.safetensors", "preprocessor_config.json"
 REQUIRED = ("config.json", WEIGHTS, PROCESSOR)
-# Where an artifact comes from, in its own folder: distilled or, of a coreset, chosen.
-RECIPE, DISTILLATION, CORESET = "recipe.yaml", "distillation.json", "coreset.json"
-ORIGINS = (RECIPE, DISTILLATION, CORESET)
-# What was measured of it, there or in the folder of the run.
-RESULTS, CROSS_ARCHITECTURE, ROBUSTNESS = "results.json", "cross_architecture.json", "robustness.json"
-MEASUREMENTS = (RESULTS, CROSS_ARCHITECTURE, ROBUSTNESS)
-RECORDS = (*ORIGINS, *MEASUREMENTS)
 GALLERY, TRAINING_CURVES = "gallery.png", "training_curves.png"
 FIGURES = (GALLERY, TRAINING_CURVES, "robustness.png")
 CARD = "README.md"
@@ -100,15 +91,10 @@ def read_artifact(directory: str | Path) -> Artifact:
             "wrote (output_dir/artifact), or save model and processor there with save_pretrained."
         )
     model, processor = load_model_and_processor(directory, local_files_only=True)
-    recipe, distillation, coreset = (_read_record(directory / name) for name in ORIGINS)
-    if distillation and coreset:
-        raise ValueError(
-            f"{directory} holds distillation.json and coreset.json, but an artifact is either distilled or chosen: "
-            "remove the one that is not of it."
-        )
+    recipe, distillation, coreset = read_origin(directory)
     origin, found = distillation or coreset, fingerprints(model, processor)
-    _check_fingerprints(directory, found, origin)
-    measurements = _read_measurements(directory, found["weights_fingerprint"], origin)
+    check_fingerprints(directory, found, origin)
+    measurements = read_measurements(directory, found["weights_fingerprint"], origin)
     artifact = Artifact(
         directory=directory,
         model=model,
@@ -146,8 +132,13 @@ def fingerprints(model: HabaModel, processor: HabaProcessor) -> dict[str, str]:
     }
 
 
-def _check_fingerprints(directory: Path, fingerprints: dict[str, str], origin: dict[str, Any]) -> None:
-    """Older records carry none."""
+def check_fingerprints(directory: str | Path, fingerprints: dict[str, str], origin: dict[str, Any]) -> None:
+    """
+    Holds weights and processor against the record of where they come from; older records carry no fingerprints.
+
+    Raises:
+        `ValueError`: if they are not what that is about.
+    """
     for name, found in fingerprints.items():
         if origin.get(name, found) != found:
             raise ValueError(
@@ -213,89 +204,6 @@ def refuse_unsafe_files(directory: str | Path) -> None:
     for path in (folder / name for folder in folders for name in (*REQUIRED, WHITENING, *RECORDS, *FIGURES)):
         if not path.resolve().is_relative_to(path.parent.resolve()):
             raise ValueError(f"{path} is a link out of its folder: put a copy of the file in its place.")
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        text = path.read_text(encoding="utf-8")
-        record = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read ({' '.join(str(error).split())}): mend or remove it.") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{path} is not a record of names and values: mend or remove it.")
-    # A recipe is flat; a YAML file of nested aliases would fill the memory when it is written again.
-    if path.suffix == ".yaml" and any(_is_nested(value) for value in record.values()):
-        raise ValueError(f"{path} is no recipe, whose values are numbers, words or lists of them: mend or remove it.")
-    return record
-
-
-def _is_nested(value: Any) -> bool:
-    parts = value if isinstance(value, list) else [value]
-    return any(isinstance(part, (dict, list)) for part in parts)
-
-
-def _accuracy(record: dict[str, Any]) -> AccuracyResult:
-    result = AccuracyResult(**record)
-    math.fsum([result.mean, result.std, result.seconds, *result.accuracies])  # numbers all of them
-    return result
-
-
-def _report_row(row: dict[str, Any]) -> ReportRow:
-    return ReportRow(row["system"], _accuracy(row["accuracy"]), StorageFigures(**row["storage"]))
-
-
-def _architecture_row(row: dict[str, Any]) -> ArchitectureRow:
-    return ArchitectureRow(**row | {"accuracy": _accuracy(row["accuracy"])})
-
-
-def _robustness_result(row: dict[str, Any]) -> RobustnessResult:
-    result = RobustnessResult(row["system"], row["clean"], row["accuracies"])
-    result.curve()  # all corruptions and severities are there
-    return result
-
-
-# Of each measurement: the artifact's field, where the file has its rows, and how one is read.
-ROWS: dict[str, tuple[str, str, Callable[[dict[str, Any]], Any]]] = {
-    RESULTS: ("rows", "rows", _report_row),
-    CROSS_ARCHITECTURE: ("architectures", "rows", _architecture_row),
-    ROBUSTNESS: ("robustness", "systems", _robustness_result),
-}
-
-
-def _rows_of(path: Path, record: dict[str, Any]) -> list[Any]:
-    _, key, read = ROWS[path.name]
-    try:
-        rows = [read(row) for row in record[key]]
-        rows[0]
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not what an evaluation writes: evaluate the artifact again.") from error
-    return rows
-
-
-def _read_measurements(
-    directory: Path, fingerprint: str, origin: dict[str, Any]
-) -> dict[Path, tuple[dict[str, Any], list[Any]]]:
-    """
-    Records and their rows: the folder's own, else those of the run (`output_dir/results.json`); all are of these
-    weights.
-    """
-    measurements = {}
-    for name in MEASUREMENTS:
-        path = directory / name
-        if not path.is_file() and directory.resolve().name == "artifact":
-            path = directory.resolve().parent / name
-        record = _read_record(path)
-        if not record:
-            continue
-        rows = _rows_of(path, record)
-        same_data = record.get("data_fingerprint") == origin.get("data_fingerprint")
-        # Older measurements carry no fingerprint of weights: they are checked against the data alone.
-        if not same_data or record.get("weights_fingerprint", fingerprint) != fingerprint:
-            raise ValueError(f"{path} is of another artifact than {directory}: evaluate this one again.")
-        measurements[path] = record, rows
-    return measurements
 
 
 def _figures(directory: Path, measurements: list[Path]) -> dict[str, Path]:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,11 @@ from ..evaluation import (
     RANDOM_EQUAL_BYTES,
     RANDOM_REAL,
     RANDOM_STORED_ALIKE,
-    architecture_table,
-    markdown_table,
-    robustness_table,
 )
-from .artifact import CROSS_ARCHITECTURE, RESULTS, ROBUSTNESS, Artifact, without_machine_paths
+from ..utils.text import escape_markdown
+from .artifact import Artifact, without_machine_paths
 from .sources import source_of
+from .summary import measured_tables
 
 DISTILLED_TAGS, CORESET_TAGS = ["dataset-distillation", "haba"], ["coreset", "haba"]
 EXACT, IMAGES = "exact", "images"  # configs of a dataset repository
@@ -117,11 +115,6 @@ def hub_cards_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "hub_cards"
 
 
-def escape_markdown(text: Any) -> str:
-    """Text of a file as one line of Markdown that shows it and does nothing else: no link, no HTML, no table cell."""
-    return re.sub(r"([\\`*_\[\]<>|#~!$&])", r"\\\1", " ".join(str(text).split()))
-
-
 def _render(template: str, artifact: Artifact, repo_id: str, metadata: str, **variables: Any) -> str:
     # Sandboxed, and values are only ever printed: a template in a class name stays text.
     environment = SandboxedEnvironment(
@@ -145,7 +138,7 @@ def _render(template: str, artifact: Artifact, repo_id: str, metadata: str, **va
         storage=model.storage(),
         basis=describe_basis(model.config),
         to_training_set=_figures(artifact),
-        tables=_tables(artifact),
+        tables=measured_tables(artifact, escape_markdown),
         measures=_measures(artifact),
         used=_used_by_students(artifact),
         splits={name: _split(record) for name, record in measurements.items()},
@@ -180,24 +173,6 @@ def _figures(artifact: Artifact) -> StorageFigures | None:
         shape, bytes_per_value = artifact.model.config.sample_shape, 4 if _is_speech(artifact) else 1
         return describe_storage(artifact.model.storage(), int(train_images), shape, bytes_per_value)
     return artifact.rows[0].storage if artifact.rows else None
-
-
-def _tables(artifact: Artifact) -> dict[str, str]:
-    """What was measured, a Markdown table for each file."""
-    tables = {}
-    if artifact.rows:
-        tables[RESULTS] = markdown_table([_escaped(row, "system") for row in artifact.rows])
-    if artifact.architectures:
-        rows = [_escaped(row, "architecture") for row in artifact.architectures]
-        tables[CROSS_ARCHITECTURE] = architecture_table(rows)
-    if artifact.robustness:
-        tables[ROBUSTNESS] = robustness_table([_escaped(row, "system") for row in artifact.robustness])
-    return tables
-
-
-def _escaped(row: Any, name: str) -> Any:
-    """A row whose name, text of a file, is fit for a table."""
-    return replace(row, **{name: escape_markdown(vars(row)[name])})
 
 
 def _measures(artifact: Artifact) -> dict[str, float]:

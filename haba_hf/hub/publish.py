@@ -33,7 +33,6 @@ from .artifact import (
     CARD,
     FIGURES,
     PROCESSOR,
-    RECORDS,
     REQUIRED,
     WEIGHTS,
     Artifact,
@@ -45,6 +44,7 @@ from .artifact import (
     write_files,
 )
 from .cards import eval_results_yaml, render_model_card
+from .records import RECORDS
 from .tables import materialize_artifact
 
 EVAL_RESULTS = ".eval_results/haba.yaml"

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..data import IMAGENET_SUBSETS, NAMED_DATASETS
+from ..utils.text import plain
 
 
 @dataclass(frozen=True)
@@ -151,4 +152,4 @@ def source_of(recipe: dict[str, Any], origin: dict[str, Any]) -> Source | None:
         if dataset is not None and dataset in (name, source.hub_id):
             return source
     title = origin.get("dataset")
-    return None if title is None else Source(str(title))
+    return None if title is None else Source(plain(title))

@@ -1,11 +1,14 @@
 """What `haba info` and the Space say of an artifact: sizes, storage budget, provenance and what was measured."""
 
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from typing import Any
 
 from ..artifact.budget import describe_basis
 from ..evaluation import architecture_table, markdown_table, robustness_table
+from ..utils.text import plain
 from .artifact import Artifact
+from .records import CROSS_ARCHITECTURE, RESULTS, ROBUSTNESS
 
 # Of a record's fields, those that fill a screen.
 LONG_FIELDS = ("versions", "training_rows")
@@ -43,13 +46,20 @@ def artifact_facts(artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def artifact_summary(artifact: Artifact) -> list[str]:
-    """The facts as paragraphs, the tables in Markdown."""
+def artifact_summary(artifact: Artifact, show: Callable[[Any], str] = plain) -> list[str]:
+    """
+    The facts as paragraphs, the tables in Markdown.
+
+    Args:
+        artifact ([`Artifact`]): whose.
+        show (`Callable[[Any], str]`, *optional*): what makes the text of its files fit for where it is shown, by
+            default a terminal; [`escape_markdown`] for a page.
+    """
     config, storage, step_sizes = artifact.model.config, artifact.model.storage(), artifact.model.step_sizes
     shape = "x".join(map(str, config.sample_shape))
     formations = f", each cut into {config.num_formations} samples" if config.num_formations > 1 else ""
     if artifact.coreset:
-        rule = artifact.coreset.get("coreset")
+        rule = show(artifact.coreset["coreset"])
         what = (
             f"coreset ({rule}), chosen and not distilled: {config.bases_per_class} real images per class{formations}"
         )
@@ -64,14 +74,29 @@ def artifact_summary(artifact: Artifact) -> list[str]:
         learning += (
             f"; {len(step_sizes)} step sizes from {step_sizes.min().item():.4g} to {step_sizes.max().item():.4g}"
         )
-    origin = [f"{name} {value}" for name, value in artifact.origin.items() if name not in LONG_FIELDS]
+    origin = [show(f"{name} {value}") for name, value in artifact.origin.items() if name not in LONG_FIELDS]
     return [
         f"{config.num_labels} classes, {what}: {config.num_samples:,} samples of {shape}, {config.label_kind} labels",
         f"{storage.floats:,} floats, {storage.bytes:,} bytes, as much as {storage.images_per_class:.2f} images per "
         f"class{apart} ({', '.join(f'{part} {floats:,}' for part, floats in storage.parts.items())})",
         learning,
         ", ".join(origin) or "no distillation.json: where it comes from is not on record",
-        markdown_table(artifact.rows) if artifact.rows else "no results.json: its accuracy is not on record",
-        *([architecture_table(artifact.architectures)] if artifact.architectures else []),
-        *([robustness_table(artifact.robustness)] if artifact.robustness else []),
+        *([] if artifact.rows else ["no results.json: its accuracy is not on record"]),
+        *measured_tables(artifact, show).values(),
     ]
+
+
+def measured_tables(artifact: Artifact, show: Callable[[Any], str]) -> dict[str, str]:
+    """What was measured, a Markdown table for each file, with names that `show` makes fit for it."""
+
+    def named(rows: list, name: str) -> list:
+        return [replace(row, **{name: show(vars(row)[name])}) for row in rows]
+
+    tables = {}
+    if artifact.rows:
+        tables[RESULTS] = markdown_table(named(artifact.rows, "system"))
+    if artifact.architectures:
+        tables[CROSS_ARCHITECTURE] = architecture_table(named(artifact.architectures, "architecture"))
+    if artifact.robustness:
+        tables[ROBUSTNESS] = robustness_table(named(artifact.robustness, "system"))
+    return tables

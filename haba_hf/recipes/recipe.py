@@ -42,6 +42,7 @@ from ..networks import NetworkArguments
 from ..utils.allocator import keep_freed_memory
 from ..utils.files import atomic_file
 from ..utils.interrupts import GO_ON, Terminated, terminated_like_interrupted
+from ..utils.text import plain
 from .sections import RecipeError, parse_sections, section_values
 
 
@@ -141,7 +142,7 @@ def run_script(main: Callable[[], None]) -> None:
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if os.environ.get("HABA_DEBUG"):
             raise
-        message = " ".join(str(error).split()) or type(error).__name__
+        message = plain(error) or type(error).__name__
         hint = "" if isinstance(error, RecipeError) else " (HABA_DEBUG=1 shows where)"
         print(f"error: {message}{hint}", file=sys.stderr)
         sys.exit(2)

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from ..hub.artifact import CORESET, DISTILLATION
+from ..hub.records import CORESET, DISTILLATION
 from ..recipes import recipe_path
 from ..runs import results_file
 from ..utils.files import atomic_file

@@ -20,12 +20,13 @@ from ..evaluation import (
     evaluate_full_data,
     score_under_corruption,
 )
-from ..hub.artifact import CROSS_ARCHITECTURE, ROBUSTNESS
 from ..hub.figures import plot_embedding, plot_robustness, save_contact_sheet
+from ..hub.records import CROSS_ARCHITECTURE, ROBUSTNESS
 from ..networks import FeatureNetwork, build_feature_network
 from ..recipes import Recipe
 from ..utils.files import write_json
 from .inputs import evaluation_facts, open_evaluation, student_network
+from .provenance import draw
 from .systems import compared_systems
 
 
@@ -93,8 +94,9 @@ def evaluate_robustness(recipe: Recipe, accelerator: Accelerator) -> list[Robust
         ]
         facts = evaluation_facts(recipe, opened.data, accelerator, opened, recipe.robustness)
         write_json(output_dir / ROBUSTNESS, {"systems": curves, **facts})
-        plot_robustness(results, output_dir / "robustness.png")
-        save_contact_sheet(opened.split.images[0], output_dir / "corruptions.png", recipe.distillation.seed)
+        first, seed = opened.split.images[0], recipe.distillation.seed
+        draw(accelerator, output_dir / "robustness.png", lambda file: plot_robustness(results, file))
+        draw(accelerator, output_dir / "corruptions.png", lambda file: save_contact_sheet(first, file, seed))
     accelerator.wait_for_everyone()
     return results
 

@@ -8,8 +8,9 @@ from ..artifact.budget import check_budget
 from ..coresets import choose_coreset, real_images_artifact
 from ..data import load_image_data
 from ..distillation import model_config
-from ..hub.artifact import CORESET, GALLERY
+from ..hub.artifact import GALLERY
 from ..hub.figures import save_gallery
+from ..hub.records import CORESET
 from ..recipes import Recipe
 from ..utils.files import atomic_directory, check_writable, write_json
 from .provenance import draw, environment, write_model

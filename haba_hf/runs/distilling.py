@@ -28,12 +28,13 @@ from ..distillation import (
     initial_model,
 )
 from ..evaluation import EvaluationArguments, evaluate_artifact
-from ..hub.artifact import DISTILLATION, GALLERY, TRAINING_CURVES, weights_fingerprint
+from ..hub.artifact import GALLERY, TRAINING_CURVES, weights_fingerprint
 from ..hub.figures import plot_training_curves, save_gallery
+from ..hub.records import DISTILLATION
 from ..recipes import Recipe, section_values
 from ..utils.allocator import peak_memory
 from ..utils.files import atomic_directory, locked, write_json
-from .inputs import student_network
+from .inputs import load_artifact, student_network
 from .provenance import draw, environment, write_model
 
 # What a run computes depends on these sections, and on those of its objective alone.
@@ -69,6 +70,8 @@ def distill(recipe: Recipe, accelerator: Accelerator) -> Path:
 def _distill(recipe: Recipe, accelerator: Accelerator) -> Path:
     arguments = recipe.distillation
     data = load_image_data(recipe.data, needs_test=False)
+    if recipe.model.init_from is not None:
+        load_artifact(recipe.model.init_from)  # it is what its record is about, or refused
     model = initial_model(recipe.model, data, arguments.seed)
     started_from = weights_fingerprint(model) if recipe.model.init_from is not None else None
     if recipe.model.storage_budget is not None:

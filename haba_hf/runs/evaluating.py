@@ -5,7 +5,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from ..evaluation import EvaluationArguments, ReportRow, write_results
-from ..hub.artifact import RESULTS
+from ..hub.records import RESULTS
 from ..recipes import Recipe
 from .inputs import evaluation_facts, open_evaluation, open_real_data
 from .systems import compared_systems, full_data_system

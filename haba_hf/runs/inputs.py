@@ -1,7 +1,6 @@
 """What every evaluation opens: the artifact, the data it fits, and the student's network."""
 
 import dataclasses
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from ..artifact.budget import describe_basis
 from ..artifact.loading import HabaProcessor, check_same_space, load_model_and_processor
 from ..artifact.modeling_haba import HabaModel
 from ..data import ImageData, Split, load_image_data
-from ..hub.artifact import CORESET, weights_fingerprint
+from ..hub.artifact import check_fingerprints, fingerprints, weights_fingerprint
+from ..hub.records import CORESET, DISTILLATION, read_record
 from ..networks import NetworkArguments
 from ..recipes import Recipe
 from ..utils.files import check_writable
@@ -59,7 +59,7 @@ def open_evaluation(recipe: Recipe, accelerator: Accelerator) -> OpenedArtifact:
             f"There is no artifact in {output_dir}: run training/distill.py with the same recipe (of a coreset: "
             "training/select_coreset.py), or set artifact."
         )
-    model, processor = load_artifact(artifact)
+    model, processor, origin = load_artifact(artifact)
     if recipe.data.zca != (processor.whitening is not None):
         space = "are not whitened" if processor.whitening is None else "live in ZCA-whitened space"
         raise ValueError(
@@ -75,7 +75,7 @@ def open_evaluation(recipe: Recipe, accelerator: Accelerator) -> OpenedArtifact:
         )
     split = _split_to_score(recipe, data, accelerator)
     check_same_space(processor, data.processor)
-    return OpenedArtifact(artifact, _system(artifact, model), model, processor, data, split)
+    return OpenedArtifact(artifact, _system(model, origin), model, processor, data, split)
 
 
 def open_real_data(recipe: Recipe, accelerator: Accelerator) -> tuple[ImageData, Split]:
@@ -107,30 +107,42 @@ def _split_to_score(recipe: Recipe, data: ImageData, accelerator: Accelerator) -
     return split
 
 
-def load_artifact(artifact: str) -> tuple[HabaModel, HabaProcessor]:
+def load_artifact(artifact: str) -> tuple[HabaModel, HabaProcessor, dict[str, Any]]:
     """
-    Model and processor from a folder or a Hub id.
+    Model and processor from a folder or a Hub id, and the record of where they come from, empty if there is none.
 
     Raises:
-        `ValueError`: if it is damaged, not a haba artifact, or its processor lacks the whitening of its samples.
+        `ValueError`: if it is damaged, not a haba artifact, not what its record is about, or its processor lacks the
+            whitening of its samples.
         `OSError`: if it does not exist or lacks a file.
     """
     if artifact.count("/") != 1 and not Path(artifact).is_dir():
         raise FileNotFoundError(f"There is no artifact {artifact}: it is neither a folder nor a Hub id (owner/name).")
-    return load_model_and_processor(artifact)
+    model, processor = load_model_and_processor(artifact)
+    origin = _origin(artifact)
+    check_fingerprints(artifact, fingerprints(model, processor), origin)
+    return model, processor, origin
 
 
-def _system(artifact: str, model: HabaModel) -> str:
+def _origin(artifact: str) -> dict[str, Any]:
+    for name in (DISTILLATION, CORESET):
+        path = Path(artifact) / name
+        if not Path(artifact).is_dir():
+            with suppress(EntryNotFoundError):  # not there, or, offline, not in the cache
+                path = Path(hf_hub_download(artifact, name))
+        record = read_record(path)
+        if record:
+            return record
+    return {}
+
+
+def _system(model: HabaModel, origin: dict[str, Any]) -> str:
     """What an artifact is called in a table."""
     hallucinators = model.config.num_hallucinators
     if hallucinators:
         return f"HaBa, {hallucinators} hallucinators"
-    provenance = Path(artifact) / CORESET
-    if not Path(artifact).is_dir():
-        with suppress(EntryNotFoundError):  # not there, or, offline, not in the cache
-            provenance = Path(hf_hub_download(artifact, CORESET))
-    if provenance.is_file():
-        return f"coreset, {json.loads(provenance.read_text())['coreset']}"
+    if "coreset" in origin:
+        return f"coreset, {origin['coreset']}"
     config = model.config
     plain = (config.stored_shape, config.num_formations, config.storage_dtype) == (config.sample_shape, 1, "float32")
     return "plain pixels" if plain else describe_basis(config)

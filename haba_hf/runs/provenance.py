@@ -10,7 +10,8 @@ from accelerate import Accelerator
 
 from ..artifact.loading import HabaProcessor
 from ..artifact.modeling_haba import HabaModel
-from ..hub.artifact import RECIPE, fingerprints
+from ..hub.artifact import fingerprints
+from ..hub.records import RECIPE
 from ..recipes import Recipe
 
 

@@ -60,7 +60,7 @@ def compared_systems(recipe: Recipe, opened: OpenedArtifact, accelerator: Accele
     The artifact and, as `references` says, random real images (of [`random_real_configs`]) and the full training set.
 
     Raises:
-        `ValueError`: if a class has too few real images.
+        `ValueError`: if a class has no training image.
     """
     model, processor, data, split = opened.model, opened.processor, opened.data, opened.split
     protocol, references = _protocol(recipe, accelerator), recipe.evaluation.references
@@ -71,6 +71,8 @@ def compared_systems(recipe: Recipe, opened: OpenedArtifact, accelerator: Accele
         random_real = _random_real_systems(model.config, data, split, protocol)
         alone = RANDOM_STORED_ALIKE if references == "same_storage" else None
         systems += [system for system in random_real if alone in (None, system.name)]
+        for note in _notes_on_small_classes(model.config, data):
+            accelerator.print(note)
     if references == "all":
         systems.append(full_data_system(recipe, data, split, accelerator))
     return systems
@@ -81,10 +83,10 @@ def random_real_configs(config: HabaConfig, data: ImageData) -> dict[str, HabaCo
     What an artifact of real images is compared with, by the name in a table: plain pixels at equal floats, the
     artifact's own storage without hallucinators at equal floats, and plain pixels at equal bytes, as files of real
     images have them. Of equally many plain images one is left out: those at equal bytes, unless the artifact has fewer
-    bits. A class has no more than its images.
+    bits. No class has more than the images of the largest.
     """
-    limit = min(len(rows) for rows in data.rows_of_classes(at_least=1))
-    floats = equal_storage_images_per_class(config)
+    limit = max(len(rows) for rows in data.rows_of_classes(at_least=1))
+    floats = min(equal_storage_images_per_class(config), limit)
     of_bytes = min(equal_bytes_images_per_class(config, data.bytes_per_value), limit)
     configs = {}
     if floats != of_bytes or config.storage_dtype == "float32":
@@ -95,6 +97,19 @@ def random_real_configs(config: HabaConfig, data: ImageData) -> dict[str, HabaCo
     if floats != of_bytes or config.storage_dtype != "float32":
         configs[RANDOM_EQUAL_BYTES] = real_images_config(data, of_bytes)
     return configs
+
+
+def _notes_on_small_classes(config: HabaConfig, data: ImageData) -> list[str]:
+    """Of classes with fewer images than they have places in a comparison: one sentence for the smallest."""
+    sizes = dict(zip(data.class_names, map(len, data.rows_of_classes(at_least=1)), strict=True))
+    name, has = min(sizes.items(), key=lambda size: size[1])
+    asked = {of.bases_per_class * of.num_formations for of in random_real_configs(config, data).values()}
+    if max(asked) <= has:
+        return []
+    return [
+        f"Random real images: {max(asked)} of each class, of which {name!r} has {has}; a class with fewer gives all, "
+        "again and again."
+    ]
 
 
 def _random_real_systems(config: HabaConfig, data: ImageData, split: Split, protocol: tuple) -> list[System]:

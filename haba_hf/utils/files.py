@@ -149,15 +149,25 @@ def write_json(path: str | Path, content: Any) -> None:
         aside.write_bytes(written)
 
 
-def check_recorded(path: str | Path, expected: Mapping[str, str], what: str, folder_field: str) -> None:
+def check_recorded(
+    path: str | Path,
+    expected: Mapping[str, str],
+    shapes: Mapping[str, tuple[int | None, ...]],
+    what: str,
+    folder_field: str,
+) -> dict[str, tuple[int, ...]]:
     """
     Checks a safetensors file that one run records and others read: it is whole, and of what this run would record.
 
     Args:
         path (`str`): the file.
         expected (`dict[str, str]`): what must stand in its header, by name.
+        shapes (`dict[str, tuple]`): the tensors that it must hold, by name, with their shapes, `None` for any length.
         what (`str`): what the file is, for messages.
         folder_field (`str`): the field of a recipe that names its folder.
+
+    Returns:
+        The shapes that those tensors have.
 
     Raises:
         `ValueError`: if it is damaged, another kind of file, or of something else.
@@ -165,7 +175,8 @@ def check_recorded(path: str | Path, expected: Mapping[str, str], what: str, fol
     try:
         with safe_open(path, framework="pt") as file:
             found = file.metadata() or {}
-    except SafetensorError as error:
+            has = {name: tuple(file.get_slice(name).get_shape()) for name in shapes}
+    except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged ({error}): delete it and record it again.") from error
     if not expected.keys() <= found.keys():
         raise ValueError(f"{path} is not {what} of haba_hf: choose another {folder_field}.")
@@ -175,6 +186,14 @@ def check_recorded(path: str | Path, expected: Mapping[str, str], what: str, fol
                 f"{path} was recorded with another {name} ({found[name]}) than this recipe's ({wanted}): choose "
                 f"another {folder_field}, or delete it and record it again."
             )
+    for name, wanted_shape in shapes.items():
+        lengths = zip(has[name], wanted_shape, strict=False)
+        if len(has[name]) != len(wanted_shape) or any(of not in (None, length) for length, of in lengths):
+            sizes = " x ".join("any" if of is None else str(of) for of in wanted_shape)
+            raise ValueError(
+                f"{path} holds {name} of shape {list(has[name])} in place of {sizes}: delete it and record it again."
+            )
+    return has
 
 
 def check_writable(directory: str | Path) -> None:

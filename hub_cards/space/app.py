@@ -18,6 +18,7 @@ from haba_hf.data import DataArguments, ImageData, load_image_data
 from haba_hf.hub import Artifact, artifact_summary, fetch_artifact, mixture_picture, read_artifact
 from haba_hf.hub.cards import hub_cards_folder
 from haba_hf.hub.mixtures import fits
+from haba_hf.utils.text import escape_markdown
 
 MOST_BYTES = 64 * 2**20  # of an artifact that a visitor names
 ALL_CLASSES, MIXTURE = "all classes", "mixture"
@@ -74,7 +75,7 @@ def build(folders: dict[str, Path], data: ImageData | None = None) -> gr.Blocks:
             gr.Radio(choices, value=choices[0] if choices else None, visible=bool(choices)),
             weights,
             draw(name, ALL_CLASSES, weights),
-            "\n\n".join(artifact_summary(artifact)),
+            "\n\n".join(artifact_summary(artifact, escape_markdown)),
         )
 
     def choose(name: str, class_name: str, choice: str):

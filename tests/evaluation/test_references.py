@@ -79,15 +79,24 @@ def test_the_draw_depends_on_the_seed_alone():
     assert not torch.equal(random_real_artifact(data, real_images_config(data, 5), seed=2).bases, first)
 
 
-def test_a_class_with_too_few_images_is_named():
+def test_a_class_with_few_images_gives_all_of_them_again_and_again():
     data = make_data(per_class=4)
-    assert random_real_artifact(data, real_images_config(data, 4), seed=0).config.num_bases == 12
-    with pytest.raises(ValueError, match=r"'left' has 4 training images, fewer than the 5 asked for"):
-        random_real_artifact(data, real_images_config(data, 5), seed=0)
-    with pytest.raises(ValueError, match="'left' has 4"):
-        evaluate_random_real(
-            data, data.test, real_images_config(data, 5), NETWORK, make_args(), 0, Accelerator(cpu=True)
-        )
+    one_less = data.train.labels.ne(0) | (torch.arange(12) == 0)  # one image of "left", four of the others
+    data.train = Split(data.train.images[one_less], data.train.labels[one_less])
+    model = random_real_artifact(data, real_images_config(data, 3), seed=0)
+    left, right, none = model.bases.detach().view(3, 3, -1)
+    assert torch.equal(left[0], left[1]) and torch.equal(left[0], left[2])
+    assert len(right.unique(dim=0)) == len(none.unique(dim=0)) == 3
+    config = real_images_config(data, 3)
+    result = evaluate_random_real(data, data.test, config, NETWORK, make_args(), 0, Accelerator(cpu=True))
+    assert len(result.accuracies) == 2
+
+
+def test_no_reference_asks_for_more_than_the_largest_class_has():
+    data = make_data(per_class=4)
+    config = HabaConfig(num_labels=3, sample_height=6, sample_width=6, num_hallucinators=0, bases_per_class=9)
+    floats = random_real_configs(config, data)["random real, equal storage"]
+    assert floats.bases_per_class == 4
 
 
 def test_every_student_has_a_draw_of_its_own(monkeypatch):

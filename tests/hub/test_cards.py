@@ -12,8 +12,9 @@ from huggingface_hub import DatasetCard, ModelCard
 
 from fake_hub import environment_of, serving
 from haba_hf.hub import push_artifact, read_artifact, render_dataset_card, render_model_card
-from haba_hf.hub.cards import escape_markdown, eval_results_yaml
+from haba_hf.hub.cards import eval_results_yaml
 from haba_hf.hub.sources import SOURCES, source_of
+from haba_hf.utils.text import escape_markdown
 from tiny_artifact import CLASS_NAMES, tiny_artifact
 
 

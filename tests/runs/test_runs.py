@@ -119,7 +119,7 @@ def test_distill_and_evaluate_an_image_folder(recipe_of, tmp_path):
     artifact = distill(recipe, accelerator)
     assert artifact == tmp_path / "run" / "artifact"
 
-    model, processor = load_artifact(str(artifact))
+    model, processor, _ = load_artifact(str(artifact))
     assert model.config.id2label == dict(enumerate(CLASS_NAMES))
     assert model.config.sample_shape == (3, 8, 8)
     assert model.class_ids.tolist() == [0, 1, 2]
@@ -291,7 +291,7 @@ def test_an_artifact_of_few_bits_is_validated_and_scored_as_it_is_loaded(recipe_
     small = SMALL | {"basis_width": 4, "storage_dtype": "int8", "references": "same_storage"}
     recipe = recipe_of(validate_every=5, validation_epochs=1, **small)
     artifact = distill(recipe, tiny_accelerator())
-    loaded, _ = load_artifact(str(artifact))
+    loaded, _, _ = load_artifact(str(artifact))
     assert torch.equal(seen[0].bases, loaded.bases), "the validated model is rounded as the saved one"
     assert (artifact / "model.safetensors").stat().st_size < 4_000 + loaded.storage().bytes
     own, alike = evaluate(recipe, tiny_accelerator())
@@ -338,7 +338,7 @@ def test_one_objective_starts_from_anothers_artifact(recipe_of, tmp_path):
 )
 def test_gradient_matching_from_recipe_to_table(recipe_of, tmp_path, changes):
     recipe = recipe_of(references="none", inner_epochs=1, **changes)
-    model, _ = load_artifact(str(distill(recipe, tiny_accelerator())))
+    model, _, _ = load_artifact(str(distill(recipe, tiny_accelerator())))
     formations = changes.get("formation_factor", 1) ** 2
     hallucinators = changes.get("num_hallucinators", 2)
     samples = 3 * changes.get("bases_per_class", 1) * max(hallucinators, 1) * formations
@@ -366,7 +366,7 @@ def test_a_finished_run_is_left_as_it_is_and_another_recipe_is_refused(recipe_of
 def test_a_whitened_run_from_data_to_student(recipe_of, tmp_path):
     recipe, accelerator = recipe_of(zca=True, basis_channels=1), tiny_accelerator()
     artifact = distill(recipe, accelerator)
-    model, processor = load_artifact(str(artifact))
+    model, processor, _ = load_artifact(str(artifact))
     assert model.config.whitening == processor.whitening_fingerprint is not None
     plain = recipe_of(output_dir=tmp_path / "plain")
     records = [json.loads((distill(each, accelerator) / "distillation.json").read_text()) for each in (recipe, plain)]
@@ -385,7 +385,7 @@ def test_a_whitened_run_from_data_to_student(recipe_of, tmp_path):
     assert student.whitening_fingerprint == processor.whitening_fingerprint
     embed(recipe_of(zca=True, perplexity=3, embedded_images=4), accelerator)
     chosen = recipe_of(zca=True, num_hallucinators=0, coreset="random", output_dir=tmp_path / "coreset")
-    model, processor = load_artifact(str(select_coreset(chosen, accelerator)))
+    model, processor, _ = load_artifact(str(select_coreset(chosen, accelerator)))
     assert model.config.whitening == processor.whitening_fingerprint == student.whitening_fingerprint
 
 

@@ -102,7 +102,7 @@ OBJECTIVES = {
 def test_distill_and_evaluate_a_folder_of_clips(recipe_of, tmp_path, objective):
     recipe, accelerator = recipe_of(objective=objective, **OBJECTIVES[objective]), tiny_accelerator()
     artifact = distill(recipe, accelerator)
-    model, processor = load_artifact(str(artifact))
+    model, processor, _ = load_artifact(str(artifact))
     assert type(processor) is HabaAudioProcessor
     assert model.config.id2label == dict(enumerate(WORDS))
     assert model.config.sample_shape == (1, SIDE, SIDE)
@@ -137,7 +137,7 @@ def test_idc_keeps_bases_in_the_range_of_the_training_spectrograms(recipe_of):
         objective="idc", **OBJECTIVES["idc"] | {"outer_steps": 1, "basis_learning_rate": 1e-6, "basis_init": "noise"}
     )
     artifact = distill(recipe, tiny_accelerator())
-    model, processor = load_artifact(str(artifact))
+    model, processor, _ = load_artifact(str(artifact))
     least, greatest = processor.normalize(load_image_data(recipe.data).extremes()).aminmax()
     assert least - 1e-4 <= model.bases.min() and model.bases.max() <= greatest + 1e-4
 
@@ -155,7 +155,7 @@ def test_coreset_student_embedding_and_architectures(recipe_of, tmp_path):
     )
     accelerator = tiny_accelerator()
     artifact = select_coreset(recipe, accelerator)
-    data, (model, processor) = load_image_data(recipe.data), load_artifact(str(artifact))
+    data, (model, processor, _) = load_image_data(recipe.data), load_artifact(str(artifact))
     rows = json.loads((artifact / "coreset.json").read_text())["training_rows"]
     chosen = [row for word in WORDS for row in rows[word]]
     assert (processor.normalize(data.train.images[chosen]) == model.bases).all()
@@ -248,6 +248,6 @@ def test_to_the_hub_and_back_with_its_processor(speech_artifact, tmp_path, monke
         assert settings["auto_map"] == {"AutoFeatureExtractor": "processing_audio_haba.HabaAudioProcessor"}
         copy = pull_artifact("me/words", tmp_path / "copy")
         assert {path.name for path in copy.glob("*.py")} == names, "the code comes along"
-        model, processor = load_artifact("me/words")
+        model, processor, _ = load_artifact("me/words")
         assert type(processor) is HabaAudioProcessor and processor.spectrogram_mean == -4.0
         assert (model.bases == read_artifact(copy).model.bases).all()
