@@ -115,6 +115,10 @@ class FakeHub:
         """The next `times` matching requests are hung up on: half of a body that was asked for, or no answer."""
         self.faults.append({"method": method, "path": path, "status": None, "times": times})
 
+    def say(self, method: str, path: str, content: bytes, times: int = 1) -> None:
+        """The next `times` matching requests are answered with this, and 200."""
+        self.faults.append({"method": method, "path": path, "status": 200, "content": content, "times": times})
+
     def fault_of(self, method: str, path: str) -> dict | None:
         for fault in self.faults:
             if fault["times"] and fault["method"] == method and re.search(fault["path"], path):
@@ -150,7 +154,7 @@ class Handler(BaseHTTPRequestHandler):
         self.hang_up = False
         fault = hub.fault_of(self.command, path)
         if fault is not None and fault["status"] is not None:
-            return self.answer({"error": "a fault"}, fault["status"])
+            return self.answer(fault.get("content", {"error": "a fault"}), fault["status"])
         self.hang_up = fault is not None
         if self.hang_up and self.command != "GET":
             return self.cut()

@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
     HTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
+    RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import RepoFile
@@ -104,7 +105,8 @@ def push_artifact(
     Raises:
         `ValueError`: if `repo_id` is no name, `create_pr` comes with a branch, or the folder is unfit (see
             [`read_artifact`]) or holds a pickle or a link out of it, before anything is sent.
-        `OSError`: if the Hub cannot be reached or refuses; the repository then is as it was.
+        `OSError`: if the Hub cannot be reached or refuses; the repository then is as it was, or, if it is new, empty,
+            which is said.
     """
     repo_id = checked_repo_id(repo_id)
     if create_pr and revision not in (None, "main"):
@@ -113,26 +115,35 @@ def push_artifact(
     artifact = read_artifact(directory)
     api = HfApi(token=token, library_name="haba_hf")
     repo_type = "dataset" if as_dataset else "model"
-    with tempfile.TemporaryDirectory() as folder, clear_hub_errors(repo_id, revision):
+    with tempfile.TemporaryDirectory() as folder:
         if as_dataset:
             files = _dataset_files(artifact, repo_id, tags, Path(folder))
         else:
             files = _model_files(artifact, repo_id, include_code, tags)
-        url = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True)
-        if revision is not None:
-            _make_branch(api, repo_id, repo_type, revision)
-        there = api.list_repo_files(repo_id, repo_type=repo_type, revision=revision)
-        stale = sorted(name for name in there if _is_of(name, (*KNOWN, *TABLES)) and name not in files)
-        commit = api.create_commit(
-            repo_id,
-            [CommitOperationAdd(name, content) for name, content in files.items()]
-            + [CommitOperationDelete(name) for name in stale],
-            commit_message=commit_message or f"Publish {'samples' if as_dataset else 'an artifact'} of haba_hf",
-            commit_description=commit_description,
-            repo_type=repo_type,
-            revision=revision,
-            create_pr=create_pr,
-        )
+        with clear_hub_errors(repo_id, revision):
+            is_new = not api.repo_exists(repo_id, repo_type=repo_type)
+            url = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True)
+        try:
+            with clear_hub_errors(repo_id, revision):
+                if revision is not None:
+                    _make_branch(api, repo_id, repo_type, revision)
+                there = api.list_repo_files(repo_id, repo_type=repo_type, revision=revision)
+                stale = sorted(name for name in there if _is_of(name, (*KNOWN, *TABLES)) and name not in files)
+                commit = api.create_commit(
+                    repo_id,
+                    [CommitOperationAdd(name, content) for name, content in files.items()]
+                    + [CommitOperationDelete(name) for name in stale],
+                    commit_message=commit_message
+                    or f"Publish {'samples' if as_dataset else 'an artifact'} of haba_hf",
+                    commit_description=commit_description,
+                    repo_type=repo_type,
+                    revision=revision,
+                    create_pr=create_pr,
+                )
+        except OSError as error:
+            if is_new:  # not deleted: the token may have no right to, and the name is the user's
+                raise OSError(f"{error} The new repository is empty: push again, or delete it on the Hub.") from error
+            raise
     return commit.pr_url or str(url)
 
 
@@ -211,7 +222,9 @@ def fetch_artifact(
     with clear_hub_errors(repo_id, revision):
         api = HfApi(token=token, library_name="haba_hf")
         info = api.model_info(repo_id, revision=revision)
-        names = [sibling.rfilename for sibling in info.siblings or []]
+        tree = api.list_repo_tree(repo_id, recursive=True, revision=info.sha)
+        listed = [entry for entry in tree if isinstance(entry, RepoFile)]
+        names = [file.path for file in listed]
         for name in names:
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
                 raise ValueError(f"{repo_id} holds a file {name!r} that would leave its folder: do not use it.")
@@ -219,8 +232,7 @@ def fetch_artifact(
         if missing:
             pickles = " (pickled weights are not read)" if WEIGHTS in missing else ""
             raise ValueError(f"{repo_id} holds no artifact, it lacks {', '.join(missing)}{pickles}.")
-        tree = api.list_repo_tree(repo_id, recursive=True, revision=info.sha)
-        files = [entry for entry in tree if isinstance(entry, RepoFile) and _is_of(entry.path, KNOWN)]
+        files = [file for file in listed if _is_of(file.path, KNOWN)]
         size = sum(file.size for file in files)
         if most_bytes is not None and size > most_bytes:
             raise ValueError(f"{repo_id} takes {size:,} bytes, more than the {most_bytes:,} that are fetched here.")
@@ -254,27 +266,48 @@ def checked_repo_id(repo_id: str) -> str:
 
 @contextmanager
 def clear_hub_errors(repo_id: str, revision: str | None = None) -> Iterator[None]:
-    """What the client raises as one sentence that says what to do. It never holds a token."""
+    """What the client raises as one sentence, an `OSError`, that says what to do. It never holds a token."""
     try:
         yield
-    except RevisionNotFoundError as error:
-        raise OSError(f"{repo_id} has no revision {revision!r} on the Hub: look up its branches and tags.") from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code
+    except Exception as error:
+        fault = _fault_of_hub(error, revision)
+        if fault is None:
+            raise
+        raise OSError(f"{repo_id}: {fault}.") from error
+
+
+def _fault_of_hub(error: BaseException, revision: str | None) -> str | None:
+    """
+    What went wrong between here and the Hub; `None` of any other error. The client wraps what it met, a status above
+    all, in errors of its own, so that all that led to one counts.
+    """
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+        causes.append(cause)
+    if isinstance(error, RevisionNotFoundError):
+        return f"there is no revision {revision!r} on the Hub: look up its branches and tags"
+    answered = next((cause for cause in causes if isinstance(cause, HfHubHTTPError)), None)
+    if answered is not None:
+        status = answered.response.status_code
+        missing = "the Hub lacks a file that it lists or was sent: try again"
+        if isinstance(answered, RepositoryNotFoundError):
+            missing = "there is no such repository on the Hub, or it is private: check the name or `hf auth login`"
         advice = {
             401: "the Hub does not accept the token, or there is none: run `hf auth login`, or set HF_TOKEN",
-            403: "the token has no right to do this: use one that may write to it",
-            404: "there is no such repository on the Hub, or it is private: check the name, or run `hf auth login`",
+            403: "the token has no right to do this: use one that has",
+            404: missing,
             429: "too many requests: try again in some minutes",
         }
         unknown = "the Hub has a fault of its own: try again later" if status >= 500 else "the Hub refuses"
-        raise OSError(f"{repo_id}: {advice.get(status, unknown)} (HTTP {status}).") from error
-    except OfflineModeIsEnabled as error:
-        raise OSError(f"{repo_id}: HF_HUB_OFFLINE is set, so the Hub is not asked: unset it.") from error
-    except (HTTPError, LocalEntryNotFoundError) as error:  # no answer at all
-        raise OSError(
-            f"{repo_id}: the connection to the Hub failed ({type(error).__name__}): try again, what arrived is kept."
-        ) from error
+        return f"{advice.get(status, unknown)} (HTTP {status})"
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set, so the Hub is not asked: unset it"
+    unanswered = next((cause for cause in causes if isinstance(cause, (HTTPError, LocalEntryNotFoundError))), None)
+    if unanswered is not None:
+        return f"the connection to the Hub failed ({type(unanswered).__name__}): try again, what arrived is kept"
+    if isinstance(error, (json.JSONDecodeError, TypeError, LookupError, AttributeError, RuntimeError)):
+        return "the Hub answered something else than it should: check HF_ENDPOINT and proxies, or try again later"
+    return None
 
 
 def _model_files(artifact: Artifact, repo_id: str, include_code: bool, tags: Sequence[str] | None = None) -> Files:

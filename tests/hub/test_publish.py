@@ -438,7 +438,7 @@ def test_what_is_not_there(hub, artifact, tmp_path):
     with pytest.raises(OSError, match=r"me/nothing: there is no such repository on the Hub, or it is private"):
         pull_artifact("me/nothing", tmp_path / "copy")
     push_artifact(artifact, "me/tiny")
-    with pytest.raises(OSError, match="me/tiny has no revision 'v9' on the Hub"):
+    with pytest.raises(OSError, match="me/tiny: there is no revision 'v9' on the Hub"):
         pull_artifact("me/tiny", tmp_path / "copy", "v9")
     assert not (tmp_path / "copy").exists()
 
@@ -482,6 +482,64 @@ def test_a_broken_hub_leaves_no_half_copy(hub, artifact, tmp_path, fault):
     hub.faults.clear()
     pull_artifact("me/tiny", tmp_path / "copy")
     assert read_artifact(tmp_path / "copy").rows
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "sentence"),
+    [
+        ("PUT", "/lfs/", 500, r"the Hub has a fault of its own: try again later \(HTTP 500\)"),
+        ("PUT", "/lfs/", 403, r"the token has no right to do this.*\(HTTP 403\)"),
+        ("PUT", "/lfs/", 429, r"too many requests: try again in some minutes \(HTTP 429\)"),
+        ("PUT", "/lfs/", None, r"the connection to the Hub failed"),
+        ("POST", "/lfs-verify", 404, r"the Hub lacks a file that it lists or was sent: try again \(HTTP 404\)"),
+        ("POST", "/objects/batch", 403, r"the token has no right to do this.*\(HTTP 403\)"),
+        ("POST", "/preupload/", 429, r"too many requests"),
+    ],
+)
+def test_a_first_push_that_fails_says_that_an_empty_repository_stays(
+    hub, artifact, monkeypatch, method, path, status, sentence
+):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's own tries
+    hub.drop(method, path, times=99) if status is None else hub.fail(method, path, status, times=99)
+    with pytest.raises(OSError, match=f"me/tiny: {sentence}.*The new repository is empty: push again, or delete it"):
+        push_artifact(artifact, "me/tiny")
+    hub.faults.clear()
+    hub.fail("POST", "/commit/", 403)
+    with pytest.raises(OSError, match="me/tiny: the token has no right") as caught:
+        push_artifact(artifact, "me/tiny")
+    assert "new repository" not in str(caught.value), "the second time it is there"
+    push_artifact(artifact, "me/tiny")
+    assert hub.files("me/tiny").keys() == FILES | CODE
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [
+        (403, "the token has no right to do this"),
+        (404, "the Hub lacks a file that it lists or was sent: try again"),
+        (429, "too many requests: try again in some minutes"),
+        (500, "the Hub has a fault of its own: try again later"),
+    ],
+)
+def test_a_file_of_a_pull_that_is_refused(hub, artifact, tmp_path, monkeypatch, status, sentence):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    push_artifact(artifact, "me/tiny")
+    for method in ("GET", "HEAD"):
+        hub.fail(method, r"/resolve/.*/model\.safetensors", status, times=99)
+    with pytest.raises(OSError, match=rf"me/tiny: {sentence}.*\(HTTP {status}\)"):
+        pull_artifact("me/tiny", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize("content", [b"<html>Please log in</html>", b"[]", b"null", b'{"siblings": 3}'])
+@pytest.mark.parametrize("path", [r"/api/models/me/tiny(/revision/.*)?$", "/tree/"])
+def test_a_hub_that_answers_something_else(hub, artifact, tmp_path, path, content):
+    push_artifact(artifact, "me/tiny")
+    hub.say("GET", path, content, times=9)
+    with pytest.raises((OSError, ValueError), match=r"me/tiny") as caught:
+        pull_artifact("me/tiny", tmp_path / "copy")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "copy").exists()
 
 
 def test_no_hub_and_offline(hub, artifact, tmp_path, monkeypatch):
