@@ -25,11 +25,11 @@ def learning_rate_at(epoch: int, epochs: int, learning_rate: float, schedule: Sc
     """
     The learning rate in `epoch` (counted from 0).
 
-    `"half"`: a tenth from epoch `epochs // 2 + 1` on. `"two_steps"` (IDC): a fifth from epoch `2 * epochs // 3` on and
-    a fifth of that from `5 * epochs // 6` on.
+    `"half"`: a tenth from epoch `epochs // 2 + 1` on, of two epochs in the last. `"two_steps"` (IDC): a fifth from
+    epoch `2 * epochs // 3` on and a fifth of that from `5 * epochs // 6` on.
     """
     if schedule == "half":
-        return learning_rate * 0.1 if epoch >= epochs // 2 + 1 else learning_rate
+        return learning_rate * 0.1 if epoch >= min(epochs // 2 + 1, max(epochs - 1, 1)) else learning_rate
     return learning_rate * 0.2 ** ((epoch >= 2 * epochs // 3) + (epoch >= 5 * epochs // 6))
 
 

@@ -11,9 +11,11 @@ import difflib
 import math
 import re
 import reprlib
+import sys
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -24,6 +26,7 @@ COMMAND_LINE = "command line"
 BOOLEAN_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 NULL_WORDS = ("none", "null")
 MOST_BYTES = 2**20
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, in C, where libyaml is there
 _NOT_GIVEN: Any = object()
 
 
@@ -52,15 +55,8 @@ def parse_sections(
         `TypeError`: if two sections share a field name, or a field has a type that cannot be read.
     """
     section_types = tuple(section_types)
-    hints: dict[str, Any] = {}
-    for section_type in section_types:
-        types_by_name = get_type_hints(section_type)
-        for section_field in _settable(section_type):
-            if section_field.name in hints:
-                raise TypeError(f"the field {section_field.name!r} is in more than one section")
-            hints[section_field.name] = types_by_name[section_field.name]
-
-    recipe, given = _parse_command_line(section_types, hints, argv, description)
+    hints = _hints(section_types)
+    recipe, given = _parse_command_line(section_types, argv, description)
     values: dict[str, Any] = {}
     if recipe is not None:
         path = recipe_path(recipe)
@@ -80,6 +76,19 @@ def parse_sections(
                 raise RecipeError(f"{section_field.name} has no default: set it in a recipe or on the command line")
         sections.append(section_type(**chosen))
     return tuple(sections)
+
+
+@cache
+def _hints(section_types: tuple[type, ...]) -> Mapping[str, Any]:
+    """The types of all fields, by name."""
+    hints: dict[str, Any] = {}
+    for section_type in section_types:
+        types_by_name = get_type_hints(section_type)
+        for section_field in _settable(section_type):
+            if section_field.name in hints:
+                raise TypeError(f"the field {section_field.name!r} is in more than one section")
+            hints[section_field.name] = types_by_name[section_field.name]
+    return hints
 
 
 def section_values(section: Any, result_only: bool = False) -> dict[str, Any]:
@@ -124,10 +133,10 @@ class _Parser(HfArgumentParser):
         raise RecipeError(f"{COMMAND_LINE}: {message}{advice}")
 
 
-def _parse_command_line(
-    section_types: tuple[type, ...], hints: Mapping[str, Any], argv: Sequence[str] | None, description: str | None
-) -> tuple[str | None, dict[str, Any]]:
-    """The path of the recipe, if one was given, and the raw values of the fields that were given."""
+@cache  # it takes longer to make than all else of reading a recipe
+def _parser(section_types: tuple[type, ...]) -> _Parser:
+    """The parser of a command line, which leaves values as words."""
+    hints = _hints(section_types)
     # HfArgumentParser only collects the words of each field. Its conversion of values would not serve the file, says
     # less when it fails, and it hands the metadata of a field to argparse, which refuses keys such as "result".
     stand_ins: list[Any] = []
@@ -151,12 +160,20 @@ def _parse_command_line(
     parser = _Parser(
         stand_ins,
         usage="%(prog)s [recipe.yaml] [--field value ...]",
-        description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("recipe", nargs="?", help="YAML file of fields and values")
     parser.set_defaults(**dict.fromkeys(hints, _NOT_GIVEN))
+    return parser
+
+
+def _parse_command_line(
+    section_types: tuple[type, ...], argv: Sequence[str] | None, description: str | None
+) -> tuple[str | None, dict[str, Any]]:
+    """The path of the recipe, if one was given, and the raw values of the fields that were given."""
+    parser, hints = _parser(section_types), _hints(section_types)
+    parser.prog, parser.description = Path(sys.argv[0]).name, description
     namespace, rest = parser.parse_known_args(argv)
     for word in rest:
         if word.startswith("-"):
@@ -173,9 +190,9 @@ def _read_recipe_file(path: Path) -> dict[Any, Any]:
         raise RecipeError(f"{path}: {path.stat().st_size:,} bytes are no recipe, which is lines of `field: value`")
     try:
         text = path.read_text(encoding="utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=LOADER)):
             raise RecipeError(f"{path}: a recipe has no aliases (*name): write the value where it is meant")
-        tree, values = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+        tree, values = yaml.compose(text, Loader=LOADER), yaml.load(text, Loader=LOADER)
     except RecipeError:
         raise
     except RecursionError:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..evaluation import in_percent
 from ..recipes import Recipe, parse_recipe
-from .records import Record
+from .records import Record, settings_hash
 from .tables import Table, TableRow
 
 COLUMNS = (
@@ -20,6 +20,9 @@ COLUMNS = (
     "steps",
     "minutes",
 )
+
+
+EARLIER = " °"  # marks a run of other settings than its row has today
 
 
 def markdown(table: Table, records: Sequence[Record]) -> str:
@@ -84,6 +87,8 @@ def _scored(record: Record) -> dict[str, str]:
 
 def _mark(row: TableRow, record: Record, notes: dict[str, int]) -> str:
     """The number of the note that lists a run's departures; empty without any, or without published settings."""
+    if _is_of_earlier_settings(row, record):
+        return EARLIER
     if row.published is None:
         return ""
     recipe = row.parse(record["set"])
@@ -91,6 +96,11 @@ def _mark(row: TableRow, record: Record, notes: dict[str, int]) -> str:
     differing = departures(recipe, parse_recipe([row.published, at_its_size]))
     note = f"`{row.published}` sets otherwise: {', '.join(differing)}."
     return f" [{notes.setdefault(note, len(notes) + 1)}]" if differing else ""
+
+
+def _is_of_earlier_settings(row: TableRow, record: Record) -> bool:
+    """Whether the row or its recipe has changed since; what a run of today would give is then not known."""
+    return record["settings_hash"] != settings_hash(row, record["set"])
 
 
 def _legend(table: Table, records: Sequence[Record], compared: bool, published: bool) -> str:
@@ -110,6 +120,10 @@ def _legend(table: Table, records: Sequence[Record], compared: bool, published: 
         )
     if any(record["ended_by"] == "max_minutes" for record in records):
         sentences.append("*: ended by its budget of time.")
+    if any(
+        _is_of_earlier_settings(row, record) for row in table.rows for record in records if record["row"] == row.name
+    ):
+        sentences.append(f"{EARLIER.strip()}: run before its recipe was changed, and to be run again.")
     if machines:
         sentences.append(f"Ran on: {'; '.join(machines)}.")
     return " ".join(sentences) + f" `python training/reproduce.py {table.name}` fills the table."

@@ -18,7 +18,7 @@ from haba_hf.data.corruptions import (
     corrupt,
     load_official,
 )
-from haba_hf.data.corruptions.blur import defocus_blur, glass_blur, trail, zoomed
+from haba_hf.data.corruptions.blur import defocus_blur, glass_blur, trail, zoom_blur, zoomed
 from haba_hf.data.corruptions.digital import elastic_transform
 from haba_hf.data.corruptions.weather import plasma
 
@@ -66,6 +66,14 @@ def test_form_and_determinism(corruption):
     assert torch.equal(corrupt(images, corruption, 5, seed=5), corrupted) == (corruption in fixed)
     assert np.array_equal(np.random.get_state()[1], before[0]) and torch.equal(torch.get_rng_state(), before[1])
     assert torch.equal(images, before[2])
+
+
+@pytest.mark.parametrize(("severity", "end"), list(enumerate((1.06, 1.11, 1.16, 1.21, 1.26), start=1)))
+def test_zoom_blur_has_the_zooms_of_the_published_list(severity, end):
+    images = np.random.default_rng(0).uniform(size=(2, 32, 32, 3))
+    zooms = np.arange(1, end, 0.01)  # rounds to one number more than it seems, at the first two ends
+    expected = (images + sum(zoomed(images, round(float(zoom), 2)) for zoom in zooms)) / (len(zooms) + 1)
+    assert zoom_blur(images, severity, np.random.default_rng(0)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS)

@@ -27,7 +27,10 @@ from tiny import (
 
 # Loops so short that networks are drawn anew on the way.
 SETTINGS = {
-    "cafe": {"query_batch_size": 4, "accuracy_window": 2, "outer_range": 0.2, "max_inner_epochs": 3},
+    "cafe": {
+        **{"steps_per_network": None, "epochs_per_step": None, "query_batch_size": 4},
+        **{"accuracy_window": 2, "outer_range": 0.2, "max_inner_epochs": 3},
+    },
     "dd": {"pairing": "sample"},
     "ld": {"restart_window": 1, "student_batch_size": 5, "label_learning_rate": 0.1},
 }

@@ -26,7 +26,9 @@ from tiny import (
 
 
 def prepared(data, model, network=NETWORK, **settings):
-    recipe = tiny_recipe(**{"query_batch_size": 3, "accuracy_window": 3, "max_inner_epochs": 4} | settings)
+    loops = {"steps_per_network": None, "epochs_per_step": None}  # those of the paper, that accuracies end
+    loops |= {"query_batch_size": 3, "accuracy_window": 3, "max_inner_epochs": 4}
+    recipe = tiny_recipe(**loops | settings)
     objective = FeatureAlignment(network, recipe.distillation, recipe.feature_alignment)
     objective.prepare(data, model, tiny_accelerator())
     return objective, all_fields(recipe)
@@ -180,6 +182,21 @@ def test_the_inner_loop_and_the_accuracy_by_hand():
     assert logs["inner_epochs"] == 4
     (expected,) = torch.autograd.grad(loss, model.bases)
     torch.testing.assert_close(gradients(model)["bases"], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_loops_of_fixed_numbers_ask_for_no_accuracy(monkeypatch):
+    data = tiny_data()
+    model = tiny_model(data)
+    objective, arguments = prepared(data, model, steps_per_network=3, epochs_per_step=2)
+    monkeypatch.setattr(objective, "_accuracy", lambda network, generator: pytest.fail("a query pass"))
+    for step in range(1, 8):
+        logs = objective.backward(model, torch.Generator().manual_seed(step))
+        assert logs["inner_epochs"] == (0 if step in (1, 4, 7) else 2)
+        assert objective.networks == (step + 2) // 3
+        assert (objective.network is None) == (step in (3, 6))
+    assert logs.keys() == {"l_dd", "inner_epochs"}
+    for name, value in first_network(data, arguments, number=2).state_dict().items():
+        assert torch.equal(objective.network.state_dict()[name], value)
 
 
 def test_the_two_loops_follow_the_accuracies(monkeypatch):

@@ -180,6 +180,7 @@ def test_accuracy_equals_sklearns_in_one_pass_of_bounded_batches():
 def test_the_learning_rate_decays_after_the_middle():
     assert [learning_rate_at(epoch, 5, 1.0) for epoch in range(5)] == [1, 1, 1, 0.1, 0.1]
     assert [learning_rate_at(epoch, 6, 1.0) for epoch in range(6)] == [1, 1, 1, 1, 0.1, 0.1]
+    assert [learning_rate_at(epoch, 2, 1.0) for epoch in range(2)] == [1, 0.1], "of two, the last"
     assert learning_rate_at(0, 1, 1.0) == 1
     # the paper's code: 1,001 epochs, the last at the full rate is 501 when counting from 0
     assert [learning_rate_at(epoch, 1001, 1.0) for epoch in (500, 501)] == [1, 0.1]

@@ -45,10 +45,13 @@ def table_of(folder, text=TINY):
     return read_table(str(path))
 
 
-def record(row, accuracies, seed=0, **others):
+def record(table, row, accuracies, seed=0, **others):
+    """Of a run of today: its hash is that of the row's settings, as long as no other is given."""
+    its_row = next(found for found in table.rows if found.name == row)
     return {
         "row": row,
         "set": {},
+        "settings_hash": settings_hash(its_row, others.get("set", {})),
         "seed": seed,
         "mean": statistics.mean(accuracies),
         "std": statistics.pstdev(accuracies),
@@ -121,18 +124,19 @@ def test_the_hash_tells_results_apart_and_only_them():
 
 def test_a_record_takes_the_place_of_the_one_of_its_row_and_seed(tmp_path):
     path = tmp_path / "table.jsonl"
-    for kept in (record("a", [0.5]), record("b", [0.6]), record("a", [0.7]), record("a", [0.8], seed=1)):
-        keep_record(path, kept)
+    for row, accuracy, seed in (("DM", 0.5, 0), ("Random", 0.6, 0), ("DM", 0.7, 0), ("DM", 0.8, 1)):
+        keep_record(path, record(table_of(tmp_path), row, [accuracy], seed))
     assert [(kept["row"], kept["seed"], kept["mean"]) for kept in read_records(path)] == [
-        ("a", 0, 0.7),
-        ("b", 0, 0.6),
-        ("a", 1, 0.8),
+        ("DM", 0, 0.7),
+        ("Random", 0, 0.6),
+        ("DM", 1, 0.8),
     ]
 
 
 def test_the_difference_of_a_pair_has_the_standard_error_of_two_independent_means(tmp_path):
     plain, haba = [0.70, 0.72, 0.74], [0.75, 0.75, 0.78]
-    text = markdown(table_of(tmp_path), [record("DM", plain), record("DM w. HaBa", haba)])
+    table = table_of(tmp_path)
+    text = markdown(table, [record(table, "DM", plain), record(table, "DM w. HaBa", haba)])
     error = math.sqrt(statistics.variance(plain) / 3 + statistics.variance(haba) / 3)
     expected = f"{100 * (statistics.mean(haba) - statistics.mean(plain)):+.1f} ± {100 * error:.1f} (DM)"
     assert expected in text
@@ -141,13 +145,24 @@ def test_the_difference_of_a_pair_has_the_standard_error_of_two_independent_mean
 
 def test_the_table_marks_departures_and_runs_that_their_time_ended(tmp_path):
     table = table_of(tmp_path)
-    text = markdown(table, [record("DM", [0.7, 0.8], set={"steps": 3}, steps=2, ended_by="max_minutes")])
+    shorter = record(table, "DM", [0.7, 0.8], set={"steps": 3}, steps=2, ended_by="max_minutes")
+    text = markdown(table, [shorter])
     assert "| DM [1] | 75.0 ± 5.0 |" in text
     assert "| 2* |" in text and "*: ended by its budget of time." in text
     assert "\n[1] `digits/dm-2pc-pixels` sets otherwise: " in text and ", steps 3 (300), " in text
     assert "the moon" in text and "a machine, torch 2.14.1" in text
-    larger = markdown(table, [record("DM", [0.7, 0.8], set={"steps": 3, "bases_per_class": 7})])
+    larger = markdown(table, [record(table, "DM", [0.7, 0.8], set={"steps": 3, "bases_per_class": 7})])
     assert larger.split("sets otherwise")[1] == text.split("sets otherwise")[1], "published settings at the row's size"
+
+
+def test_a_run_of_settings_that_its_row_had_earlier_is_marked(tmp_path):
+    table = table_of(tmp_path)
+    kept = record(table, "DM", [0.7, 0.8])
+    assert "°" not in markdown(table, [kept])
+    changed = table_of(tmp_path, TINY.replace("set: {steps: 2, real_batch_size: 4}\n", "set: {steps: 3}\n"))
+    text = markdown(changed, [kept])
+    assert "| DM ° | 75.0 ± 5.0 |" in text and "°: run before its recipe was changed, and to be run again." in text
+    assert "sets otherwise" not in text, "what it set is not what its row says now"
 
 
 def test_controls_stand_below_their_row_and_students_steps_below_the_table(tmp_path):
@@ -159,8 +174,10 @@ def test_controls_stand_below_their_row_and_students_steps_below_the_table(tmp_p
         "images_per_class": 1.5,
         "student_steps": 12,
     }
-    row = record("DM", [0.5, 0.7], controls=[control], samples_per_class=28, student_steps=10)
-    text = markdown(table_of(tmp_path), [row])
+    table = table_of(tmp_path)
+    text = markdown(
+        table, [record(table, "DM", [0.5, 0.7], controls=[control], samples_per_class=28, student_steps=10)]
+    )
     lines = text.splitlines()
     assert "| samples a class |" in lines[2]
     place = next(number for number, line in enumerate(lines) if line.startswith("| DM "))

@@ -48,8 +48,9 @@ def motion_blur(images: np.ndarray, severity: int, random: np.random.Generator) 
 
 
 def zoom_blur(images: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
-    """The mean of the image and of its zooms by 1, 1.01, ..., up to 1.05 (severity 1) to 1.25 (severity 5)."""
-    zooms = [1 + step / 100 for step in range(5 * severity + 1)]
+    """The mean of the image and of its zooms by 1, 1.01, ..., up to 1.06 (severity 1) to 1.25 (severity 5)."""
+    count = (7, 12, 16, 21, 26)[severity - 1]  # of np.arange(1, 1.06, 0.01) and so on, as numpy rounds
+    zooms = [1 + step / 100 for step in range(count)]
     return (images + sum(zoomed(images, zoom) for zoom in zooms)) / (len(zooms) + 1)
 
 

@@ -8,16 +8,18 @@ Layers are each block's ReLU before pooling and the features the classifier sees
 weights 0.1, 0.1, 1 and 1, the last features once more when flattened; for any depth this reads: the last block's ReLU
 1, those before it 0.1, the last features 2. Sums of squares are not divided by sizes, as published.
 
-Two loops steer the network by its accuracy on real images. Outer: one step of the samples after another, until the
-last 10 accuracies lie within `outer_range` (0.04); then a new network. Inner, between two steps: epochs on the samples
-until the last 10 accuracies spread by more than `inner_range` (0.03). The released code adds each accuracy to what is
-left of the one before, since it never resets the sum; here every accuracy is that of the network at that moment. It
-also has no bound on the inner loop, which never ends for a network that stands still: `max_inner_epochs` is one. Its
-cross-entropy of real images, which has no gradient with respect to samples, is left out.
+Two loops steer the network, in the paper by its accuracy on real images. Outer: one step of the samples after another,
+until the last 10 accuracies lie within `outer_range` (0.04); then a new network. Inner, between two steps: epochs on
+the samples until the last 10 accuracies spread by more than `inner_range` (0.03). The released code adds each accuracy
+to what is left of the one before, since it never resets the sum: its inner loop always ends after 10 epochs, and a
+network serves some 20 steps. Fixed numbers, `epochs_per_step` 10 and `steps_per_network` 20, are the default here;
+`none` in their place is the paper's rule, with the accuracy of the network at that moment, and `max_inner_epochs` for
+a network that stands still. The released cross-entropy of real images, which has no gradient with respect to samples,
+is left out.
 
 With siamese augmentation (`dsa`), the same for samples and real images of a class, this is CAFE+DSA. Published
 settings: SGD with rate 0.1 and momentum 0.5, halved after 1,200, 1,600 and 1,800 of 2,000 networks (here steps are
-counted, of which a network has 10 or more), 256 real images of each class, 128 to be scored on, samples that start as
+counted), 256 real images of each class, 128 to be scored on, samples that start as
 N(0, 1), batches of 256 samples in the inner loop.
 
 Shape legend: n images, X samples, L classes, D features of a layer.
@@ -52,6 +54,13 @@ NETWORKS, STEPS = 1, 2
 class FeatureAlignmentArguments:
     """Feature alignment (cafe)."""
 
+    steps_per_network: int | None = field(
+        default=20, metadata={"help": "Steps before a new network; none: until the range of accuracies is small."}
+    )
+    epochs_per_step: int | None = field(
+        default=10,
+        metadata={"help": "Epochs of the network on the samples between two steps; none: until the range is large."},
+    )
     query_batch_size: int = field(
         default=128, metadata={"help": "Real images of each class that the inner network is scored on."}
     )
@@ -71,7 +80,8 @@ class FeatureAlignmentArguments:
     discrimination_weight: float = field(default=0.01, metadata={"help": "Weight of the discrimination loss."})
 
     def __post_init__(self):
-        check_counts(self, "query_batch_size", "accuracy_window", "max_inner_epochs")
+        check_counts(self, "steps_per_network", "epochs_per_step", "query_batch_size", "accuracy_window")
+        check_counts(self, "max_inner_epochs")
 
 
 class FeatureAlignment:
@@ -121,7 +131,7 @@ class FeatureAlignment:
         self.device = accelerator.device
         self.members = [real_data.train.of_class(label) for label in range(real_data.num_labels)]
         self.sample_ids_LX = model.sample_ids_by_class().to(self.device)
-        self.steps = self.networks = 0
+        self.steps = self.networks = self.steps_of_network = 0
         self.network: ConvNet | None = None
         self.accuracies: list[float] = []
 
@@ -133,29 +143,35 @@ class FeatureAlignment:
         if self.network is None:
             self.network = self._network(derived_seed(self.arguments.seed, self.networks, 0, NETWORKS))
             self.networks += 1
+            self.steps_of_network = 0
         else:  # the samples have moved since: now the network follows
             inner_epochs = self._train(self.network, model, shared)
-        loss = self._align(self.network, model, generator)
-        accuracy = self._accuracy(self.network, shared)
-        self.accuracies.append(accuracy)
+        logs = {"l_dd": self._align(self.network, model, generator), "inner_epochs": float(inner_epochs)}
+        self.steps_of_network += 1
+        if self.settings.steps_per_network is not None:
+            if self.steps_of_network == self.settings.steps_per_network:
+                self.network = None
+            return logs
+        logs["inner_accuracy"] = self._accuracy(self.network, shared)
+        self.accuracies.append(logs["inner_accuracy"])
         if len(self.accuracies) == self.settings.accuracy_window:
             if max(self.accuracies) - min(self.accuracies) < self.settings.outer_range:
                 self.network, self.accuracies = None, []
             else:
                 self.accuracies.pop(0)
-        return {"l_dd": loss, "inner_accuracy": accuracy, "inner_epochs": float(inner_epochs)}
+        return logs
 
     def state(self) -> dict[str, Tensor]:
         """The half-trained network, if there is one, and the accuracies that steer it."""
         network = {} if self.network is None else self.network.state_dict()
         return {
-            "counts": torch.tensor([self.steps, self.networks]),
+            "counts": torch.tensor([self.steps, self.networks, self.steps_of_network]),
             "accuracies": torch.tensor(self.accuracies, dtype=torch.float64),
             **{f"network.{name}": value for name, value in network.items()},
         }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        self.steps, self.networks = state["counts"].tolist()
+        self.steps, self.networks, self.steps_of_network = state["counts"].tolist()
         self.accuracies = state["accuracies"].tolist()
         prefix = "network."
         weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
@@ -227,13 +243,15 @@ class FeatureAlignment:
         batch_size = arguments.student_batch_size or model.config.epoch_samples
         materialized = materialize_if_small(model)
         accuracies: list[float] = []
-        for epoch in range(1, settings.max_inner_epochs + 1):
+        for epoch in range(1, (settings.epochs_per_step or settings.max_inner_epochs) + 1):
             train_an_epoch(network, optimizer, model, batch_size, self.inner_augmentation, generator, materialized)
+            if settings.epochs_per_step is not None:
+                continue
             accuracies = [*accuracies, self._accuracy(network, generator)][-settings.accuracy_window :]
             spread = max(accuracies) - min(accuracies)
             if len(accuracies) == settings.accuracy_window and spread > settings.inner_range:
                 return epoch
-        return settings.max_inner_epochs
+        return epoch
 
     @torch.no_grad()
     def _accuracy(self, network: ConvNet, generator: torch.Generator) -> float:
