@@ -74,6 +74,7 @@ def record_of(row: TableRow, folder: Path, overrides: Mapping[str, Any]) -> Reco
         "row": row.name,
         "recipe": row.recipe,
         "set": {name: value for name, value in (row.set | dict(overrides)).items() if name in counting},
+        "overrides": {name: value for name, value in overrides.items() if name in counting},
         "settings_hash": settings_hash(row, overrides),
         "seed": recipe.distillation.seed,
         "dataset": recipe.data.dataset,

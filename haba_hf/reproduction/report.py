@@ -100,7 +100,9 @@ def _mark(row: TableRow, record: Record, notes: dict[str, int]) -> str:
 
 def _is_of_earlier_settings(row: TableRow, record: Record) -> bool:
     """Whether the row or its recipe has changed since; what a run of today would give is then not known."""
-    return record["settings_hash"] != settings_hash(row, record["set"])
+    # Older records do not tell what a command line set: what their row does not set.
+    given = {name: value for name, value in record["set"].items() if name not in row.set}
+    return record["settings_hash"] != settings_hash(row, record.get("overrides", given))
 
 
 def _legend(table: Table, records: Sequence[Record], compared: bool, published: bool) -> str:

@@ -1,5 +1,6 @@
 """From a recipe to a coreset."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -12,7 +13,7 @@ from ..hub.artifact import GALLERY
 from ..hub.figures import save_gallery
 from ..hub.records import CORESET
 from ..recipes import Recipe
-from ..utils.files import atomic_directory, check_writable, write_json
+from ..utils.files import atomic_directory, check_writable, locked, write_json
 from .provenance import draw, environment, write_model
 
 
@@ -28,9 +29,14 @@ def select_coreset(recipe: Recipe, accelerator: Accelerator) -> Path:
     Raises:
         `ValueError`: if the recipe asks for more than plain real images or a class has too few, or `output_dir` or
             `coreset_dir` holds something else.
-        `OSError`: if a folder cannot be written.
+        `OSError`: if a folder cannot be written, or another run is writing to it.
         `FloatingPointError`: if the expert diverges.
     """
+    with locked(recipe.distillation.output_dir) if accelerator.is_main_process else nullcontext():
+        return _select(recipe, accelerator)
+
+
+def _select(recipe: Recipe, accelerator: Accelerator) -> Path:
     settings, seed = recipe.model, recipe.distillation.seed
     more = settings.num_hallucinators, settings.basis_channels, settings.num_step_sizes, settings.init_from
     if any(more) or settings.label_kind != "hard" or settings.formation_factor > 1:

@@ -33,12 +33,23 @@ from haba_hf.data.augmentation import DsaAugmentation
 from haba_hf.networks import NetworkArguments, build_network
 from haba_hf.recipes import parse_recipe
 from haba_hf.runs import evaluate, select_coreset
+from haba_hf.utils.files import locked
 from haba_hf.utils.seeds import derived_seed, seeded_generator
 from tiny import NETWORK, launch_two_processes, tiny_accelerator, tiny_data
 
 # Whole numbers on a small grid, N a power of two: means and squared distances are exact, and many of them are equal.
 TIES = [torch.randint(0, 3, (16, 3), generator=torch.Generator().manual_seed(seed)).float() for seed in range(8)]
 SMOOTH = [torch.randn(n, 5, generator=torch.Generator().manual_seed(n)) for n in (1, 2, 13, 40)]
+
+
+def test_a_coreset_is_not_chosen_into_a_folder_that_another_run_writes_to(tmp_path):
+    recipe = parse_recipe(["digits/random-1pc", "--max_train_samples", "100", "--output_dir", str(tmp_path / "run")])
+    with (
+        locked(tmp_path / "run"),
+        pytest.raises(OSError, match=r"Another run is writing to .*run: wait for it, stop it, or choose another"),
+    ):
+        select_coreset(recipe, tiny_accelerator())
+    assert not (tmp_path / "run").exists()
 
 
 def brute_force_herding(features, count):

@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import DatasetCard, ModelCard
 
 from fake_hub import environment_of, serving
-from haba_hf.hub import push_artifact, read_artifact, render_dataset_card, render_model_card
+from haba_hf.hub import artifact_summary, push_artifact, read_artifact, render_dataset_card, render_model_card
 from haba_hf.hub.cards import eval_results_yaml
 from haba_hf.hub.sources import SOURCES, source_of
 from haba_hf.utils.text import escape_markdown
@@ -230,6 +230,26 @@ def test_text_of_a_file_stays_text(artifact, render):
     assert r"{{ 7 \* 7 }}" in card, "not 49"
     assert CLASS_NAMES[2] not in card
     assert escape_markdown("a\n\n# b") == r"a \# b"
+
+
+HOSTILE = "a\x1b[2J\x1b]0;title\x07 ![x](https://e.vil/p.png) https://e.vil www.e.vil \u202egnp.exe\u2028 me@e.vil"
+
+
+def test_text_of_records_acts_neither_on_a_terminal_nor_on_a_page(tmp_path, render):
+    folder = tiny_artifact(tmp_path, analysed=True)
+    path = folder / "distillation.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"device": HOSTILE, "dataset": HOSTILE, HOSTILE: HOSTILE})
+    )
+    (folder / "recipe.yaml").unlink()  # it names the data: without it the record's own title is shown
+    artifact = read_artifact(folder)
+    told, on_page = artifact_summary(artifact), artifact_summary(artifact, escape_markdown)
+    body = render(artifact, "me/tiny").split("\n---\n", 1)[1]
+    for text in (*told, *on_page, render(artifact, "me/tiny")):
+        assert not set("\x1b\x07\u202e\u2028") & set(text)
+    for text in (*on_page, body):
+        assert not re.search(r"https?://e\.vil|(?<!\\)\[x\]|www\.e|me@e", text)
+    assert r"https\://e.vil" in body and r"www\.e.vil" in body
 
 
 def test_systems_of_the_results_stay_text(tmp_path):

@@ -183,6 +183,24 @@ def test_distill_and_evaluate_an_image_folder(recipe_of, tmp_path):
     assert results["versions"]["torch"] == metadata.version("torch")
 
 
+def test_a_class_of_one_image_is_evaluated_all_the_same(recipe_of, tmp_path, capsys):
+    for path in (tmp_path / "pictures" / "train" / "sky").iterdir():
+        if path.name != "0.png":
+            path.unlink()
+    fields = {"validation_fraction": 0.0, "student_epochs": 2, "real_student_epochs": 1, "num_hallucinators": 5}
+    recipe, accelerator = recipe_of(**fields), tiny_accelerator()
+    distill(recipe, accelerator)
+    rows = evaluate(recipe, accelerator)
+    assert [row.system for row in rows] == [
+        "HaBa, 5 hallucinators",
+        "random real, equal storage",
+        "random real, equal bytes",
+        "full data",
+    ]
+    said = capsys.readouterr().out
+    assert "of which 'sky' has 1; a class with fewer gives all, again and again." in said
+
+
 def test_a_run_that_ends_by_its_time(recipe_of):
     artifact = distill(recipe_of(max_minutes=1e-9), tiny_accelerator())
     provenance = json.loads((artifact / "distillation.json").read_text())
