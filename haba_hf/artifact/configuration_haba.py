@@ -204,6 +204,9 @@ class HabaConfig(PreTrainedConfig):
     def _check_sizes(self):
         if self.num_labels < 1:
             raise ValueError(f"num_labels must be at least 1, got {self.num_labels}.")
+        names = self.id2label or {}
+        if sorted(names) != list(range(self.num_labels)) or not all(isinstance(name, str) for name in names.values()):
+            raise ValueError(f"id2label must name the classes 0 to {self.num_labels - 1}, each by a text.")
         for name in ("bases_per_class", "sample_channels", "sample_height", "sample_width", "formation_factor"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from sklearn.manifold import TSNE
 from torch import Tensor
 
 from ..artifact.modeling_haba import HabaModel
@@ -100,6 +99,8 @@ def embed_samples(
             "or raise embedded_images."
         )
     features_PD = _features(teacher, images_PCHW)
+    from sklearn.manifold import TSNE  # here, since no other command needs what takes a second to import
+
     tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed)
     return Embedding(
         points=torch.from_numpy(tsne.fit_transform(features_PD.numpy())).float(),

@@ -175,7 +175,7 @@ def check_recorded(
     try:
         with safe_open(path, framework="pt") as file:
             found = file.metadata() or {}
-            has = {name: tuple(file.get_slice(name).get_shape()) for name in shapes}
+            has = {name: tuple(file.get_slice(name).get_shape()) for name in shapes.keys() & set(file.keys())}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged ({error}): delete it and record it again.") from error
     if not expected.keys() <= found.keys():
@@ -187,11 +187,12 @@ def check_recorded(
                 f"another {folder_field}, or delete it and record it again."
             )
     for name, wanted_shape in shapes.items():
-        lengths = zip(has[name], wanted_shape, strict=False)
-        if len(has[name]) != len(wanted_shape) or any(of not in (None, length) for length, of in lengths):
+        lengths = has.get(name, ())
+        fits = all(of in (None, length) for length, of in zip(lengths, wanted_shape, strict=False))
+        if len(lengths) != len(wanted_shape) or not fits:
             sizes = " x ".join("any" if of is None else str(of) for of in wanted_shape)
             raise ValueError(
-                f"{path} holds {name} of shape {list(has[name])} in place of {sizes}: delete it and record it again."
+                f"{path} holds {name} of shape {list(lengths)} in place of {sizes}: delete it and record it again."
             )
     return has
 

@@ -191,7 +191,7 @@ def test_the_log_is_cut_to_the_resumed_step(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         make(recipe, kind=Interrupted).run()
     with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"step": 4, "l_d')
+        file.write('[]\n{"l_dd": 1}\n{"step": "3"}\nnull\n{"step": 4, "l_d')
     distiller = make(recipe)
     distiller.resume()
     assert distiller.step_number == 4

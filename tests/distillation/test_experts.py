@@ -406,3 +406,22 @@ def test_signatures_are_readable(tmp_path):
     assert json.loads(metadata["network"]) == ["convnet", 2, 4, [3, 8, 8], 4]
     assert json.loads(metadata["training"])["batch_size"] == 10
     assert metadata["data"] == tiny_data().fingerprint
+
+
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        (lambda snapshots: {"others": snapshots}, r"holds snapshots of shape \[\] in place of any x"),
+        (lambda snapshots: {"snapshots": snapshots[:, :-1].clone()}, r"holds snapshots of shape .* in place of any x"),
+        (lambda snapshots: {"snapshots": snapshots[0].clone()}, r"holds snapshots of shape .* in place of any x"),
+    ],
+    ids=["another name", "another size", "another rank"],
+)
+def test_an_expert_of_other_tensors_is_refused(tmp_path, tensors, says):
+    arguments, data = tiny_experts(tmp_path), tiny_data()
+    path, _ = record(arguments)
+    metadata, *_ = contents(path)
+    save_file(tensors(load_file(path)["snapshots"]), path, metadata)
+    for read in (lambda: ExpertStore(arguments, NETWORK, data), lambda: record(arguments)):
+        with pytest.raises(ValueError, match=f"{path.name} {says}.*delete it and record it again"):
+            read()
