@@ -139,12 +139,12 @@ def check_fingerprints(directory: str | Path, fingerprints: dict[str, str], orig
     Raises:
         `ValueError`: if they are not what that is about.
     """
+    words = {"weights_fingerprint": "other weights", "processor_fingerprint": "another processor"}
     for name, found in fingerprints.items():
         if origin.get(name, found) != found:
             raise ValueError(
-                f"The {name.removesuffix('_fingerprint')} in {directory} is not what was distilled or chosen there "
-                f"({name} {found}, on record {origin[name]}): a file was changed or damaged, so fetch or make it "
-                "again."
+                f"{directory} holds {words[name]} than distilled or chosen there ({found}, on record {origin[name]}): a "
+                "file was changed or damaged, so fetch or make it again."
             )
 
 

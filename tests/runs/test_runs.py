@@ -201,6 +201,22 @@ def test_a_class_of_one_image_is_evaluated_all_the_same(recipe_of, tmp_path, cap
     assert "of which 'sky' has 1; a class with fewer gives all, again and again." in said
 
 
+def test_weights_that_are_not_those_on_record_are_neither_scored_nor_started_from(recipe_of):
+    recipe, accelerator = recipe_of(steps=1), tiny_accelerator()
+    path = distill(recipe, accelerator)
+    model, _, origin = load_artifact(str(path))
+    assert origin["weights_fingerprint"] == weights_fingerprint(model)
+    with torch.no_grad():
+        model.bases[0] += 1
+    model.save_pretrained(path)
+    for use in (
+        lambda: evaluate(recipe, accelerator),
+        lambda: distill(recipe_of(init_from=path, output_dir=f"{path}-next"), accelerator),
+    ):
+        with pytest.raises(ValueError, match="holds other weights than distilled or chosen there"):
+            use()
+
+
 def test_a_run_that_ends_by_its_time(recipe_of):
     artifact = distill(recipe_of(max_minutes=1e-9), tiny_accelerator())
     provenance = json.loads((artifact / "distillation.json").read_text())
