@@ -143,8 +143,8 @@ def check_fingerprints(directory: str | Path, fingerprints: dict[str, str], orig
     for name, found in fingerprints.items():
         if origin.get(name, found) != found:
             raise ValueError(
-                f"{directory} holds {words[name]} than distilled or chosen there ({found}, on record {origin[name]}): a "
-                "file was changed or damaged, so fetch or make it again."
+                f"{directory} holds {words[name]} than distilled or chosen there ({found}, on record {origin[name]}): "
+                "a file was changed or damaged, so fetch or make it again."
             )
 
 
