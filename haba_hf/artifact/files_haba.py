@@ -56,6 +56,19 @@ def read_settings(source: str | os.PathLike, name: str, options: dict[str, Any])
     return settings
 
 
+def checked_size(size: dict[str, int] | None, side: int) -> dict[str, int]:
+    """
+    Height and width of a processor, by default `side` both.
+
+    Raises:
+        `ValueError`: if it is something else than two positive whole numbers of these names.
+    """
+    size = {"height": side, "width": side} if size is None else dict(size)
+    if size.keys() != {"height", "width"} or not all(type(length) is int and length >= 1 for length in size.values()):
+        raise ValueError(f"size must be {{'height': ..., 'width': ...}} with positive numbers, got {size}.")
+    return size
+
+
 @contextmanager
 def read_as_settings(name: str) -> Iterator[None]:
     """

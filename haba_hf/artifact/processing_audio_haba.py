@@ -15,7 +15,7 @@ from transformers import BatchFeature, FeatureExtractionMixin
 from transformers.utils import FEATURE_EXTRACTOR_NAME
 
 from .configuration_haba import HabaConfig
-from .files_haba import read_as_settings, read_settings
+from .files_haba import checked_size, read_as_settings, read_settings
 
 FRAMES_MULTIPLE = 8  # frames are padded with silence to a multiple of it: 125 to 128
 FITS = ("end", "center", "refuse")
@@ -84,9 +84,7 @@ class HabaAudioProcessor(FeatureExtractionMixin):
         if unknown:
             raise TypeError(f"HabaAudioProcessor has no argument {', '.join(sorted(unknown))}.")
         super().__init__(**kwargs)
-        size = {"height": 64, "width": 64} if size is None else dict(size)
-        if size.keys() != {"height", "width"} or not all(type(side) is int and side >= 1 for side in size.values()):
-            raise ValueError(f"size must be {{'height': ..., 'width': ...}} with positive numbers, got {size}.")
+        size = checked_size(size, 64)
         counts = {"sampling_rate": sampling_rate, "n_fft": n_fft, "hop_length": hop_length}
         if mel_bins is not None:
             counts["mel_bins"] = mel_bins

@@ -15,7 +15,7 @@ from transformers.processing_utils import ImagesKwargs
 from transformers.utils import IMAGE_PROCESSOR_NAME
 
 from .configuration_haba import HabaConfig
-from .files_haba import read_as_settings, read_settings
+from .files_haba import checked_size, read_as_settings, read_settings
 from .whitening_haba import WHITENING, ZcaWhitening
 
 # ITU-R 601 luma in Pillow's 16-bit fixed point, so that a grey image is bit-equal to `image.convert("L")`.
@@ -95,9 +95,7 @@ class HabaImageProcessor(BaseImageProcessor):
         if unknown:
             raise TypeError(f"HabaImageProcessor has no argument {', '.join(sorted(unknown))}.")
         super().__init__(**kwargs)
-        size = {"height": 32, "width": 32} if size is None else dict(size)
-        if size.keys() != {"height", "width"} or not all(type(side) is int and side >= 1 for side in size.values()):
-            raise ValueError(f"size must be {{'height': ..., 'width': ...}} with positive numbers, got {size}.")
+        size = checked_size(size, 32)
         if num_channels not in (1, 3):
             raise ValueError(f"num_channels must be 1 (grey) or 3 (RGB), got {num_channels}.")
         image_mean = [0.0] * num_channels if image_mean is None else [float(value) for value in image_mean]

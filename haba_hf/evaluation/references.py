@@ -72,6 +72,7 @@ def evaluate_random_real(
         `ValueError`: if a class has no training image.
         `FloatingPointError`: if a student diverges; names the learning rate and the epoch.
     """
+    # Drawn before any student trains: a class without images is an error at once, on every process.
     learning_rate = artifact_learning_rate(random_real_artifact(data, config, seed), args)
 
     def batches_of_student(index: int, generator: torch.Generator) -> Callable[[int], Batches]:

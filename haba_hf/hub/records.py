@@ -22,6 +22,7 @@ from ..evaluation import (
     markdown_table,
     robustness_table,
 )
+from ..utils.text import plain
 
 # Where an artifact comes from, in its own folder: distilled or, of a coreset, chosen.
 RECIPE, DISTILLATION, CORESET = "recipe.yaml", "distillation.json", "coreset.json"
@@ -69,7 +70,7 @@ def read_record(path: Path) -> Record:
         text = path.read_text(encoding="utf-8")
         record = json.loads(text, parse_constant=_refuse_constant) if path.suffix == ".json" else yaml.safe_load(text)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read ({' '.join(str(error).split())}): mend or remove it.") from error
+        raise ValueError(f"{path} cannot be read ({plain(error)}): mend or remove it.") from error
     if not isinstance(record, dict):
         raise ValueError(f"{path} is not a record of names and values: mend or remove it.")
     # A recipe is flat; a YAML file of nested aliases would fill the memory when it is written again.

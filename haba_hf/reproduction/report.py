@@ -37,6 +37,7 @@ def markdown(table: Table, records: Sequence[Record]) -> str:
             lines.append(_not_run(row))
     decoded = any("samples_per_class" in record for record in records)
     compared, published = any(row.against for row in table.rows), any(row.paper for row in table.rows)
+    earlier = any(line["system"].endswith(EARLIER) for line in lines)
     left_out = {"difference": not compared, "published (%)": not published, "samples a class": not decoded}
     columns = [name for name in COLUMNS if not left_out.get(name)]
     cells = [columns, ["---"] * len(columns), *([line.get(name, "-") for name in columns] for line in lines)]
@@ -44,7 +45,7 @@ def markdown(table: Table, records: Sequence[Record]) -> str:
         [
             f"# {table.title}\n",
             *("| " + " | ".join(line) + " |" for line in cells),
-            f"\n{_legend(table, records, compared, published)}",
+            f"\n{_legend(table, records, compared, published, earlier)}",
             *(f"\n[{number}] {note}" for note, number in notes.items()),
             "",
         ]
@@ -105,7 +106,7 @@ def _is_of_earlier_settings(row: TableRow, record: Record) -> bool:
     return record["settings_hash"] != settings_hash(row, record.get("overrides", given))
 
 
-def _legend(table: Table, records: Sequence[Record], compared: bool, published: bool) -> str:
+def _legend(table: Table, records: Sequence[Record], compared: bool, published: bool, earlier: bool) -> str:
     """How to read the columns, and what the rows ran on."""
     students = " or ".join(str(number) for number in sorted({len(record["accuracies"]) for record in records}))
     machines = sorted({f"{record['device']}, torch {record['versions']['torch']}" for record in records})
@@ -122,9 +123,7 @@ def _legend(table: Table, records: Sequence[Record], compared: bool, published: 
         )
     if any(record["ended_by"] == "max_minutes" for record in records):
         sentences.append("*: ended by its budget of time.")
-    if any(
-        _is_of_earlier_settings(row, record) for row in table.rows for record in records if record["row"] == row.name
-    ):
+    if earlier:
         sentences.append(f"{EARLIER.strip()}: run before its recipe was changed, and to be run again.")
     if machines:
         sentences.append(f"Ran on: {'; '.join(machines)}.")

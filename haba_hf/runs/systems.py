@@ -68,10 +68,10 @@ def compared_systems(recipe: Recipe, opened: OpenedArtifact, accelerator: Accele
     students = partial(evaluate_artifact, model, split, processor, *protocol)
     systems = [System(opened.system, processor, describe_storage(model.storage(), *sizes), students)]
     if references != "none":
-        random_real = _random_real_systems(model.config, data, split, protocol)
         alone = RANDOM_STORED_ALIKE if references == "same_storage" else None
-        systems += [system for system in random_real if alone in (None, system.name)]
-        for note in _notes_on_small_classes(model.config, data):
+        configs = {name: of for name, of in random_real_configs(model.config, data).items() if alone in (None, name)}
+        systems += _random_real_systems(configs, data, split, protocol)
+        for note in _notes_on_small_classes(configs, data):
             accelerator.print(note)
     if references == "all":
         systems.append(full_data_system(recipe, data, split, accelerator))
@@ -99,23 +99,25 @@ def random_real_configs(config: HabaConfig, data: ImageData) -> dict[str, HabaCo
     return configs
 
 
-def _notes_on_small_classes(config: HabaConfig, data: ImageData) -> list[str]:
+def _notes_on_small_classes(configs: dict[str, HabaConfig], data: ImageData) -> list[str]:
     """Of classes with fewer images than they have places in a comparison: one sentence for the smallest."""
     sizes = dict(zip(data.class_names, map(len, data.rows_of_classes(at_least=1)), strict=True))
     name, has = min(sizes.items(), key=lambda size: size[1])
-    asked = {of.bases_per_class * of.num_formations for of in random_real_configs(config, data).values()}
-    if max(asked) <= has:
+    asked = max((of.bases_per_class * of.num_formations for of in configs.values()), default=0)
+    if asked <= has:
         return []
     return [
-        f"Random real images: {max(asked)} of each class, of which {name!r} has {has}; a class with fewer gives all, "
+        f"Random real images: {asked} of each class, of which {name!r} has {has}; a class with fewer gives all, "
         "again and again."
     ]
 
 
-def _random_real_systems(config: HabaConfig, data: ImageData, split: Split, protocol: tuple) -> list[System]:
+def _random_real_systems(
+    configs: dict[str, HabaConfig], data: ImageData, split: Split, protocol: tuple
+) -> list[System]:
     sizes = (len(data.train), data.image_shape)
     systems = []
-    for name, of in random_real_configs(config, data).items():
+    for name, of in configs.items():
         if name == RANDOM_EQUAL_BYTES:
             figures = describe_real_images(of.num_bases, *sizes, data.num_labels, data.bytes_per_value)
         else:

@@ -31,6 +31,7 @@ from haba_hf.runs import (
 from haba_hf.runs.distilling import run_settings
 from tiny import tiny_accelerator
 
+REFERENCES = ["random real, equal storage", "random real, equal bytes", "full data"]
 CLASS_NAMES = ["green tea", "lava", "sky"]
 COLORS = [(60, 190, 70), (210, 60, 30), (70, 120, 230)]
 
@@ -154,12 +155,7 @@ def test_distill_and_evaluate_an_image_folder(recipe_of, tmp_path):
     assert parse_recipe([str(artifact / "recipe.yaml")]) == recipe
 
     rows = evaluate(recipe, accelerator)
-    assert [row.system for row in rows] == [
-        "HaBa, 2 hallucinators",
-        "random real, equal storage",
-        "random real, equal bytes",
-        "full data",
-    ]
+    assert [row.system for row in rows] == ["HaBa, 2 hallucinators", *REFERENCES]
     assert all(len(row.accuracy.accuracies) == 2 for row in rows)
     haba, random_real, as_bytes, full = rows
     # 3 bases of 192 values, 2 hallucinators of 2 x 192 scales and shifts and 2 x 84 of convolutions, 1 learning rate.
@@ -191,12 +187,7 @@ def test_a_class_of_one_image_is_evaluated_all_the_same(recipe_of, tmp_path, cap
     recipe, accelerator = recipe_of(**fields), tiny_accelerator()
     distill(recipe, accelerator)
     rows = evaluate(recipe, accelerator)
-    assert [row.system for row in rows] == [
-        "HaBa, 5 hallucinators",
-        "random real, equal storage",
-        "random real, equal bytes",
-        "full data",
-    ]
+    assert [row.system for row in rows] == ["HaBa, 5 hallucinators", *REFERENCES]
     said = capsys.readouterr().out
     assert "of which 'sky' has 1; a class with fewer gives all, again and again." in said
 

@@ -19,8 +19,8 @@ is left out.
 
 With siamese augmentation (`dsa`), the same for samples and real images of a class, this is CAFE+DSA. Published
 settings: SGD with rate 0.1 and momentum 0.5, halved after 1,200, 1,600 and 1,800 of 2,000 networks (here steps are
-counted), 256 real images of each class, 128 to be scored on, samples that start as
-N(0, 1), batches of 256 samples in the inner loop.
+counted), 256 real images of each class, 128 to be scored on, samples that start as N(0, 1), batches of 256 samples in
+the inner loop.
 
 Shape legend: n images, X samples, L classes, D features of a layer.
 """
@@ -131,7 +131,7 @@ class FeatureAlignment:
         self.device = accelerator.device
         self.members = [real_data.train.of_class(label) for label in range(real_data.num_labels)]
         self.sample_ids_LX = model.sample_ids_by_class().to(self.device)
-        self.steps = self.networks = self.steps_of_network = 0
+        self.steps = self.networks = 0
         self.network: ConvNet | None = None
         self.accuracies: list[float] = []
 
@@ -143,13 +143,11 @@ class FeatureAlignment:
         if self.network is None:
             self.network = self._network(derived_seed(self.arguments.seed, self.networks, 0, NETWORKS))
             self.networks += 1
-            self.steps_of_network = 0
         else:  # the samples have moved since: now the network follows
             inner_epochs = self._train(self.network, model, shared)
         logs = {"l_dd": self._align(self.network, model, generator), "inner_epochs": float(inner_epochs)}
-        self.steps_of_network += 1
         if self.settings.steps_per_network is not None:
-            if self.steps_of_network == self.settings.steps_per_network:
+            if self.steps % self.settings.steps_per_network == 0:
                 self.network = None
             return logs
         logs["inner_accuracy"] = self._accuracy(self.network, shared)
@@ -165,13 +163,13 @@ class FeatureAlignment:
         """The half-trained network, if there is one, and the accuracies that steer it."""
         network = {} if self.network is None else self.network.state_dict()
         return {
-            "counts": torch.tensor([self.steps, self.networks, self.steps_of_network]),
+            "counts": torch.tensor([self.steps, self.networks]),
             "accuracies": torch.tensor(self.accuracies, dtype=torch.float64),
             **{f"network.{name}": value for name, value in network.items()},
         }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        self.steps, self.networks, self.steps_of_network = state["counts"].tolist()
+        self.steps, self.networks = state["counts"].tolist()
         self.accuracies = state["accuracies"].tolist()
         prefix = "network."
         weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
@@ -245,12 +243,11 @@ class FeatureAlignment:
         accuracies: list[float] = []
         for epoch in range(1, (settings.epochs_per_step or settings.max_inner_epochs) + 1):
             train_an_epoch(network, optimizer, model, batch_size, self.inner_augmentation, generator, materialized)
-            if settings.epochs_per_step is not None:
-                continue
-            accuracies = [*accuracies, self._accuracy(network, generator)][-settings.accuracy_window :]
-            spread = max(accuracies) - min(accuracies)
-            if len(accuracies) == settings.accuracy_window and spread > settings.inner_range:
-                return epoch
+            if settings.epochs_per_step is None:
+                accuracies = [*accuracies, self._accuracy(network, generator)][-settings.accuracy_window :]
+                spread = max(accuracies) - min(accuracies)
+                if len(accuracies) == settings.accuracy_window and spread > settings.inner_range:
+                    return epoch
         return epoch
 
     @torch.no_grad()
