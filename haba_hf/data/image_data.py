@@ -35,6 +35,7 @@ class ImageData:
     processor: HabaProcessor
     fingerprint: str
     notes: list[str] = field(default_factory=list)
+    _on_device: dict[torch.device, torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def num_labels(self) -> int:
@@ -155,6 +156,21 @@ class ImageData:
                 )
         return rows_of_classes
 
+    def normalized(self, rows: torch.Tensor, device: torch.device) -> torch.Tensor:
+        """
+        Training images normalized on a device, `[n, C, H, W]`.
+
+        Args:
+            rows (`torch.LongTensor` `[n]`): which, on the CPU.
+            device (`torch.device`): an accelerator keeps all training images, as they are in the split, from the first
+                call on, so that none of them waits for the host again.
+        """
+        if device.type == "cpu":
+            return self.processor.normalize(self.train.images[rows])
+        if device not in self._on_device:
+            self._on_device[device] = self.train.images.to(device)
+        return self.processor.normalize(self._on_device[device][rows.to(device)])
+
     def draw_among(
         self, rows: torch.Tensor, count: int, generator: torch.Generator, device: torch.device
     ) -> torch.Tensor:
@@ -163,7 +179,7 @@ class ImageData:
         device: `[count, C, H, W]`.
         """
         chosen = rows[torch.randperm(len(rows), generator=generator)[:count]]
-        return self.processor.normalize(self.train.images[chosen].to(device))
+        return self.normalized(chosen, device)
 
     def draw_batch(
         self, size: int, generator: torch.Generator, device: torch.device
@@ -173,4 +189,4 @@ class ImageData:
         the device: images `[size, C, H, W]` and labels `[size]`.
         """
         chosen = torch.randperm(len(self.train), generator=generator)[:size]
-        return self.processor.normalize(self.train.images[chosen].to(device)), self.train.labels[chosen].to(device)
+        return self.normalized(chosen, device), self.train.labels[chosen].to(device)

@@ -8,7 +8,7 @@ import torch
 
 from haba_hf.data.augmentation import DsaParameters
 from haba_hf.distillation.experts import flat_parameters
-from haba_hf.distillation.objectives import scratch_file
+from haba_hf.distillation.objectives import scratch
 from haba_hf.distillation.objectives.adjoint import Trajectory, augmented_step_loss, gradients_through, unroll
 from haba_hf.distillation.objectives.flat_network import FlatNetwork
 from haba_hf.networks import ConvNet
@@ -53,7 +53,7 @@ def test_plain_gradient_descent_and_a_full_disk(monkeypatch):
         def write(self, content):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(scratch_file.tempfile, "TemporaryFile", FullDisk)
+    monkeypatch.setattr(scratch.tempfile, "TemporaryFile", FullDisk)
     with pytest.raises(OSError, match=r"No space left.* TMPDIR .* kept_megabytes"):
         unroll(*run)
 

@@ -29,6 +29,7 @@ class Size:
     expert_images: int = 2560
     data_dir: str | None = None
     data_images: int = 10_000
+    device: str = "cpu"
 
 
 QUICK = Size(
@@ -86,6 +87,15 @@ def convnet(size: Size):
     return NetworkArguments(network_depth=size.depth, network_width=size.width)
 
 
+def accelerator_of(size: Size, bf16: bool = False):
+    """One process on the device."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=size.device == "cpu", mixed_precision="bf16" if bf16 else "no")
+
+
 def students(size: Size, naive: bool = False, num_hallucinators: int = HALLUCINATORS, bf16: bool = True):
     """Epochs of a student of 10 bases per class."""
     import torch
@@ -96,7 +106,7 @@ def students(size: Size, naive: bool = False, num_hallucinators: int = HALLUCINA
     from haba_hf.evaluation import train_student
     from haba_hf.networks import build_network
 
-    model = artifact(size, num_hallucinators=num_hallucinators)
+    model = artifact(size, num_hallucinators=num_hallucinators).to(size.device)
     network = build_network(convnet(size), model.config.sample_shape, CLASSES, seed=0)
     generator = torch.Generator().manual_seed(0)
     batch_size = 256
@@ -116,7 +126,8 @@ def students(size: Size, naive: bool = False, num_hallucinators: int = HALLUCINA
             learning_rate=0.01,
             augmentation=DsaAugmentation(),
             generator=generator,
-            autocast=partial(torch.autocast, "cpu", torch.bfloat16) if bf16 and not naive else nullcontext,
+            device=size.device,
+            autocast=partial(torch.autocast, size.device, torch.bfloat16) if bf16 and not naive else nullcontext,
         )
         return size.student_epochs * model.config.num_bases
 
@@ -181,27 +192,29 @@ def distill(
 ):
     """Whole steps of Algorithm 1, with the adversary; with `storage`, of bases alone that are stored so."""
     import torch
-    from accelerate import Accelerator
 
     from benchmark.naive import NaiveDistributionMatching, NaiveTrajectoryMatching
-    from haba_hf.distillation import Distiller, DistributionMatching, TrajectoryMatching
+    from haba_hf.distillation import Distiller, TrajectoryMatching
     from haba_hf.networks import build_network
     from haba_hf.recipes import parse_recipe
+    from haba_hf.runs import build_objective
 
     data, network_arguments = random_data(size, size.real_batch_size), convnet(size)
-    fields = {"real_batch_size": size.real_batch_size, "student_steps": size.student_steps} | settings
+    fields = {"objective": objective, "real_batch_size": size.real_batch_size} | settings
+    fields = {"student_steps": size.student_steps} | fields
     recipe = parse_recipe([f"--{name}={value}" for name, value in fields.items()])
     arguments = recipe.distillation
-    if objective == "dm":
-        kind = NaiveDistributionMatching if naive else DistributionMatching
-        matching = kind(network_arguments, arguments, recipe.distribution_matching)
+    if objective == "dm" and naive:
+        matching = NaiveDistributionMatching(network_arguments, arguments, recipe.distribution_matching)
+    elif objective != "mtt":
+        matching = build_objective(replace(recipe, network=network_arguments), data)
     else:
         network = build_network(network_arguments, data.image_shape, CLASSES, seed=0)
         experts = RandomExperts(torch.randn(2, sum(parameter.numel() for parameter in network.parameters())) / 100)
         kind = NaiveTrajectoryMatching if naive else TrajectoryMatching
         matching = kind(experts, network_arguments, arguments, recipe.trajectory_matching)
     stored = {} if storage is None else {"num_hallucinators": 0, **storage}
-    model, accelerator = artifact(size, bases_per_class, **stored), Accelerator(cpu=True)
+    model, accelerator = artifact(size, bases_per_class, **stored), accelerator_of(size)
     sections = arguments, recipe.adversary, network_arguments
     distiller = Distiller(model, matching, *sections, data, accelerator, settings={})
     steps = size.bank_steps if recipe.distribution_matching.network_bank else 1
@@ -214,10 +227,9 @@ def distill(
     return run
 
 
-def experts(size: Size, naive: bool = False, real: bool = False):
+def experts(size: Size, naive: bool = False, real: bool = False, bf16: bool = True):
     """An epoch of an expert; of real images, each run that of another seed, and its accuracy on the test images."""
     import torch
-    from accelerate import Accelerator
 
     from benchmark.naive import train_on_real
     from haba_hf.distillation import ExpertArguments, ExpertStore, record_experts
@@ -226,7 +238,7 @@ def experts(size: Size, naive: bool = False, real: bool = False):
     from haba_hf.utils.seeds import derived_seed
 
     data = fashion_mnist(size) if real else random_data(size, size.expert_images // CLASSES)
-    accelerator = None if naive else Accelerator(cpu=True, mixed_precision="bf16")
+    accelerator = None if naive else accelerator_of(size, bf16)
     settings = {"expert_learning_rate": 0.1, "expert_batch_size": 64} if real else {}
     seeds = count()
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ...data.augmentation import DsaAugmentation, DsaParameters
 from ...networks.convolution import recorded, replayed
 from .flat_network import FlatNetwork
-from .scratch_file import ScratchFile
+from .scratch import scratch_for
 
 # (parameters [P], samples [b, C, H, W], labels, step, which rows of the step's B they are) -> mean loss
 StepLoss = Callable[[Tensor, Tensor, Tensor, int, slice], Tensor]
@@ -54,17 +54,18 @@ class UnrolledGradients(NamedTuple):
 
 class Trajectory:
     """
-    The parameters `[P]` that a run passes through and, of its first steps, what its convolutions gave: in a temporary
-    file, for they are read once each, backwards, and would otherwise be the only memory of a run that grows with its
+    The parameters `[P]` that a run passes through and, of its first steps, what its convolutions gave: put aside, for
+    they are read once each, backwards, and would otherwise be the only memory of a run on a CPU that grows with its
     steps.
 
     Args:
-        kept_bytes (`int`): once the file is as large, no more of what convolutions gave is kept.
+        kept_bytes (`int`): once as much is put aside, no more of what convolutions gave is kept.
+        device (`torch.device`, *optional*, defaults to the CPU): of the run.
     """
 
-    def __init__(self, kept_bytes: int = 0) -> None:
+    def __init__(self, kept_bytes: int = 0, device: torch.device | None = None) -> None:
         self.kept_bytes = kept_bytes
-        self._file = ScratchFile()
+        self._aside = scratch_for(device or torch.device("cpu"))
         self._thetas: list[int] = []
         self._kept: dict[tuple[int, int], list[list[int | None]]] = {}
 
@@ -73,18 +74,18 @@ class Trajectory:
 
     def append(self, theta: Tensor) -> None:
         self._last = theta.detach()
-        self._thetas.append(self._file.append(self._last))
+        self._thetas.append(self._aside.append(self._last))
 
     def __getitem__(self, step: int) -> Tensor:
         step = range(len(self))[step]
-        return self._last if step == len(self) - 1 else self._file[self._thetas[step]]
+        return self._last if step == len(self) - 1 else self._aside[self._thetas[step]]
 
     def recorded(self, step: int, rows: slice) -> AbstractContextManager[None]:
         """Within it, what convolutions give is kept as that of some rows of a step."""
-        if self._file.nbytes >= self.kept_bytes:
+        if self._aside.nbytes >= self.kept_bytes:
             return nullcontext()
         kept = self._kept.setdefault((step, rows.start), [])
-        append = self._file.append
+        append = self._aside.append
         return recorded(lambda results: kept.append([None if of is None else append(of) for of in results]))
 
     def replayed(self, step: int, rows: slice) -> AbstractContextManager[None]:
@@ -92,7 +93,7 @@ class Trajectory:
         kept = self._kept.get((step, rows.start))
         if kept is None:
             return nullcontext()
-        return replayed([None if of is None else self._file[of] for of in places] for places in kept)
+        return replayed([None if of is None else self._aside[of] for of in places] for places in kept)
 
 
 def unroll(
@@ -116,13 +117,13 @@ def unroll(
         positions_SB (`torch.LongTensor` `[S, B]`): the rows of samples and labels that each step takes.
         micro_batch_size (`int`, *optional*): samples that go through the network at once; by default all of a step.
         kept_bytes (`int`, *optional*, defaults to 0): what convolutions give is kept, so that [`gradients_through`]
-            need not compute it again, until the trajectory's temporary file is as large.
+            need not compute it again, until as much is put aside.
 
     Raises:
         `OSError`: if the temporary file cannot be written; says what to do.
     """
     samples_U, labels_U, step_sizes_S = samples_U.detach(), labels_U.detach(), step_sizes_S.detach()
-    thetas = Trajectory(kept_bytes)
+    thetas = Trajectory(kept_bytes, start.device)
     thetas.append(start)
     for step, positions in enumerate(positions_SB):
         theta = thetas[-1].clone().requires_grad_()

@@ -257,7 +257,7 @@ class FeatureAlignment:
         for label, members in enumerate(self.members):
             chosen = members[torch.randperm(len(members), generator=generator)[: self.settings.query_batch_size]]
             if label % self.accelerator.num_processes == self.accelerator.process_index:
-                images = self.data.processor.normalize(self.data.train.images[chosen].to(self.device))
+                images = self.data.normalized(chosen, self.device)
                 accuracy_L[label] = (network(images).argmax(dim=1) == label).float().mean()
         # The same number on every process, whose loops must not part.
         return self.accelerator.reduce(accuracy_L, reduction="sum").mean().item()

@@ -132,7 +132,7 @@ class IdcMatching(GradientMatching):
         train, device = self.data.train, self.accelerator.device
         chosen = torch.randperm(len(train), generator=generator)[: self.idc.idc_real_samples]
         for rows in chosen.split(BATCH_SIZE):
-            images = self.data.processor.normalize(train.images[rows].to(device))
+            images = self.data.normalized(rows, device)
             images = self.training_augmentation(images, generator)
             mixture = self.cutmix.draw(images.shape, generator)
             logits = self.network(CutMix.apply(images, mixture))
