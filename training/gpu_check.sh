@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # What a machine with a GPU has to show, in one command that ends by itself:
 #
-#   training/gpu_check.sh OUT                           # tests of the GPU against the CPU, and steps at published sizes
+#   training/gpu_check.sh OUT                           # steps at published sizes, and tests of the GPU against the CPU
 #   training/gpu_check.sh OUT --data FOLDER             # and, with what time is left, rows of a table on real images
 #   training/gpu_check.sh OUT --device cpu --tiny       # the same script where there is no GPU
 #
-# OUT gets tests.jsonl, steps.jsonl, rows.jsonl and what was said meanwhile (log.txt). FOLDER has a folder `cifar10` of parquet
+# OUT gets steps.jsonl, tests.jsonl, rows.jsonl and what was said meanwhile (log.txt). FOLDER has a folder `cifar10` of parquet
 # files; the rows are DM with 5 hallucinators on bases of frequencies and MTT from there, on experts recorded here. --minutes 9
 # bounds all of it, --python names an interpreter that has haba_hf's requirements.
 set -uo pipefail
@@ -43,6 +43,8 @@ stage() {  # NAME MOST_SECONDS COMMAND...: runs it within what is left; says how
   [ $status -eq 0 ] || failed=1
 }
 
+cases=(); [ -z "$tiny" ] || cases=(--cases dm mtt-1 expert --repeats 2)
+stage steps 180 "$python" training/benchmark/on_device.py --out "$out/steps.jsonl" --device "$device" --seconds 5 $tiny "${cases[@]}"
 stage tests 180 "$python" -m pytest -m gpu tests/gpu -p no:cacheprovider --junitxml "$out/tests.xml"
 [ ! -f "$out/tests.xml" ] || "$python" - "$out" <<'PYTHON'
 import json, pathlib, sys
@@ -56,8 +58,6 @@ with open(out / "tests.jsonl", "w") as file:
         print(json.dumps(line | {"message": child.get("message")[:500] for child in case if child.get("message")}), file=file)
 (out / "tests.xml").unlink()
 PYTHON
-cases=(); [ -z "$tiny" ] || cases=(--cases dm mtt-1 expert --repeats 2)
-stage steps 180 "$python" training/benchmark/on_device.py --out "$out/steps.jsonl" --device "$device" $tiny "${cases[@]}"
 if [ -n "$data" ]; then
   small=(); [ -z "$tiny" ] || small=(--steps 2 --max_train_samples 1000 --real_batch_size 4 --network_width 4 --student_width 4
     --evaluation_steps 2 --evaluation_seeds 1 --num_experts 1 --student_steps 2)
