@@ -117,6 +117,10 @@ class HabaConfig(PreTrainedConfig):
             T step sizes stored, and learned, with the artifact: the schedule of gradient descent steps that its
             students are trained by (DD). A multiple of `bases_per_class`: step t takes basis t modulo
             `bases_per_class` of each class. They start at `student_learning_rate`.
+        student_training (`dict`, *optional*):
+            How its students are trained, in the names of a recipe (`evaluation_learning_rate`, `evaluation_steps` or
+            `student_epochs`, `evaluation_batch_size`, `evaluation_dsa`, `network`, ...): what
+            `haba_hf.train_student` does.
         whitening (`str`, *optional*):
             Fingerprint of the ZCA whitening in whose space the samples live; its matrix is with the image processor,
             and real images must go through it. By default samples are normalized pixels.
@@ -154,6 +158,7 @@ class HabaConfig(PreTrainedConfig):
     hallucinator_init: str = "default"
     student_learning_rate: float | int = 0.01
     num_step_sizes: int = 0
+    student_training: dict | None = None
     whitening: str | None = None
 
     def __post_init__(self, **kwargs):

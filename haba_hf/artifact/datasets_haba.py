@@ -13,7 +13,7 @@ Output = Any
 
 def samples_as_dataset(output: Output, config: HabaConfig) -> Any:
     """A `datasets.Dataset` of one row per sample."""
-    return _library().Dataset.from_dict(_columns(output), features=_features(config))
+    return _library().Dataset.from_dict(_columns(output), features=_features(config)).with_format("torch")
 
 
 def pairings_as_dataset(
@@ -35,15 +35,15 @@ def _library() -> Any:
 def _rows(paired_epoch: Callable[[torch.Generator], Output], seed: int, epochs: list[int]) -> Iterator[dict]:
     for epoch in epochs:
         columns = _columns(paired_epoch(torch.Generator().manual_seed(seed * 1_000_003 + epoch)))
-        for row in range(len(columns["sample"])):
+        for row in range(len(columns["pixel_values"])):
             yield {name: column[row] for name, column in columns.items()}
 
 
 def _columns(output: Output) -> dict:
     labels = output["labels"]
     columns = {
-        "sample": output["samples"].float().cpu().numpy(),
-        "label": (labels.float() if labels.is_floating_point() else labels).cpu().numpy(),  # numpy has no bfloat16
+        "pixel_values": output["samples"].float().cpu().numpy(),
+        "labels": (labels.float() if labels.is_floating_point() else labels).cpu().numpy(),  # numpy has no bfloat16
         "basis": output["basis_ids"].cpu().numpy(),
     }
     for name in ("hallucinator", "formation"):
@@ -56,8 +56,8 @@ def _features(config: HabaConfig) -> Any:
     library = _library()
     names = [config.id2label[i] for i in range(config.num_labels)]
     features = {
-        "sample": library.Array3D(config.sample_shape, "float32"),
-        "label": library.ClassLabel(names=names)
+        "pixel_values": library.Array3D(config.sample_shape, "float32"),
+        "labels": library.ClassLabel(names=names)
         if config.label_kind == "hard"
         else library.List(library.Value("float32")),
         "basis": library.Value("int64"),

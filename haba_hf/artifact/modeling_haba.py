@@ -244,8 +244,9 @@ class HabaModel(StoredModel):
 
     def to_dataset(self) -> Any:
         """
-        All samples as a `datasets.Dataset` with columns `sample` (float32 `[C, H, W]`, model space), `label` (class,
-        or list of L probabilities), `basis` and, where there are several, `hallucinator` and `formation`.
+        All samples as a `datasets.Dataset` of torch tensors, as `Trainer(train_dataset=...)` takes it: columns
+        `pixel_values` (float32 `[C, H, W]`, model space), `labels` (class, or L probabilities), `basis` and, where
+        there are several, `hallucinator` and `formation`.
 
         Raises:
             `ImportError`: if the datasets library is not installed.

@@ -15,14 +15,14 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from ..data import ImageData
 from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
 from ..data.splits import images_at_once
 from ..networks import FeatureNetwork, NetworkArguments, build_feature_network
-from ..utils.checks import check_counts, check_positive
+from ..utils.checks import Settings, check_counts, check_positive
 from ..utils.files import atomic_file, check_recorded, check_writable
+from ..utils.progress import Progress
 from ..utils.seeds import derived_seed, seeded_generator
 from .rules import ForgettingEvents
 
@@ -32,7 +32,7 @@ MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # as students are trained
 
 
 @dataclass
-class CoresetArguments:
+class CoresetArguments(Settings):
     """Which coreset of `bases_per_class` images per class, and how the expert is trained by which it is chosen."""
 
     coreset: Literal["random", "herding", "k_center", "forgetting"] = field(
@@ -55,6 +55,7 @@ class CoresetArguments:
     )
 
     def __post_init__(self):
+        super().__post_init__()
         check_counts(self, "coreset_epochs", "coreset_batch_size")
         check_positive(self, "coreset_learning_rate")
         DsaAugmentation(self.coreset_dsa)  # an unknown operation is refused now
@@ -136,22 +137,23 @@ def _train(
         network.parameters(), arguments.coreset_learning_rate, MOMENTUM, weight_decay=WEIGHT_DECAY
     )
     events = ForgettingEvents(len(labels), device)
-    disable = None if accelerator.is_main_process else True  # None: shown only on a terminal
-    for epoch in tqdm(range(arguments.coreset_epochs), desc="expert", unit="epoch", disable=disable):
-        losses = []
-        for rows_B in torch.randperm(len(labels), generator=generator).split(arguments.coreset_batch_size):
-            rows_B = rows_B.to(device)
-            images_BCHW = augmentation(data.processor.normalize(images[rows_B]), generator)
-            with accelerator.autocast():
-                logits_BL = network(images_BCHW)
-                loss = F.cross_entropy(logits_BL, labels[rows_B])
-            events.update(rows_B, logits_BL.argmax(dim=1) == labels[rows_B])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())
-        if not torch.stack(losses).isfinite().all():
-            raise _divergence(arguments, epoch + 1)
+    with Progress("expert", arguments.coreset_epochs, "epoch", shown=accelerator.is_main_process) as progress:
+        for epoch in range(arguments.coreset_epochs):
+            losses = []
+            for rows_B in torch.randperm(len(labels), generator=generator).split(arguments.coreset_batch_size):
+                rows_B = rows_B.to(device)
+                images_BCHW = augmentation(data.processor.normalize(images[rows_B]), generator)
+                with accelerator.autocast():
+                    logits_BL = network(images_BCHW)
+                    loss = F.cross_entropy(logits_BL, labels[rows_B])
+                events.update(rows_B, logits_BL.argmax(dim=1) == labels[rows_B])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.detach())
+            if not torch.stack(losses).isfinite().all():
+                raise _divergence(arguments, epoch + 1)
+            progress.update()
     return events.counts()
 
 

@@ -3,7 +3,7 @@
 from .arguments import NAMED_DATASETS, DataArguments
 from .image_data import ImageData
 from .imagenet import IMAGENET_SUBSETS
-from .sources import channel_statistics, load_image_data
+from .sources import Splits, channel_statistics, load_image_data
 from .splits import Split
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "DataArguments",
     "ImageData",
     "Split",
+    "Splits",
     "channel_statistics",
     "load_image_data",
 ]

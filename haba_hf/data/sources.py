@@ -7,11 +7,12 @@ log spectrograms in float32.
 import difflib
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 
 from ..artifact.processing_haba import HabaImageProcessor
 from ..artifact.whitening_haba import EPSILON, ZcaWhitening
@@ -28,7 +29,13 @@ from .tables import class_names_of, find_image_column, find_label_column, read_l
 DIGITS_TEST_FRACTION, DIGITS_TEST_SEED = 0.2, 0
 
 
-def load_image_data(args: DataArguments, needs_test: bool = True, whitening: ZcaWhitening | None = None) -> ImageData:
+# The splits of a data set in memory, by name, such as a `datasets.DatasetDict`.
+Splits = Mapping[str, Dataset]
+
+
+def load_image_data(
+    args: DataArguments, needs_test: bool = True, whitening: ZcaWhitening | None = None, splits: Splits | None = None
+) -> ImageData:
     """
     Loads a data set and holds its validation split out of the training split (stratified, seeded; of speech, by
     speaker: see [`load_speech`]).
@@ -43,6 +50,8 @@ def load_image_data(args: DataArguments, needs_test: bool = True, whitening: Zca
             not looked at.
         whitening ([`ZcaWhitening`], *optional*): with `args.zca`, that of an artifact; by default one is fitted, which
             takes half a minute on CIFAR-10.
+        splits (`Mapping[str, datasets.Dataset]`, *optional*): the data themselves, where they are in memory; then
+            `args.dataset` only names them.
 
     Returns:
         [`ImageData`], whose `notes` say what was passed over.
@@ -51,15 +60,15 @@ def load_image_data(args: DataArguments, needs_test: bool = True, whitening: Zca
         `ValueError`: if the data set, a column, a label, an image or a split is missing or unfit; names it.
     """
     name, tables = args.dataset, Tables({})
-    if args.dataset != "digits":
-        name, tables = _open_splits(args, needs_test)
+    if splits is not None or args.dataset != "digits":
+        name, tables = _open_splits(args, needs_test, splits)
         audio_column = find_audio_column(tables.splits["train"].features, args.image_column, name)
         if audio_column is not None:
             return _load_speech_data(name, tables, audio_column, args)
     if args.words is not None:
         raise ValueError(f"words chooses words of speech, but {name} has no clips: leave it out.")
-    class_names, splits = _load_table_data(name, tables, args) if tables.splits else _load_digits(args)
-    train, num_channels = splits["train"], splits["train"].images.shape[1]
+    class_names, of_role = _load_table_data(name, tables, args) if tables.splits else _load_digits(args)
+    train, num_channels = of_role["train"], of_role["train"].images.shape[1]
     height, width = train.images.shape[2:]
     size = {"height": height, "width": width}
     processor = HabaImageProcessor(
@@ -73,8 +82,8 @@ def load_image_data(args: DataArguments, needs_test: bool = True, whitening: Zca
     return ImageData(
         name=name,
         train=train,
-        validation=splits.get("validation", empty),
-        test=splits.get("test"),
+        validation=of_role.get("validation", empty),
+        test=of_role.get("test"),
         class_names=class_names,
         processor=processor,
         fingerprint=_fingerprint(train, args.zca),
@@ -146,9 +155,9 @@ def _load_digits(args: DataArguments) -> tuple[list[str], dict[str, Split]]:
     }
 
 
-def _open_splits(args: DataArguments, needs_test: bool) -> tuple[str, Tables]:
+def _open_splits(args: DataArguments, needs_test: bool, splits: Splits | None) -> tuple[str, Tables]:
     """The tables of `train`, `validation` and `test`, by these names; others are left out, and named."""
-    name, opened = _open_tables(args)
+    name, opened = _open_tables(args) if splits is None else (args.dataset, Tables(dict(splits)))
     chosen = {role: _split_for(role, getattr(args, f"{role}_split"), list(opened.splits), name) for role in ROLES}
     there = f"splits: {', '.join(opened.splits)}"
     if chosen["train"] is None:

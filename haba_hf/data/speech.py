@@ -15,6 +15,7 @@ import torch
 from datasets import Audio, Dataset, Features
 
 from ..artifact.processing_audio_haba import HabaAudioProcessor
+from ..utils.checks import Settings
 from .splits import Split, hold_out_speakers, subset
 from .tables import class_names_of, columns_in_words, find_label_column, read_labels
 
@@ -35,7 +36,7 @@ FRONT_ENDS: dict[str, dict[str, int]] = {
 
 
 @dataclass(kw_only=True)  # so that `dataset` stays the first argument of [`DataArguments`]
-class SpeechArguments:
+class SpeechArguments(Settings):
     """How clips of speech become spectrograms (see [`HabaAudioProcessor`]); images have no use for it."""
 
     words: list[str] | None = field(
@@ -78,6 +79,7 @@ class SpeechArguments:
         )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.words is not None and (not self.words or len(set(self.words)) < len(self.words)):
             raise ValueError(f"words must name some words, each once, got {self.words}.")
         try:

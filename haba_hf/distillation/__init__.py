@@ -21,6 +21,7 @@ from .objectives import (
     TrajectoryMatchingArguments,
     UnrolledTraining,
 )
+from .observer import Observer
 
 __all__ = [
     "Adversary",
@@ -41,6 +42,7 @@ __all__ = [
     "LabelDistillationArguments",
     "ModelArguments",
     "Objective",
+    "Observer",
     "TrajectoryMatching",
     "TrajectoryMatchingArguments",
     "UnrolledTraining",

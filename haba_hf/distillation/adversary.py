@@ -19,7 +19,7 @@ from ..artifact.modeling_haba import HabaModel
 from ..data.augmentation import DsaAugmentation
 from ..data.image_data import ImageData
 from ..networks import NetworkArguments, build_feature_network
-from ..utils.checks import check_between, check_counts, check_positive
+from ..utils.checks import Settings, check_between, check_counts, check_positive
 from .arguments import DistillationArguments
 
 
@@ -69,7 +69,7 @@ def _off_diagonal_sum(values_VVB: Tensor) -> Tensor:
 
 
 @dataclass
-class AdversaryArguments:
+class AdversaryArguments(Settings):
     """The game of hallucinators and adversary; without L_cos and L_con, or below two hallucinators, none is played."""
 
     lambda_cos: float = field(default=0.1, metadata={"help": "Weight of L_cos (Eq. 6)."})
@@ -86,6 +86,7 @@ class AdversaryArguments:
     temperature: float = field(default=0.07, metadata={"help": "Temperature tau of L_con."})
 
     def __post_init__(self):
+        super().__post_init__()
         if self.adversary_hallucinators < 2:
             raise ValueError("adversary_hallucinators must be at least 2: the adversary compares views of a basis.")
         check_counts(self, "adversary_bases")

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
-from ..utils.checks import MOST_SEED, check_between, check_counts, check_momentum, check_positive
+from ..utils.checks import MOST_SEED, Settings, check_between, check_counts, check_momentum, check_positive
 
 
 @dataclass
-class ModelArguments:
+class ModelArguments(Settings):
     """Sizes of the artifact (see [`HabaConfig`] for each) and how its bases start."""
 
     bases_per_class: int | Literal["auto"] = field(
@@ -99,7 +99,7 @@ class ModelArguments:
 
 
 @dataclass
-class DistillationArguments:
+class DistillationArguments(Settings):
     """Algorithm 1: the run, its optimizers, and what several objectives share. Each objective and the adversary have a
     section of their own, in their own file."""
 
@@ -188,6 +188,7 @@ class DistillationArguments:
     report_to: str = field(default="tensorboard", metadata={"help": "tensorboard or none.", "result": False})
 
     def __post_init__(self):
+        super().__post_init__()
         check_counts(self, "steps", "real_batch_size", "student_batch_size", "checkpoint_every")
         check_counts(self, "samples_per_class")
         check_counts(self, "validation_seeds", "validation_epochs")

@@ -12,18 +12,19 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import nn
-from tqdm.auto import tqdm
 
 from ..artifact.modeling_haba import HabaModel
 from ..data.image_data import ImageData
 from ..networks import NetworkArguments
 from ..utils.files import atomic_directory, atomic_file, check_writable
 from ..utils.interrupts import GO_ON, StopRequest
+from ..utils.progress import Progress
 from ..utils.seeds import seeded_generator
 from .adversary import Adversary, AdversaryArguments
 from .arguments import DistillationArguments
 from .checkpoints import best_directory, clean_checkpoints, latest_checkpoint, load_checkpoint, save_checkpoint
 from .objectives import Objective
+from .observer import Observer
 
 
 class Distiller:
@@ -46,6 +47,7 @@ class Distiller:
             that wrote it.
         validate (`Callable`, *optional*): `validate(model, step) -> float`, the validation accuracy in percent, called
             every `validate_every` steps and after the last.
+        observer ([`Observer`], *optional*): told what happens; may end the run.
 
     Attributes:
         step_number (`int`): steps taken so far.
@@ -67,6 +69,7 @@ class Distiller:
         accelerator: Accelerator,
         settings: Mapping[str, Any],
         validate: Callable[[HabaModel, int], float] | None = None,
+        observer: Observer | None = None,
     ):
         if (validate is not None) != bool(arguments.validate_every):
             raise ValueError("validate and validate_every need each other: give both or neither.")
@@ -74,6 +77,7 @@ class Distiller:
         self.accelerator = accelerator
         self.settings = settings
         self.validate = validate
+        self.observer = observer or Observer()
         self.model = model.to(accelerator.device)
         self.objective = objective
         objective.prepare(real_data, model, accelerator)
@@ -84,13 +88,16 @@ class Distiller:
         self.step_number = 0
         self.seconds = 0.0
         self.best: dict[str, float] | None = None
+        self._stopped = False
         self._synchronize()
 
     @property
-    def ended_by(self) -> Literal["steps", "max_minutes"] | None:
+    def ended_by(self) -> Literal["steps", "max_minutes", "callback"] | None:
         """What ended the run; `None` while it goes on."""
         if self.step_number >= self.arguments.steps:
             return "steps"
+        if self._stopped:
+            return "callback"
         return "max_minutes" if self._spent() >= 1 else None
 
     def run(self) -> HabaModel:
@@ -111,14 +118,14 @@ class Distiller:
             check_writable(self.arguments.output_dir)
         self.accelerator.wait_for_everyone()
         self.resume()
-        progress = tqdm(
-            initial=self.step_number,
-            total=self.arguments.steps,
-            desc="distilling",
-            disable=not self.accelerator.is_main_process,
+        observer, shown = self.observer, self.accelerator.is_main_process and self.observer.show_progress
+        progress = Progress(
+            "distilling", self.arguments.steps, done=self.step_number, shown=shown, every=observer.log_every
         )
+        observer.on_begin(self)
         with progress, StopRequest() as request:
             while self.ended_by is None:
+                observer.on_step_begin(self)
                 started = time.perf_counter()
                 logs = self.step()
                 logs["seconds"] = self._shared_seconds(time.perf_counter() - started)
@@ -126,14 +133,18 @@ class Distiller:
                 last = self.ended_by is not None
                 if self.validate is not None and (last or self.step_number % self.arguments.validate_every == 0):
                     logs["validation_accuracy"] = self.validate_and_keep_best(self.validate)
+                    observer.on_validate(self, logs["validation_accuracy"])
                 self.log(logs)
-                progress.update()
-                progress.set_postfix(l_dd=f"{logs['l_dd']:.4f}")
-                stopped_by = self._agreed(request.signum)
+                progress.update(l_dd=logs["l_dd"])
+                observer.on_step_end(self, logs)
+                stopped_by, self._stopped = self._agreed(request.signum), bool(self._agreed(int(observer.stop)))
+                last = self.ended_by is not None
                 if last or stopped_by or self.step_number % self.arguments.checkpoint_every == 0:
                     self.save()
+                    observer.on_save(self)
                 if stopped_by and not last:
                     raise request.end(stopped_by, f"step {self.step_number} is saved, {GO_ON}")
+        observer.on_end(self)
         if self.best is not None:
             self._restore_best(self.best)
         return self.model
@@ -260,11 +271,11 @@ class Distiller:
                 f"Going on with {threads} thread(s) where {state['threads']} began: the last bits of sums will differ."
             )
 
-    def _agreed(self, signum: int) -> int:
-        """The signal that any process got, 0 if none did."""
+    def _agreed(self, number: int) -> int:
+        """The greatest number of any process, such as the signal that one of them got."""
         if self.accelerator.num_processes == 1:
-            return signum
-        found = self.accelerator.gather(torch.tensor([signum], device=self.accelerator.device))
+            return number
+        found = self.accelerator.gather(torch.tensor([number], device=self.accelerator.device))
         return int(found.max())
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:

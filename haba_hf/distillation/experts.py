@@ -16,13 +16,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
 from ..data.image_data import ImageData
 from ..networks import NetworkArguments, build_network
-from ..utils.checks import MOST_SEED, check_between, check_counts, check_momentum, check_positive
+from ..utils.checks import MOST_SEED, Settings, check_between, check_counts, check_momentum, check_positive
 from ..utils.files import atomic_file, check_recorded, check_writable
+from ..utils.progress import Progress
 from ..utils.seeds import derived_seed, seeded_generator
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16}
@@ -33,7 +33,7 @@ WEIGHTS, TRAINING = 3, 4
 
 
 @dataclass
-class ExpertArguments:
+class ExpertArguments(Settings):
     """How experts are recorded. How many snapshots follows from the run: `max_start` + `expert_span`."""
 
     experts_dir: str = field(
@@ -51,6 +51,7 @@ class ExpertArguments:
     expert_seed: int = field(default=0, metadata={"help": "Expert i is initialized and trained from this seed and i."})
 
     def __post_init__(self):
+        super().__post_init__()
         check_counts(self, "num_experts", "snapshots_per_epoch", "expert_batch_size")
         check_positive(self, "expert_learning_rate")
         check_momentum(self, "expert_momentum")
@@ -174,35 +175,32 @@ def _train(
         raise ValueError(
             f"snapshots_per_epoch is {arguments.snapshots_per_epoch}, but an epoch has only {steps_per_epoch} steps."
         )
-    progress = tqdm(
-        desc=f"expert {index}", total=num_snapshots - 1, unit="snapshot", disable=not accelerator.is_local_main_process
-    )
-    while len(snapshots) < num_snapshots:
-        taken = 0
-        for step, batch in enumerate(
-            torch.randperm(len(labels), generator=generator).split(arguments.expert_batch_size)
-        ):
-            batch = batch.to(device)
-            x = augmentation(data.processor.normalize(images[batch]), generator)
-            with accelerator.autocast():
-                loss = F.cross_entropy(network(x), labels[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            if (step + 1) * arguments.snapshots_per_epoch // steps_per_epoch > taken:
-                taken += 1
-                snapshot = flat_parameters(network).to("cpu", dtype)
-                if not (torch.isfinite(loss) and torch.isfinite(snapshot).all()):
-                    raise FloatingPointError(
-                        f"Expert {index} diverged (loss {loss.item()}): lower expert_learning_rate, now "
-                        f"{arguments.expert_learning_rate}."
-                    )
-                snapshots.append(snapshot)
-                progress.update()
-                progress.set_postfix(loss=f"{loss.item():.3f}")
-                if len(snapshots) == num_snapshots:
-                    break
-    progress.close()
+    shown = accelerator.is_local_main_process
+    with Progress(f"expert {index}", num_snapshots - 1, "snapshot", shown=shown) as progress:
+        while len(snapshots) < num_snapshots:
+            taken = 0
+            for step, batch in enumerate(
+                torch.randperm(len(labels), generator=generator).split(arguments.expert_batch_size)
+            ):
+                batch = batch.to(device)
+                x = augmentation(data.processor.normalize(images[batch]), generator)
+                with accelerator.autocast():
+                    loss = F.cross_entropy(network(x), labels[batch])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                if (step + 1) * arguments.snapshots_per_epoch // steps_per_epoch > taken:
+                    taken += 1
+                    snapshot = flat_parameters(network).to("cpu", dtype)
+                    if not (torch.isfinite(loss) and torch.isfinite(snapshot).all()):
+                        raise FloatingPointError(
+                            f"Expert {index} diverged (loss {loss.item()}): lower expert_learning_rate, now "
+                            f"{arguments.expert_learning_rate}."
+                        )
+                    snapshots.append(snapshot)
+                    progress.update(loss=loss.item())
+                    if len(snapshots) == num_snapshots:
+                        break
     return torch.stack(snapshots)
 
 

@@ -21,8 +21,8 @@ from .robustness import (
     robustness_table,
     score_under_corruption,
 )
-from .students import AccuracyResult, evaluate_artifact, evaluate_students
-from .training import accuracy, learning_rate_at, train_student
+from .students import AccuracyResult, evaluate_artifact, evaluate_students, student_training, train_student
+from .training import accuracy, learning_rate_at, train_by_sgd
 
 __all__ = [
     "FULL_DATA",
@@ -54,6 +54,8 @@ __all__ = [
     "random_real_artifact",
     "robustness_table",
     "score_under_corruption",
+    "student_training",
+    "train_by_sgd",
     "train_student",
     "write_results",
 ]

@@ -6,12 +6,12 @@ from typing import Literal
 
 from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
 from ..data.cutmix import CutMix
-from ..utils.checks import MOST_WIDTH, check_between, check_counts, check_momentum, check_positive
+from ..utils.checks import MOST_WIDTH, Settings, check_between, check_counts, check_momentum, check_positive
 from .training import Schedule
 
 
 @dataclass
-class EvaluationArguments:
+class EvaluationArguments(Settings):
     """How students are trained on an artifact, and on the real data it is compared with."""
 
     artifact: str | None = field(
@@ -86,6 +86,7 @@ class EvaluationArguments:
     )
 
     def __post_init__(self):
+        super().__post_init__()
         check_counts(self, "evaluation_seeds", "student_epochs", "evaluation_batch_size")
         check_counts(self, "student_width", most=MOST_WIDTH)
         check_counts(self, "evaluation_steps")

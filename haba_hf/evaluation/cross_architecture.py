@@ -9,6 +9,7 @@ from ..artifact.loading import HabaProcessor
 from ..artifact.modeling_haba import HabaModel
 from ..data import Split
 from ..networks import NetworkArguments, build_network, check_network_name
+from ..utils.checks import Settings
 from .arguments import EvaluationArguments
 from .protocols import artifact_learning_rate
 from .report import in_percent
@@ -16,7 +17,7 @@ from .students import AccuracyResult, evaluate_artifact
 
 
 @dataclass
-class CrossArchitectureArguments:
+class CrossArchitectureArguments(Settings):
     """Students of other architectures."""
 
     architectures: list[str] = field(
@@ -29,6 +30,7 @@ class CrossArchitectureArguments:
     )
 
     def __post_init__(self):
+        super().__post_init__()
         for name in self.architectures:
             check_network_name(name)
 

@@ -13,14 +13,14 @@ from ..artifact.modeling_haba import HabaModel
 from ..data import ImageData
 from ..data.splits import images_at_once
 from ..networks import FeatureNetwork
-from ..utils.checks import check_counts, check_positive
+from ..utils.checks import Settings, check_counts, check_positive
 from ..utils.seeds import seeded_generator
 
 REAL = -1  # the source of a real image; a sample's is its hallucinator, or 0 where there is none
 
 
 @dataclass
-class EmbeddingArguments:
+class EmbeddingArguments(Settings):
     """Samples beside real images in the plane."""
 
     embedded_classes: list[int] = field(
@@ -34,6 +34,7 @@ class EmbeddingArguments:
     )
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.embedded_classes:
             raise ValueError("embedded_classes names no class: give at least one number.")
         check_counts(self, "embedded_images")

@@ -13,7 +13,7 @@ from ..data.augmentation import DsaAugmentation
 from ..data.cutmix import CutMix
 from .arguments import EvaluationArguments
 from .schedule import scheduled_batch, stored_step_sizes, train_by_schedule
-from .training import Batches, train_student
+from .training import Batches, train_by_sgd
 
 OnEpoch = Callable[[int, float], None]  # told each epoch and its mean loss
 
@@ -48,12 +48,12 @@ def training_by_sgd(
     accelerator: Accelerator,
 ) -> StudentTraining:
     """
-    Training by [`train_student`] with the recipe's momentum, weight decay, schedule, augmentation and CutMix, in the
+    Training by [`train_by_sgd`] with the recipe's momentum, weight decay, schedule, augmentation and CutMix, in the
     accelerator's mixed precision.
 
     Args:
         batches_of_student (`Callable[[int, torch.Generator], Callable]`): given a student's index and its generator,
-            returns the `batches_of_epoch` of [`train_student`].
+            returns the `batches_of_epoch` of [`train_by_sgd`].
         epoch_samples (`int`): samples of an epoch.
         epochs (`int`): of a student.
         learning_rate (`float`): before its decay.
@@ -62,7 +62,7 @@ def training_by_sgd(
     """
 
     def train(network: nn.Module, index: int, generator: torch.Generator, on_epoch: OnEpoch) -> nn.Module:
-        return train_student(
+        return train_by_sgd(
             network,
             batches_of_student(index, generator),
             epochs,

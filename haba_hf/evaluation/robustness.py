@@ -9,19 +9,19 @@ from dataclasses import dataclass, field
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
-from tqdm.auto import tqdm
 
 from ..artifact.loading import HabaProcessor
 from ..data import Split
 from ..data.corruptions import CORRUPTIONS, SEVERITIES, STANDARD_CORRUPTIONS
-from ..utils.checks import check_counts
+from ..utils.checks import Settings, check_counts
+from ..utils.progress import Progress
 from .report import in_percent
 from .students import AccuracyResult
 from .training import accuracy
 
 
 @dataclass
-class RobustnessArguments:
+class RobustnessArguments(Settings):
     """Corrupted images of the split that is scored on."""
 
     corruptions_dir: str | None = field(
@@ -40,6 +40,7 @@ class RobustnessArguments:
     )
 
     def __post_init__(self):
+        super().__post_init__()
         check_counts(self, "corruption_images")
 
 
@@ -104,8 +105,8 @@ def score_under_corruption(
         `FloatingPointError`: if a student's logits are NaN or infinite.
     """
     outcomes: list[tuple[str, str, int, int, float]] = []
-    disable = None if accelerator.is_main_process else True  # None: shown only on a terminal
-    with tqdm(total=len(CORRUPTIONS) * len(SEVERITIES), desc="corruptions", disable=disable) as progress:
+    total, shown = len(CORRUPTIONS) * len(SEVERITIES), accelerator.is_main_process
+    with Progress("corruptions", total, "corruption", shown=shown) as progress:
         for corruption in CORRUPTIONS:
             for severity in SEVERITIES:
                 if any(students.networks for students in systems):  # more processes than students: nothing to do

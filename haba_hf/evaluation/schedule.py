@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ..artifact.modeling_haba import HabaModel
 from ..data.augmentation import DsaAugmentation
+from ..networks import logits_of
 
 
 def stored_step_sizes(model: HabaModel) -> list[float]:
@@ -73,7 +74,7 @@ def train_by_schedule(
         samples, labels = (tensor.to(device) for tensor in batch_of_step(step))
         if augmentation is not None:
             samples = augmentation(samples, generator)
-        loss = F.cross_entropy(network(samples), labels)
+        loss = F.cross_entropy(logits_of(network, samples), labels)
         if not loss.isfinite():
             raise FloatingPointError(
                 f"The student diverged in step {step + 1} of {len(step_sizes)} of the artifact's schedule: train it "

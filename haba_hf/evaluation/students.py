@@ -6,20 +6,22 @@ state (which stays as it was) nor on how many processes share the students.
 Shape legend: L classes.
 """
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
-from tqdm.auto import tqdm
 
 from ..artifact.loading import HabaProcessor
 from ..artifact.modeling_haba import HabaModel
 from ..data import Split
 from ..networks import NetworkArguments, build_network
+from ..utils.progress import Progress
 from ..utils.seeds import derived_seed, seeded_generator
 from .arguments import EvaluationArguments
 from .protocols import OnEpoch, StudentTraining, artifact_training
@@ -119,10 +121,8 @@ def evaluate_students(
     shapes = (channels, height, width), num_labels
     indices = range(accelerator.process_index, args.evaluation_seeds, accelerator.num_processes)
     outcomes: list[tuple[int, list[float], str]] = []
-    disable = None if accelerator.is_main_process else True  # None: shown only on a terminal
-    with tqdm(
-        total=len(indices) * training.epochs, desc="students", unit="epoch", leave=False, disable=disable
-    ) as progress:
+    epochs, shown = len(indices) * training.epochs, accelerator.is_main_process
+    with Progress("students", epochs, "epoch", shown=shown) as progress:
         for index in indices:
             try:
                 network = train_fresh_student(
@@ -205,3 +205,66 @@ def evaluate_artifact(
         validation_split=validation_split,
         on_student=on_student,
     )
+
+
+# The fields of a recipe that decide how a student is trained, beside those of its network.
+TRAINED_BY = (
+    *("evaluation_protocol", "student_epochs", "evaluation_steps", "evaluation_batch_size"),
+    *("evaluation_learning_rate", "evaluation_momentum", "evaluation_weight_decay", "evaluation_schedule"),
+    *("evaluation_dsa", "evaluation_cutmix"),
+)
+
+
+def student_training(network_args: NetworkArguments, args: EvaluationArguments) -> dict[str, Any]:
+    """What an artifact's config keeps of how its students are trained."""
+    return dataclasses.asdict(network_args) | {name: getattr(args, name) for name in TRAINED_BY}
+
+
+def train_student(
+    model: HabaModel,
+    network: nn.Module | str | None = None,
+    *,
+    seed: int = 0,
+    accelerator: Accelerator | None = None,
+    **settings: Any,
+) -> nn.Module:
+    """
+    Trains one network on an artifact in the way that its students were measured: online pairing, learning rate, steps,
+    batches and augmentation as its config says.
+
+    Args:
+        model ([`HabaModel`]): the artifact; not changed, not moved.
+        network (`nn.Module` or `str`, *optional*): what to train, images `[B, C, H, W]` to logits `[B, L]` (or an
+            image classifier of transformers); or the name of an architecture; by default a fresh student of the
+            artifact's own.
+        seed (`int`, *optional*, defaults to 0): of initialization, pairing and augmentation. It is student 0 of an
+            evaluation with the same seed.
+        accelerator (`Accelerator`, *optional*): device and precision; by default what Accelerate finds.
+        settings: fields of a recipe in place of the artifact's, such as `evaluation_learning_rate=0.01`.
+
+    Returns:
+        `nn.Module`: the network, on the accelerator's device and in evaluation mode.
+
+    Raises:
+        `ValueError`: if the artifact does not say how its students are trained and no settings do, or a setting is
+            unknown or unfit.
+        `FloatingPointError`: if it diverges.
+    """
+    known = {field.name for field in dataclasses.fields(NetworkArguments)}
+    chosen = {name: value for name, value in (model.config.student_training or {}).items() if name != "artifact"}
+    unknown = sorted((chosen.keys() | settings.keys()) - known - set(TRAINED_BY))
+    if unknown:
+        raise ValueError(f"There is no setting {', '.join(unknown)} of a student: choose {', '.join(TRAINED_BY)}.")
+    if not chosen and not settings:
+        raise ValueError(
+            "The artifact does not say how its students are trained: give evaluation_learning_rate, evaluation_steps "
+            "or student_epochs, evaluation_batch_size and evaluation_dsa."
+        )
+    chosen |= settings | ({"network": network} if isinstance(network, str) else {})
+    network_args = NetworkArguments(**{name: value for name, value in chosen.items() if name in known})
+    args = EvaluationArguments(**{name: value for name, value in chosen.items() if name not in known})
+    training = artifact_training(model, args, accelerator or Accelerator())
+    if network is None or isinstance(network, str):
+        shape, num_labels = model.config.sample_shape, model.config.num_labels
+        return train_fresh_student(0, training, network_args, seed, shape, num_labels, lambda epoch, loss: None)
+    return training.train(network, 0, seeded_generator(seed, 0, TRAINING), lambda epoch, loss: None)

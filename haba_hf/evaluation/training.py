@@ -16,6 +16,7 @@ from ..artifact.loading import HabaProcessor
 from ..data.augmentation import DsaAugmentation
 from ..data.cutmix import CutMix
 from ..data.splits import images_at_once
+from ..networks import logits_of
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Schedule = Literal["half", "two_steps"]
@@ -33,7 +34,7 @@ def learning_rate_at(epoch: int, epochs: int, learning_rate: float, schedule: Sc
     return learning_rate * 0.2 ** ((epoch >= 2 * epochs // 3) + (epoch >= 5 * epochs // 6))
 
 
-def train_student(
+def train_by_sgd(
     network: nn.Module,
     batches_of_epoch: Callable[[int], Batches],
     epochs: int,
@@ -87,7 +88,7 @@ def train_student(
             mixture = None if cutmix is None else cutmix.draw(samples_BCHW.shape, generator)
             samples_BCHW = CutMix.apply(samples_BCHW, mixture)
             with autocast():
-                logits = network(samples_BCHW)
+                logits = logits_of(network, samples_BCHW)
                 labels = CutMix.mix_labels(labels, logits.shape[1], mixture)
                 loss = F.cross_entropy(logits, labels)
             optimizer.zero_grad()
@@ -99,7 +100,7 @@ def train_student(
         mean_loss = torch.stack(losses).mean().item()
         if epoch + 1 == epochs:  # no later loss shows what the last update did
             with torch.no_grad():
-                losses.append(F.cross_entropy(network.eval()(samples_BCHW), labels))
+                losses.append(F.cross_entropy(logits_of(network.eval(), samples_BCHW), labels))
         if not (math.isfinite(mean_loss) and losses[-1].isfinite()):
             raise FloatingPointError(
                 f"The student diverged in epoch {epoch + 1} of {epochs} at learning rate {learning_rate:g}: "
@@ -143,7 +144,7 @@ def accuracy(
     finite = torch.ones((), dtype=torch.bool, device=device)
     batch_size = batch_size or images_at_once(images)
     for images_BCHW, labels_B in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        logits_BL = network(processor.normalize(images_BCHW.to(device)))
+        logits_BL = logits_of(network, processor.normalize(images_BCHW.to(device)))
         correct += (logits_BL.argmax(dim=1) == labels_B.to(device)).sum()
         finite &= logits_BL.isfinite().all()
     network.train(was_training)

@@ -32,7 +32,7 @@ def materialize_artifact(
     directory = Path(directory)
     if directory.is_dir() and any(directory.iterdir()):
         raise ValueError(f"{directory} is not empty: name a new folder for the samples.")
-    samples = artifact.model.to_dataset()
+    samples = artifact.model.to_dataset().with_format(None)
     with atomic_directory(directory) as aside:
         for config, table in {EXACT: samples, IMAGES: _as_images(samples, artifact)}.items():
             (aside / config).mkdir()
@@ -49,6 +49,6 @@ def materialize_artifact(
 def _as_images(samples: Dataset, artifact: Artifact) -> Dataset:
     """The same rows with pictures of 8 bits in place of floats."""
     pictures = artifact.processor.to_pil(artifact.model.materialize()["samples"])
-    others = samples.remove_columns("sample")
+    others = samples.remove_columns("pixel_values")
     columns = {"image": pictures, **{name: others[name][:] for name in others.column_names}}
     return Dataset.from_dict(columns, features=Features({"image": Image(), **others.features}))

@@ -1,11 +1,13 @@
 """Networks that serve as students, experts and adversaries."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..utils.checks import MOST_DEPTH, MOST_WIDTH, check_counts
+from ..utils.checks import MOST_DEPTH, MOST_WIDTH, Settings, check_counts
 from .alexcifarnet import AlexCifarNet
 from .alexnet import AlexNet
 from .convnet import ConvNet
@@ -29,6 +31,8 @@ __all__ = [
     "build_feature_network",
     "build_network",
     "check_network_name",
+    "logits_of",
+    "register_network",
 ]
 
 # ConvNet's depth and width are settings; the others are one published layout each.
@@ -41,9 +45,32 @@ FIXED_LAYOUTS = {
 }
 NETWORKS = ("convnet", *FIXED_LAYOUTS)
 
+# (C, H, W) and the number of classes to a freshly initialized network, which takes images to logits.
+NetworkFactory = Callable[[tuple[int, int, int], int], nn.Module]
+_registered: dict[str, NetworkFactory] = {}
+
+
+def register_network(name: str, factory: NetworkFactory) -> None:
+    """
+    Makes a network of your own known by a name, which then works wherever a network is named: `network="mine"`,
+    `architectures=["mine"]`. To be distilled with, it needs a method `features` as well, `[B, C, H, W]` to `[B, D]`,
+    that its logits are linear in: [`FeatureNetwork`].
+
+    Args:
+        name (`str`): how recipes call it. A registered name is replaced.
+        factory (`Callable[[tuple[int, int, int], int], nn.Module]`): given image shape (C, H, W) and number of
+            classes, makes the network; it is called with torch's generator seeded, on the CPU.
+
+    Raises:
+        `ValueError`: if the name is that of a network of this package.
+    """
+    if name in NETWORKS or name.startswith(PREFIX):
+        raise ValueError(f"{name} is a network of haba_hf: give yours another name.")
+    _registered[name] = factory
+
 
 @dataclass
-class NetworkArguments:
+class NetworkArguments(Settings):
     """The network that experts, students of the inner loop and evaluated students are made of."""
 
     network: str = field(
@@ -61,6 +88,7 @@ class NetworkArguments:
     )
 
     def __post_init__(self):
+        super().__post_init__()
         check_network_name(self.network)
         check_counts(self, "network_width", most=MOST_WIDTH)
         check_counts(self, "network_depth", most=MOST_DEPTH)
@@ -73,8 +101,12 @@ def check_network_name(name: str) -> None:
     """
     if name.startswith(PREFIX):
         check_model_type(name.removeprefix(PREFIX))
-    elif name not in NETWORKS:
-        raise ValueError(f"There is no network {name!r}: choose {', '.join(NETWORKS)} or {PREFIX}<model type>.")
+    elif name not in NETWORKS and name not in _registered:
+        known = ", ".join((*NETWORKS, *_registered))
+        raise ValueError(
+            f"There is no network {name!r}: choose {known} or {PREFIX}<model type>, or make yours known by "
+            "register_network."
+        )
 
 
 def build_network(
@@ -97,6 +129,8 @@ def build_network(
             return ConvNet(channels, size, num_labels, arguments.network_depth, arguments.network_width)
         if name in FIXED_LAYOUTS:
             return FIXED_LAYOUTS[name](channels, size, num_labels)
+        if name in _registered:
+            return _registered[name](image_shape, num_labels)
         return TransformersClassifier(name.removeprefix(PREFIX), channels, size, num_labels)
 
 
@@ -116,3 +150,9 @@ def build_feature_network(
             f"{', '.join(NETWORKS)} to distil with; {PREFIX}<model type> can be evaluated."
         )
     return network
+
+
+def logits_of(network: nn.Module, images_BCHW: Tensor) -> Tensor:
+    """Logits `[B, L]` of a network, or of an image classifier of transformers, which wraps them."""
+    output: Any = network(images_BCHW)
+    return output if torch.is_tensor(output) else output.logits

@@ -1,6 +1,6 @@
 """Recipes: every setting of one run, section by section, from a YAML file and the command line."""
 
-from .recipe import Recipe, parse_recipe, run_script
+from .recipe import Recipe, parse_recipe, recipe_of, run_script
 from .sections import RecipeError, parse_sections, recipe_path, recipes_folder, section_values
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "RecipeError",
     "parse_recipe",
     "parse_sections",
+    "recipe_of",
     "recipe_path",
     "recipes_folder",
     "run_script",

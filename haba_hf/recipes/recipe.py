@@ -43,7 +43,7 @@ from ..utils.allocator import keep_freed_memory
 from ..utils.files import atomic_file
 from ..utils.interrupts import GO_ON, Terminated, terminated_like_interrupted
 from ..utils.text import plain
-from .sections import RecipeError, parse_sections, section_values
+from .sections import RecipeError, parse_sections, section_values, sections_of
 
 
 @dataclass
@@ -122,6 +122,17 @@ def parse_recipe(argv: Sequence[str] | None = None, description: str | None = No
         `FileNotFoundError`: if there is no such recipe.
     """
     return Recipe(*parse_sections(get_type_hints(Recipe).values(), argv, description))
+
+
+def recipe_of(**fields: Any) -> Recipe:
+    """
+    A recipe from fields in Python, each of its own type; the others have their defaults.
+
+    Raises:
+        `RecipeError`: if a field is unknown; names the nearest.
+        `ValueError`: if a value does not fit its field.
+    """
+    return Recipe(*sections_of(tuple(get_type_hints(Recipe).values()), fields))
 
 
 def run_script(main: Callable[[], None]) -> None:

@@ -22,6 +22,8 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 import yaml
 from transformers import HfArgumentParser
 
+from ..utils.checks import describe_type
+
 COMMAND_LINE = "command line"
 BOOLEAN_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 NULL_WORDS = ("none", "null")
@@ -66,6 +68,21 @@ def parse_sections(
             values[name] = _convert(value, hints[name], f"{path}: {name}")
     values |= {name: _convert(value, hints[name], f"{COMMAND_LINE}: {name}") for name, value in given.items()}
 
+    return sections_of(section_types, values)
+
+
+def sections_of(section_types: tuple[type, ...], values: Mapping[str, Any]) -> tuple[Any, ...]:
+    """
+    One instance of each dataclass, in order, of values by the names of their fields.
+
+    Raises:
+        `RecipeError`: if a field is unknown, or one without default is missing.
+        `ValueError`: if a section refuses a value.
+    """
+    hints = _hints(section_types)
+    for name in values:
+        if name not in hints:
+            raise _unknown_field("", name, hints)
     sections = []
     for section_type in section_types:
         chosen = {}
@@ -147,7 +164,7 @@ def _parser(section_types: tuple[type, ...]) -> _Parser:
             shown = (
                 "required" if default is dataclasses.MISSING else f"default: {'none' if default is None else default}"
             )
-            text = f"{section_field.metadata.get('help', '')} ({_describe(hint)}; {shown})".strip()
+            text = f"{section_field.metadata.get('help', '')} ({describe_type(hint)}; {shown})".strip()
             stand_in = dataclasses.field(
                 default=(default is True) if hint is bool else None, metadata={"help": text.replace("%", "%%")}
             )
@@ -236,7 +253,7 @@ def _relative(path: Path) -> str:
 def _unknown_field(source: str, name: str, names: Iterable[str]) -> RecipeError:
     near = difflib.get_close_matches(name, names, n=1)
     advice = f"did you mean {near[0]!r}?" if near else "--help lists the fields"
-    return RecipeError(f"{source}: unknown field {name!r}; {advice}")
+    return RecipeError(f"{source}{': ' if source else ''}unknown field {name!r}; {advice}")
 
 
 def _settable(section: Any) -> list[dataclasses.Field]:
@@ -257,7 +274,7 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
         advice = ""
         if isinstance(value, bool):
             advice = " (YAML reads yes, no, on and off without quotes as true and false)"
-        raise RecipeError(f"{name}: expected {_describe(hint)}, got {reprlib.repr(value)}{advice}") from None
+        raise RecipeError(f"{name}: expected {describe_type(hint)}, got {reprlib.repr(value)}{advice}") from None
 
 
 def _fit(value: Any, hint: Any) -> Any:
@@ -290,18 +307,3 @@ def _fit(value: Any, hint: Any) -> Any:
     elif hint is str and isinstance(value, str):
         return value
     raise ValueError
-
-
-def _describe(hint: Any) -> str:
-    plain = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
-    if hint in plain:
-        return plain[hint]
-    arguments = get_args(hint)
-    if get_origin(hint) is Literal:
-        return ("one of " if len(arguments) > 1 else "") + ", ".join(str(choice) for choice in arguments)
-    if get_origin(hint) is list:
-        return f"a list, each {_describe(arguments[0])}"
-    if get_origin(hint) in (Union, types.UnionType):
-        kinds = [_describe(argument) for argument in arguments if argument is not types.NoneType]
-        return ", or ".join(kinds) + (", or none" if types.NoneType in arguments else "")
-    raise TypeError(f"a recipe cannot hold a field of type {hint}")

@@ -4,9 +4,10 @@ from .analyses import embed, evaluate_architectures, evaluate_robustness
 from .choosing import select_coreset
 from .distilling import build_objective, distill
 from .evaluating import evaluate, results_file
-from .inputs import OpenedArtifact, evaluation_facts, load_artifact, open_evaluation, student_network
+from .inputs import OpenedArtifact, evaluation_facts, load_artifact, open_evaluation
 from .launching import start_accelerator
 from .one_student import train_one_student
+from .provenance import student_network
 from .recording import record
 from .systems import System, compared_systems
 

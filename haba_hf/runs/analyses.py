@@ -25,8 +25,8 @@ from ..hub.records import CROSS_ARCHITECTURE, ROBUSTNESS
 from ..networks import FeatureNetwork, build_feature_network
 from ..recipes import Recipe
 from ..utils.files import write_json
-from .inputs import evaluation_facts, open_evaluation, student_network
-from .provenance import draw
+from .inputs import evaluation_facts, open_evaluation
+from .provenance import draw, student_network
 from .systems import compared_systems
 
 

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 from ..artifact.budget import check_budget
 from ..artifact.modeling_haba import HabaModel
-from ..data import ImageData, load_image_data
+from ..data import ImageData, Splits, load_image_data
 from ..distillation import (
     Distiller,
     DistributionMatching,
@@ -23,6 +23,7 @@ from ..distillation import (
     IdcMatching,
     LabelDistillation,
     Objective,
+    Observer,
     TrajectoryMatching,
     UnrolledTraining,
     initial_model,
@@ -34,8 +35,8 @@ from ..hub.records import DISTILLATION
 from ..recipes import Recipe, section_values
 from ..utils.allocator import peak_memory
 from ..utils.files import atomic_directory, locked, write_json
-from .inputs import load_artifact, student_network
-from .provenance import draw, environment, write_model
+from .inputs import load_artifact
+from .provenance import draw, environment, student_network, write_model
 
 # What a run computes depends on these sections, and on those of its objective alone.
 RUN_SECTIONS = ("data", "model", "network", "distillation", "adversary")
@@ -51,10 +52,18 @@ OBJECTIVE_SECTIONS = {
 }
 
 
-def distill(recipe: Recipe, accelerator: Accelerator) -> Path:
+def distill(
+    recipe: Recipe, accelerator: Accelerator, splits: Splits | None = None, observer: Observer | None = None
+) -> Path:
     """
     Distils the recipe's data (Algorithm 1), resuming an interrupted run, and writes `output_dir/artifact`: config,
     weights, processor, recipe, `distillation.json` (what was run, where, how long), gallery and training curves.
+
+    Args:
+        recipe ([`Recipe`]): all settings.
+        accelerator (`Accelerator`): device and processes.
+        splits (`Mapping[str, datasets.Dataset]`, *optional*): the data, where they are in memory.
+        observer ([`Observer`], *optional*): looks on.
 
     Returns:
         The artifact's folder.
@@ -64,12 +73,12 @@ def distill(recipe: Recipe, accelerator: Accelerator) -> Path:
         `FloatingPointError`: if a gradient becomes NaN or infinite.
     """
     with locked(recipe.distillation.output_dir) if accelerator.is_main_process else nullcontext():
-        return _distill(recipe, accelerator)
+        return _distill(recipe, accelerator, splits, observer)
 
 
-def _distill(recipe: Recipe, accelerator: Accelerator) -> Path:
+def _distill(recipe: Recipe, accelerator: Accelerator, splits: Splits | None, observer: Observer | None) -> Path:
     arguments = recipe.distillation
-    data = load_image_data(recipe.data, needs_test=False)
+    data = load_image_data(recipe.data, needs_test=False, splits=splits)
     if recipe.model.init_from is not None:
         load_artifact(recipe.model.init_from)  # it is what its record is about, or refused
     model = initial_model(recipe.model, data, arguments.seed)
@@ -88,6 +97,7 @@ def _distill(recipe: Recipe, accelerator: Accelerator) -> Path:
         # Of data and artifacts themselves, too: what is in a folder may have changed.
         settings=run_settings(recipe) | {"data_fingerprint": data.fingerprint, "started_from": started_from},
         validate=_validation(recipe, data, accelerator) if arguments.validate_every else None,
+        observer=observer,
     )
     if arguments.report_to != "none":
         accelerator.init_trackers("haba", config={name: str(value) for name, value in recipe.to_dict().items()})

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from ..data import Splits
 from ..evaluation import EvaluationArguments, ReportRow, write_results
 from ..hub.records import RESULTS
 from ..recipes import Recipe
@@ -11,10 +12,15 @@ from .inputs import evaluation_facts, open_evaluation, open_real_data
 from .systems import compared_systems, full_data_system
 
 
-def evaluate(recipe: Recipe, accelerator: Accelerator) -> list[ReportRow]:
+def evaluate(recipe: Recipe, accelerator: Accelerator, splits: Splits | None = None) -> list[ReportRow]:
     """
     Trains fresh students on an artifact and scores them once on `evaluation_split`; beside it, under the same recipe,
     random real images at equal storage and the full training set. With `students_of: full_data`, that alone.
+
+    Args:
+        recipe ([`Recipe`]): all settings.
+        accelerator (`Accelerator`): device and processes.
+        splits (`Mapping[str, datasets.Dataset]`, *optional*): the data, where they are in memory.
 
     Returns:
         The rows of the table, which are also written to the [`results_file`] in `output_dir`.
@@ -26,11 +32,11 @@ def evaluate(recipe: Recipe, accelerator: Accelerator) -> list[ReportRow]:
     """
     arguments = recipe.evaluation
     if arguments.students_of == "full_data":
-        data, split = open_real_data(recipe, accelerator)
+        data, split = open_real_data(recipe, accelerator, splits)
         systems = [full_data_system(recipe, data, split, accelerator)]
         facts = evaluation_facts(recipe, data, accelerator, None)
     else:
-        opened = open_evaluation(recipe, accelerator)
+        opened = open_evaluation(recipe, accelerator, splits)
         systems = compared_systems(recipe, opened, accelerator)
         facts = evaluation_facts(recipe, opened.data, accelerator, opened)
     rows: list[ReportRow] = []

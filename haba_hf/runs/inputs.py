@@ -13,13 +13,12 @@ from huggingface_hub.errors import EntryNotFoundError
 from ..artifact.budget import describe_basis
 from ..artifact.loading import HabaProcessor, check_same_space, load_model_and_processor
 from ..artifact.modeling_haba import HabaModel
-from ..data import ImageData, Split, load_image_data
+from ..data import ImageData, Split, Splits, load_image_data
 from ..hub.artifact import check_fingerprints, fingerprints, weights_fingerprint
 from ..hub.records import CORESET, DISTILLATION, read_record
-from ..networks import NetworkArguments
 from ..recipes import Recipe
 from ..utils.files import check_writable
-from .provenance import environment
+from .provenance import environment, student_network
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,9 @@ class OpenedArtifact:
     split: Split
 
 
-def open_evaluation(recipe: Recipe, accelerator: Accelerator) -> OpenedArtifact:
+def open_evaluation(recipe: Recipe, accelerator: Accelerator, splits: Splits | None = None) -> OpenedArtifact:
     """
-    The recipe's artifact, its data, and the split to score on.
+    The recipe's artifact, its data (or, in memory, `splits`), and the split to score on.
 
     Raises:
         `ValueError`: if the artifact is damaged, or of other data or another space than the recipe's, or there is no
@@ -65,7 +64,7 @@ def open_evaluation(recipe: Recipe, accelerator: Accelerator) -> OpenedArtifact:
         raise ValueError(
             f"The samples of {artifact} {space}, but the recipe says zca: {str(recipe.data.zca).lower()}."
         )
-    data = load_image_data(recipe.data, needs_test=_on_test(recipe), whitening=processor.whitening)
+    data = load_image_data(recipe.data, needs_test=_on_test(recipe), whitening=processor.whitening, splits=splits)
     names = [model.config.id2label[label] for label in range(model.config.num_labels)]
     data = data.with_classes_of(names, f"the artifact {artifact}")
     if model.config.sample_shape != data.image_shape:
@@ -78,7 +77,7 @@ def open_evaluation(recipe: Recipe, accelerator: Accelerator) -> OpenedArtifact:
     return OpenedArtifact(artifact, _system(model, origin), model, processor, data, split)
 
 
-def open_real_data(recipe: Recipe, accelerator: Accelerator) -> tuple[ImageData, Split]:
+def open_real_data(recipe: Recipe, accelerator: Accelerator, splits: Splits | None = None) -> tuple[ImageData, Split]:
     """
     The data and the split to score on, once `output_dir` is known to be writable.
 
@@ -86,7 +85,7 @@ def open_real_data(recipe: Recipe, accelerator: Accelerator) -> tuple[ImageData,
         `ValueError`: if there is no such split, or the data cannot be read.
         `OSError`: if `output_dir` cannot be written.
     """
-    data = load_image_data(recipe.data, needs_test=_on_test(recipe))
+    data = load_image_data(recipe.data, needs_test=_on_test(recipe), splits=splits)
     return data, _split_to_score(recipe, data, accelerator)
 
 
@@ -146,19 +145,6 @@ def _system(model: HabaModel, origin: dict[str, Any]) -> str:
     config = model.config
     plain = (config.stored_shape, config.num_formations, config.storage_dtype) == (config.sample_shape, 1, "float32")
     return "plain pixels" if plain else describe_basis(config)
-
-
-def student_network(recipe: Recipe) -> NetworkArguments:
-    """
-    The evaluated student's architecture: the recipe's network, at `student_width` if that is set.
-
-    Raises:
-        `ValueError`: if `student_width` is set for a network that is no ConvNet.
-    """
-    if recipe.evaluation.student_width is not None and recipe.network.network != "convnet":
-        raise ValueError(f"student_width is a ConvNet's; leave it out for the network {recipe.network.network}.")
-    width = recipe.evaluation.student_width or recipe.network.network_width
-    return dataclasses.replace(recipe.network, network_width=width)
 
 
 def evaluation_facts(

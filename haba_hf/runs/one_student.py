@@ -5,15 +5,15 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from safetensors.torch import save_model
-from tqdm.auto import tqdm
 
 from ..evaluation import accuracy
 from ..evaluation.protocols import artifact_training
 from ..evaluation.students import train_fresh_student
 from ..recipes import Recipe
 from ..utils.files import atomic_directory, write_json
-from .inputs import open_evaluation, student_network
-from .provenance import environment
+from ..utils.progress import Progress
+from .inputs import open_evaluation
+from .provenance import environment, student_network
 
 
 def train_one_student(recipe: Recipe, accelerator: Accelerator) -> float:
@@ -36,8 +36,7 @@ def train_one_student(recipe: Recipe, accelerator: Accelerator) -> float:
     model, processor, data, split = opened.model, opened.processor, opened.data, opened.split
     architecture, arguments, seed = student_network(recipe), recipe.evaluation, recipe.distillation.seed
     training = artifact_training(model, arguments, accelerator)
-    disable = None if accelerator.is_main_process else True  # None: shown only on a terminal
-    with tqdm(desc="student", total=training.epochs, unit="epoch", disable=disable) as progress:
+    with Progress("student", training.epochs, "epoch", shown=accelerator.is_main_process) as progress:
         network = train_fresh_student(
             0,
             training,

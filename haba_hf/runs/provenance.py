@@ -1,5 +1,6 @@
 """What an artifact and its results are to be read with, and the artifact's files that every method writes alike."""
 
+import dataclasses
 import platform
 from collections.abc import Callable
 from importlib import metadata
@@ -10,8 +11,10 @@ from accelerate import Accelerator
 
 from ..artifact.loading import HabaProcessor
 from ..artifact.modeling_haba import HabaModel
+from ..evaluation import student_training
 from ..hub.artifact import fingerprints
 from ..hub.records import RECIPE
+from ..networks import NetworkArguments
 from ..recipes import Recipe
 
 
@@ -37,6 +40,19 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or "cpu"
 
 
+def student_network(recipe: Recipe) -> NetworkArguments:
+    """
+    The evaluated student's architecture: the recipe's network, at `student_width` if that is set.
+
+    Raises:
+        `ValueError`: if `student_width` is set for a network that is no ConvNet.
+    """
+    if recipe.evaluation.student_width is not None and recipe.network.network != "convnet":
+        raise ValueError(f"student_width is a ConvNet's; leave it out for the network {recipe.network.network}.")
+    width = recipe.evaluation.student_width or recipe.network.network_width
+    return dataclasses.replace(recipe.network, network_width=width)
+
+
 def draw(accelerator: Accelerator, path: Path, save: Callable[[Path], None]) -> None:
     """A picture beside an artifact that is whole without it: what hinders it is said, and costs nothing else."""
     try:
@@ -47,11 +63,12 @@ def draw(accelerator: Accelerator, path: Path, save: Callable[[Path], None]) -> 
 
 def write_model(folder: Path, model: HabaModel, processor: HabaProcessor, recipe: Recipe) -> dict[str, str]:
     """
-    The artifact itself, its processor and its recipe, into a folder.
+    The artifact itself, which says how its students are trained, its processor and its recipe, into a folder.
 
     Returns:
         The fingerprints of weights and processor, for the record of where they come from.
     """
+    model.config.student_training = student_training(student_network(recipe), recipe.evaluation)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     recipe.write(folder / RECIPE)

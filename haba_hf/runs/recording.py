@@ -4,14 +4,15 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from ..data import load_image_data
+from ..data import Splits, load_image_data
 from ..distillation import record_experts
 from ..recipes import Recipe
 
 
-def record(recipe: Recipe, accelerator: Accelerator) -> Path:
+def record(recipe: Recipe, accelerator: Accelerator, splits: Splits | None = None) -> Path:
     """
-    Records the recipe's experts, as many snapshots of each as its run can draw; those that are there are kept.
+    Records the recipe's experts, as many snapshots of each as its run can draw; those that are there are kept. Their
+    data are the recipe's or, in memory, `splits`.
 
     Returns:
         Their folder, `experts_dir`.
@@ -21,6 +22,6 @@ def record(recipe: Recipe, accelerator: Accelerator) -> Path:
         `OSError`: if the folder cannot be written.
         `FloatingPointError`: if an expert diverges.
     """
-    data = load_image_data(recipe.data, needs_test=False)
+    data = load_image_data(recipe.data, needs_test=False, splits=splits)
     record_experts(data, recipe.network, recipe.experts, recipe.trajectory_matching.num_snapshots, accelerator)
     return Path(recipe.experts.experts_dir)

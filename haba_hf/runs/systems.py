@@ -33,7 +33,8 @@ from ..evaluation import (
 )
 from ..networks import NetworkArguments
 from ..recipes import Recipe
-from .inputs import OpenedArtifact, student_network
+from .inputs import OpenedArtifact
+from .provenance import student_network
 
 
 @dataclass(frozen=True)

@@ -15,18 +15,18 @@ def test_to_dataset_is_bit_equal_to_the_samples(kind):
     output = model.materialize()
     dataset = model.to_dataset()
     count = model.config.num_hallucinators
-    assert dataset.column_names == ["sample", "label", "basis"] + (["hallucinator"] if count else [])
+    assert dataset.column_names == ["pixel_values", "labels", "basis"] + (["hallucinator"] if count else [])
     assert len(dataset) == model.config.num_samples
     arrays = dataset.with_format("numpy")
-    assert arrays["sample"][:].dtype == np.float32
-    assert np.array_equal(arrays["sample"][:], output.samples.numpy())
-    assert np.array_equal(arrays["label"][:], output.labels.numpy())
+    assert arrays["pixel_values"][:].dtype == np.float32
+    assert np.array_equal(arrays["pixel_values"][:], output.samples.numpy())
+    assert np.array_equal(arrays["labels"][:], output.labels.numpy())
     assert np.array_equal(arrays["basis"][:], output.basis_ids.numpy())
     if count:
         assert np.array_equal(arrays["hallucinator"][:], output.hallucinator_ids.numpy())
     if model.config.label_kind == "hard":
-        assert dataset.features["label"].names == ["cat", "dog", "eel"]
-    assert torch.equal(dataset.with_format("torch")[0]["sample"], output.samples[0])
+        assert dataset.features["labels"].names == ["cat", "dog", "eel"]
+    assert torch.equal(dataset.with_format("torch")[0]["pixel_values"], output.samples[0])
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"label_kind": "soft"}, {"num_hallucinators": 0}])
@@ -44,8 +44,8 @@ def test_to_iterable_dataset_meets_every_basis_once_an_epoch(kwargs):
     assert len({tuple(order) for order in orders}) == 4
     for row in rows:
         sample = int(row["basis"]) * max(count, 1) + int(row.get("hallucinator", 0))
-        np.testing.assert_allclose(row["sample"], output.samples[sample].numpy(), rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(row["label"], output.labels[sample].numpy(), rtol=1e-6)
+        np.testing.assert_allclose(row["pixel_values"], output.samples[sample].numpy(), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(row["labels"], output.labels[sample].numpy(), rtol=1e-6)
     assert "hallucinator" in rows[0] if count else "hallucinator" not in rows[0]
     if count:
         assert {int(row["hallucinator"]) for row in rows} == {0, 1, 2}

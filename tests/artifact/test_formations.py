@@ -120,7 +120,7 @@ def test_formations_are_saved_and_converted(kind, tmp_path):
     loaded, output = HabaModel.from_pretrained(tmp_path), model.materialize()
     assert torch.equal(loaded.materialize().samples, output.samples)
     dataset = loaded.to_dataset().with_format("numpy")
-    assert np.array_equal(dataset["sample"][:], output.samples.numpy())
+    assert np.array_equal(dataset["pixel_values"][:], output.samples.numpy())
     assert np.array_equal(dataset["formation"][:], output.formation_ids.numpy())
 
     rows, formations = rows_of(model.to_iterable_dataset(seed=1, epochs=2)), model.config.num_formations
@@ -131,4 +131,4 @@ def test_formations_are_saved_and_converted(kind, tmp_path):
         for row in epoch:
             place = int(row["basis"]) * count + int(row.get("hallucinator", 0))
             expected = output.samples[place * formations + int(row["formation"])]
-            np.testing.assert_allclose(row["sample"], expected.numpy(), rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(row["pixel_values"], expected.numpy(), rtol=1e-4, atol=1e-4)

@@ -66,8 +66,8 @@ def test_bfloat16(tmp_path):
     assert torch.equal(again.bases, half.bases)
     assert again.bases.dtype == torch.bfloat16
     dataset = again.to_dataset().with_format("numpy")
-    assert np.array_equal(dataset["sample"][:], again().samples.detach().float().numpy())
-    assert np.array_equal(dataset["label"][:], again().labels.detach().float().numpy())
+    assert np.array_equal(dataset["pixel_values"][:], again().samples.detach().float().numpy())
+    assert np.array_equal(dataset["labels"][:], again().labels.detach().float().numpy())
 
 
 def test_runs_under_autocast():

@@ -156,7 +156,7 @@ def test_an_epoch_of_full_data_is_every_image_once(monkeypatch):
         seen.extend([list(batches_of_epoch(epoch)) for epoch in range(epochs)])
         return network
 
-    monkeypatch.setattr(protocols, "train_student", record)
+    monkeypatch.setattr(protocols, "train_by_sgd", record)
     args = make_args(evaluation_seeds=1, real_student_epochs=2)
     evaluate_full_data(data, data.test, NETWORK, args, 0, Accelerator(cpu=True))
     real = data.processor.normalize(data.train.images)

@@ -30,7 +30,7 @@ from haba_hf.evaluation import (
     evaluate_artifact,
     learning_rate_at,
     markdown_table,
-    train_student,
+    train_by_sgd,
     write_results,
 )
 from haba_hf.networks import NetworkArguments, build_network
@@ -206,7 +206,7 @@ def test_training_with_cutmix_equals_a_plain_loop(label_kind):
     generator = seeded_generator(3)
     batches = {"batches_of_epoch": lambda epoch: paired_batches(model, 3, generator), "epochs": 6}
     settings = {"momentum": 0.0, "weight_decay": 0.0, "schedule": "two_steps", "learning_rate": 0.05}
-    train_student(network, **batches, **settings, augmentation=augmentation, cutmix=cutmix, generator=generator)
+    train_by_sgd(network, **batches, **settings, augmentation=augmentation, cutmix=cutmix, generator=generator)
     expected, generator, mixed = build_network(NETWORK, (1, 8, 8), 4, seed=0), seeded_generator(3), 0
     for learning_rate in (0.05, 0.05, 0.05, 0.05, 0.01, 0.002):
         for samples, labels in paired_batches(model, 3, generator):
@@ -234,7 +234,7 @@ def test_training_equals_a_plain_loop(label_kind):
     model, augmentation = make_artifact(label_kind=label_kind), DsaAugmentation("crop_scale")
     network = build_network(NETWORK, (1, 8, 8), 4, seed=0)
     generator, losses = seeded_generator(3), []
-    train_student(
+    train_by_sgd(
         network,
         lambda epoch: paired_batches(model, 3, generator),
         epochs=5,
@@ -270,7 +270,7 @@ def test_mixed_precision_is_that_of_the_forward_passes():
         network.classifier.register_forward_hook(lambda *args, seen=seen: seen.add(args[-1].dtype))
         generator = seeded_generator(3)
         batches = partial(paired_batches, model, 3, generator)
-        train_student(network, lambda epoch, b=batches: b(), 3, 0.05, generator=generator, autocast=autocast)
+        train_by_sgd(network, lambda epoch, b=batches: b(), 3, 0.05, generator=generator, autocast=autocast)
         trained.append(network.blocks[0].weight.detach())
         assert torch.bfloat16 in seen or autocast is nullcontext
     assert trained[1].dtype == torch.float32 and not torch.equal(*trained)
@@ -309,7 +309,7 @@ def test_images_of_another_shape_or_class_are_refused():
 def test_an_empty_epoch_is_refused():
     network = build_network(NETWORK, (1, 8, 8), 4, seed=0)
     with pytest.raises(ValueError, match="training set is empty"):
-        train_student(network, lambda epoch: [], 1, 0.1, generator=seeded_generator(0))
+        train_by_sgd(network, lambda epoch: [], 1, 0.1, generator=seeded_generator(0))
 
 
 @pytest.mark.parametrize(
@@ -392,8 +392,8 @@ def test_two_processes_give_the_result_of_one(tmp_path):
             def diverge(*args, **kwargs):
                 if accelerator.process_index == 1:
                     raise FloatingPointError("diverged in epoch 3")
-                return toy.train_student(*args, **kwargs)
-            protocols.train_student = diverge
+                return toy.train_by_sgd(*args, **kwargs)
+            protocols.train_by_sgd = diverge
             try:
                 toy.evaluate(args=args, split=toy.noisy_test())
             except FloatingPointError as error:

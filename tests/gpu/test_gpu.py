@@ -147,7 +147,11 @@ def test_students_learn_there_what_they_learn_on_a_cpu(tmp_path):
         networks = {}
         arguments = recipe.network, recipe.evaluation, 0, accelerator_on(device)
         evaluate_artifact(
-            model, data.test, data.processor, *arguments, on_student=lambda index, network, of=networks: of.update({index: network})
+            model,
+            data.test,
+            data.processor,
+            *arguments,
+            on_student=lambda index, network, of=networks: of.update({index: network}),
         )
         found[device] = [parameter for index in sorted(networks) for parameter in networks[index].parameters()]
     assert {parameter.device.type for parameter in found["cuda"]} == {"cuda"}

@@ -627,8 +627,8 @@ def test_samples_as_a_dataset_repository(hub, tmp_path, label_kind):
     expected = loaded.model.materialize()
 
     exact = load_dataset("me/tiny", "exact", split="train").with_format("torch")
-    assert torch.equal(exact[:]["sample"], expected.samples)
-    assert torch.equal(exact[:]["label"], expected.labels)
+    assert torch.equal(exact[:]["pixel_values"], expected.samples)
+    assert torch.equal(exact[:]["labels"], expected.labels)
     assert exact[:]["hallucinator"].tolist() == expected.hallucinator_ids.tolist()
     assert load_dataset("me/tiny", split="train").column_names == exact.column_names, "exact is the default"
     images = load_dataset("me/tiny", "images", split="train", streaming=True)
@@ -637,7 +637,7 @@ def test_samples_as_a_dataset_repository(hub, tmp_path, label_kind):
         picture.tobytes() for picture in loaded.processor.to_pil(expected.samples)
     ]
     streamed = next(iter(load_dataset("me/tiny", "exact", split="train", streaming=True)))
-    assert torch.equal(torch.tensor(streamed["sample"]), expected.samples[0])
+    assert torch.equal(torch.tensor(streamed["pixel_values"]), expected.samples[0])
 
 
 WITHOUT_HABA_HF = """

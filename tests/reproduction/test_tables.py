@@ -17,6 +17,7 @@ SHAPES = {
     "cifar10": (3, 32, 32),
     "mnist": (1, 28, 28),
     "digits": (1, 8, 8),
+    "imagenette": (3, 128, 128),
     "mini_speech_commands": (1, 64, 64),
 }
 MODEL_FIELDS = (

@@ -20,7 +20,7 @@ import torch
 from haba_hf import HabaConfig, HabaModel
 from haba_hf.artifact.pairing import materialize_if_small, paired_batches
 from haba_hf.data.augmentation import DSA_STRATEGY, DsaAugmentation
-from haba_hf.evaluation import train_student
+from haba_hf.evaluation import train_by_sgd
 from haba_hf.networks import NetworkArguments, build_network
 from haba_hf.utils.allocator import keep_freed_memory
 from haba_hf.utils.seeds import seeded_generator
@@ -38,7 +38,7 @@ def epochs_of(config: HabaConfig, width: int, online: bool) -> Callable[[], None
     materialized = None if online else materialize_if_small(model)
 
     def run() -> None:
-        train_student(
+        train_by_sgd(
             network,
             lambda epoch: paired_batches(model, 256, generator, materialized),
             epochs=EPOCHS,

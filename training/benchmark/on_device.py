@@ -22,6 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+
 from benchmark import machine
 from benchmark.workloads import QUICK, Size, distill, experts, students
 
@@ -30,8 +31,16 @@ PUBLISHED = Size(side=32, channels=3, expert_images=50_000, student_epochs=20, s
 # What a step is of, as the published settings have it: HaBa by MTT meets all bases at once, 10 x bases_per_class.
 CASES: dict[str, tuple[str, str, Callable]] = {
     "mtt-1": ("MTT, 1 basis per class, 50 student steps", "step", distill),
-    "mtt-10": ("MTT, 10 bases per class, 30 student steps", "step", partial(distill, bases_per_class=10, student_steps=30)),
-    "mtt-50": ("MTT, 50 bases per class, 30 student steps", "step", partial(distill, bases_per_class=50, student_steps=30)),
+    "mtt-10": (
+        "MTT, 10 bases per class, 30 student steps",
+        "step",
+        partial(distill, bases_per_class=10, student_steps=30),
+    ),
+    "mtt-50": (
+        "MTT, 50 bases per class, 30 student steps",
+        "step",
+        partial(distill, bases_per_class=50, student_steps=30),
+    ),
     "mtt-1-images": ("MTT, 1 image per class, 50 student steps", "step", partial(distill, storage={})),
     "mtt-50-images": (
         "MTT, 50 images per class, 30 student steps",
@@ -42,7 +51,12 @@ CASES: dict[str, tuple[str, str, Callable]] = {
     "dm-frequencies": (
         "DM, 32 bases of 64 frequencies per class, a new network",
         "step",
-        partial(distill, objective="dm", storage={"basis_storage": "frequencies", "basis_frequencies": 64}, bases_per_class=32),
+        partial(
+            distill,
+            objective="dm",
+            storage={"basis_storage": "frequencies", "basis_frequencies": 64},
+            bases_per_class=32,
+        ),
     ),
     "dsa": ("DSA, 10 images per class", "step", partial(distill, objective="dsa", storage={}, bases_per_class=10)),
     "idc": ("IDC, 10 images per class", "step", partial(distill, objective="idc", storage={}, bases_per_class=10)),
@@ -91,7 +105,9 @@ def main():
     parser.add_argument("--tiny", action="store_true", help="tiny sizes: shows that it works")
     parser.add_argument("--repeats", type=int, default=10, help="timed runs of every case (10)")
     parser.add_argument("--seconds", type=float, default=10, help="that a case takes at most, about (10)")
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), metavar="CASE", help=", ".join(CASES))
+    parser.add_argument(
+        "--cases", nargs="+", choices=CASES, default=list(CASES), metavar="CASE", help=", ".join(CASES)
+    )
     arguments = parser.parse_args()
     size = replace(QUICK, channels=3) if arguments.tiny else PUBLISHED
     size = replace(size, device=arguments.device)

@@ -103,7 +103,7 @@ def students(size: Size, naive: bool = False, num_hallucinators: int = HALLUCINA
     from benchmark.naive import NativeConvNet, samples_one_by_one
     from haba_hf.artifact.pairing import materialize_if_small, paired_batches
     from haba_hf.data.augmentation import DsaAugmentation
-    from haba_hf.evaluation import train_student
+    from haba_hf.evaluation import train_by_sgd
     from haba_hf.networks import build_network
 
     model = artifact(size, num_hallucinators=num_hallucinators).to(size.device)
@@ -119,7 +119,7 @@ def students(size: Size, naive: bool = False, num_hallucinators: int = HALLUCINA
 
     def run() -> int:
         materialized = None if naive else materialize_if_small(model)
-        train_student(
+        train_by_sgd(
             NativeConvNet(network) if naive else network,
             one_by_one if naive else (lambda epoch: paired_batches(model, batch_size, generator, materialized)),
             size.student_epochs,

@@ -20,6 +20,7 @@ from ...artifact.modeling_haba import HabaModel
 from ...data.augmentation import DsaAugmentation, DsaParameters
 from ...data.image_data import ImageData
 from ...networks import FeatureNetwork, NetworkArguments, build_feature_network
+from ...utils.checks import Settings
 from ...utils.seeds import derived_seed, seeded_generator
 from ..arguments import DistillationArguments
 from .class_means import class_weights
@@ -33,7 +34,7 @@ SAMPLES_AT_ONCE = 1024
 
 
 @dataclass
-class DistributionMatchingArguments:
+class DistributionMatchingArguments(Settings):
     """Distribution matching (dm)."""
 
     network_bank: int = field(
@@ -45,6 +46,7 @@ class DistributionMatchingArguments:
     )
 
     def __post_init__(self):
+        super().__post_init__()
         if self.network_bank < 0:
             raise ValueError(f"network_bank must be 0 or more, got {self.network_bank}.")
 

@@ -38,7 +38,7 @@ from ...artifact.pairing import materialize_if_small
 from ...data.augmentation import DsaAugmentation, DsaParameters
 from ...data.image_data import ImageData
 from ...networks import ConvNet, NetworkArguments, build_network
-from ...utils.checks import check_counts
+from ...utils.checks import Settings, check_counts
 from ...utils.seeds import derived_seed, seeded_generator
 from ..arguments import DistillationArguments
 from .class_means import class_weights
@@ -51,7 +51,7 @@ NETWORKS, STEPS = 1, 2
 
 
 @dataclass
-class FeatureAlignmentArguments:
+class FeatureAlignmentArguments(Settings):
     """Feature alignment (cafe)."""
 
     steps_per_network: int | None = field(
@@ -80,6 +80,7 @@ class FeatureAlignmentArguments:
     discrimination_weight: float = field(default=0.01, metadata={"help": "Weight of the discrimination loss."})
 
     def __post_init__(self):
+        super().__post_init__()
         check_counts(self, "steps_per_network", "epochs_per_step", "query_batch_size", "accuracy_window")
         check_counts(self, "max_inner_epochs")
 

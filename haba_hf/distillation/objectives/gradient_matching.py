@@ -26,7 +26,7 @@ from ...artifact.pairing import materialize_if_small
 from ...data.augmentation import DsaAugmentation
 from ...data.image_data import ImageData
 from ...networks import NetworkArguments, build_network
-from ...utils.checks import check_counts
+from ...utils.checks import Settings, check_counts
 from ...utils.seeds import seeded_generator
 from ..arguments import DistillationArguments
 from .inner_loop import train_an_epoch
@@ -59,7 +59,7 @@ def row_cosine_distance(real: Sequence[Tensor], samples: Sequence[Tensor]) -> Te
 
 
 @dataclass
-class GradientMatchingArguments:
+class GradientMatchingArguments(Settings):
     """Gradient matching (dc, dsa, idc)."""
 
     outer_steps: int | None = field(
@@ -74,6 +74,7 @@ class GradientMatchingArguments:
     )
 
     def __post_init__(self):
+        super().__post_init__()
         check_counts(self, "outer_steps")
         if self.inner_epochs is not None and self.inner_epochs < 0:
             raise ValueError(f"inner_epochs must be 0 or more, got {self.inner_epochs}.")

@@ -23,7 +23,7 @@ from ...data.augmentation import DsaAugmentation
 from ...data.cutmix import CutMix
 from ...data.image_data import ImageData
 from ...networks import NetworkArguments
-from ...utils.checks import check_counts
+from ...utils.checks import Settings, check_counts
 from ..arguments import DistillationArguments
 from .gradient_matching import TRAINING, GradientMatching, GradientMatchingArguments
 from .inner_loop import descend
@@ -43,7 +43,7 @@ def convolution_distance(real: Sequence[Tensor], samples: Sequence[Tensor], kind
 
 
 @dataclass
-class IdcArguments:
+class IdcArguments(Settings):
     """What IDC (idc) has beside gradient matching's."""
 
     idc_distance: Literal["mse", "l1"] = field(
@@ -61,6 +61,7 @@ class IdcArguments:
     )
 
     def __post_init__(self):
+        super().__post_init__()
         check_counts(self, "idc_real_samples")
 
 

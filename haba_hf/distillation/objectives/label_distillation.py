@@ -30,7 +30,7 @@ from ...artifact.modeling_haba import HabaModel
 from ...data.augmentation import DsaAugmentation
 from ...data.image_data import ImageData
 from ...networks import NetworkArguments, build_network
-from ...utils.checks import check_counts
+from ...utils.checks import Settings, check_counts
 from ...utils.seeds import derived_seed, seeded_generator
 from ..arguments import DistillationArguments
 from ..experts import flat_parameters
@@ -43,7 +43,7 @@ NETWORK_LEARNING_RATE = 1e-3
 
 
 @dataclass
-class LabelDistillationArguments:
+class LabelDistillationArguments(Settings):
     """Label distillation (ld)."""
 
     restart_window: int | None = field(
@@ -55,6 +55,7 @@ class LabelDistillationArguments:
     )
 
     def __post_init__(self):
+        super().__post_init__()
         check_counts(self, "restart_window")
 
 

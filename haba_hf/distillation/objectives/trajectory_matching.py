@@ -19,7 +19,7 @@ from ...artifact.modeling_haba import HabaModel
 from ...data.augmentation import DsaAugmentation
 from ...data.image_data import ImageData
 from ...networks import NetworkArguments, build_network
-from ...utils.checks import check_counts
+from ...utils.checks import Settings, check_counts
 from ..arguments import DistillationArguments
 from ..experts import ExpertStore
 from .adjoint import StepLoss, UnrolledGradients, augmented_step_loss, gradients_through, unroll
@@ -27,7 +27,7 @@ from .flat_network import FlatNetwork
 
 
 @dataclass
-class TrajectoryMatchingArguments:
+class TrajectoryMatchingArguments(Settings):
     """Trajectory matching (mtt)."""
 
     student_steps: int = field(default=50, metadata={"help": "N, student steps on samples."})
@@ -53,6 +53,7 @@ class TrajectoryMatchingArguments:
     )
 
     def __post_init__(self):
+        super().__post_init__()
         check_counts(self, "student_steps", "expert_span", "max_start", "micro_batch_size")
         if self.micro_batch_size is not None and self.unroll == "graph":
             raise ValueError("micro_batch_size needs unroll: adjoint.")
