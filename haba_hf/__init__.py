@@ -1,29 +1,35 @@
 """Dataset distillation by factorization (HaBa) for the Hugging Face ecosystem."""
 
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoModel
-
-from .artifact.configuration_haba import HabaConfig
-from .artifact.hallucinator_haba import Hallucinator
-from .artifact.modeling_haba import HabaModel
-from .artifact.output_haba import HabaOutput, StorageReport
-from .artifact.processing_audio_haba import HabaAudioProcessor
-from .artifact.processing_haba import HabaImageProcessor
-
 if TYPE_CHECKING:
+    from .artifact.configuration_haba import HabaConfig
+    from .artifact.hallucinator_haba import Hallucinator
+    from .artifact.modeling_haba import HabaModel
+    from .artifact.output_haba import HabaOutput, StorageReport
+    from .artifact.processing_audio_haba import HabaAudioProcessor
+    from .artifact.processing_haba import HabaImageProcessor
     from .evaluation import train_student
     from .networks import register_network
     from .runs.trainer import DistilledArtifact, HabaTrainer, HabaTrainingArguments, distill
 
 __version__ = "0.1.0"
 
-# What needs the whole package is imported when it is first asked for.
-_LATER = {
+# Where each name is; it is imported when it is first asked for.
+_HOMES = {
     "DistilledArtifact": ".runs.trainer",
+    "HabaAudioProcessor": ".artifact.processing_audio_haba",
+    "HabaConfig": ".artifact.configuration_haba",
+    "HabaImageProcessor": ".artifact.processing_haba",
+    "HabaModel": ".artifact.modeling_haba",
+    "HabaOutput": ".artifact.output_haba",
     "HabaTrainer": ".runs.trainer",
     "HabaTrainingArguments": ".runs.trainer",
+    "Hallucinator": ".artifact.hallucinator_haba",
+    "StorageReport": ".artifact.output_haba",
     "distill": ".runs.trainer",
     "register_network": ".networks",
     "train_student": ".evaluation",
@@ -31,28 +37,21 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LATER[name], __name__), name)
+    value = getattr(import_module(_HOMES[name], __name__), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
+    return sorted({*globals(), *_HOMES})
 
 
-# AutoModel.from_pretrained needs no remote code where haba_hf is imported ...
-AutoConfig.register("haba", HabaConfig)
-AutoModel.register(HabaConfig, HabaModel)
-AutoImageProcessor.register(
-    HabaConfig, image_processor_classes={"pil": HabaImageProcessor, "torchvision": HabaImageProcessor}
-)
-AutoFeatureExtractor.register(HabaConfig, HabaAudioProcessor)
-
-# ... and everything saved carries its code, so that trust_remote_code=True loads it where haba_hf is not installed.
-HabaConfig.register_for_auto_class()
-HabaModel.register_for_auto_class("AutoModel")
-HabaImageProcessor.register_for_auto_class("AutoImageProcessor")
-HabaAudioProcessor.register_for_auto_class("AutoFeatureExtractor")
+# `import haba_hf` makes AutoModel.from_pretrained know its artifacts. The command `haba` does so when it runs
+# something: its --help, and a slip of the keyboard, are answered before torch could be imported.
+if Path(sys.argv[0] if sys.argv else "").name not in ("haba", "haba.exe"):
+    import_module(".registration", __name__)
 
 __all__ = [
     "DistilledArtifact",

@@ -1,4 +1,4 @@
-"""`haba`: a thin front to the functions of this package.
+"""`haba`: what the package does, from a terminal.
 
     haba distill digits/dm-1pc --steps 100          # Algorithm 1, resuming what was interrupted
     haba evaluate digits/dm-1pc                     # fresh students, beside random and full real data
@@ -6,289 +6,170 @@
     haba push runs/digits-dm-1pc/artifact me/haba-digits
     haba export runs/digits-dm-1pc/artifact my-folder   # what a push uploads, in a folder
     haba pull me/haba-digits my-copy
+    haba list recipes                                   # or artifacts, datasets
     haba plan --images_per_class 10 --num_labels 10 --sample_shape 3 32 32
 
 On several devices: `accelerate launch --multi_gpu -m haba_hf.cli distill RECIPE`. Exit codes: 0 done, 2 something to
 mend, which one line on stderr names.
 """
 
+# Nothing here imports torch, or what does: --help, --version and a slip of the keyboard are answered at once.
 import argparse
-import contextlib
-import dataclasses
-import json
+import difflib
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+import textwrap
+from collections.abc import Sequence
+from shutil import get_terminal_size
+from typing import Any, NoReturn
 
-from accelerate import Accelerator
+from . import __version__
+from .utils.shipped import fields, recipe_names, recipe_path, unknown_field
 
-from .artifact.budget import describe_basis
-from .artifact.planning import PLAIN, StoragePlan, plan_storage, storage_layouts
-from .evaluation import architecture_table, markdown_table, robustness_table
-from .hub import (
-    Artifact,
-    artifact_facts,
-    artifact_summary,
-    export_artifact,
-    fetch_artifact,
-    materialize_artifact,
-    pull_artifact,
-    push_artifact,
-    read_artifact,
-    save_gallery,
-    save_sounds,
+# Commands that run a recipe, and what --help says of each first.
+RECIPE_COMMANDS = {
+    "distill": "Distil a data set (Algorithm 1): haba distill digits/dm-1pc --steps 10",
+    "select": "Choose a coreset of real images: haba select digits/herding-1pc --bases_per_class 10",
+    "evaluate": "Train fresh students on an artifact: haba evaluate digits/dm-1pc --references random",
+    "robustness": "Score students under 19 corruptions: haba robustness cifar10/dm-1pc",
+    "embed": "Draw samples among real images by t-SNE: haba embed cifar10/dm-1pc --embedded_classes 0 1 2",
+    "experts": "Record experts, which trajectory matching needs first: haba experts digits/mtt-1pc",
+}
+OBJECTIVES = (
+    *("distribution_matching", "trajectory_matching", "gradient_matching", "idc", "feature_alignment"),
+    "label_distillation",
 )
-from .hub.records import CORESET, DISTILLATION
-from .recipes import Recipe, parse_recipe, recipes_folder, run_script
-from .runs import (
-    distill,
-    embed,
-    evaluate,
-    evaluate_architectures,
-    evaluate_robustness,
-    record,
-    select_coreset,
-    start_accelerator,
-)
+# The sections of a recipe that a command reads.
+SECTIONS = {
+    "distill": ("data", "model", "distillation", "network", "adversary", *OBJECTIVES, "experts"),
+    "select": ("data", "model", "coreset", "network"),
+    "evaluate": ("data", "evaluation", "network", "cross_architecture"),
+    "robustness": ("data", "evaluation", "network", "robustness"),
+    "embed": ("data", "embedding", "evaluation", "network"),
+    "experts": ("data", "experts", "network", "trajectory_matching"),
+}
 
-# What a command gives back: an object for --json, and the text it prints without.
-Answer = tuple[dict[str, Any], str]
+RECIPE_HELP = (
+    "RECIPE is a YAML file, or the name of one that comes with haba_hf, such as fashion_mnist/mtt-1pc: haba list "
+    "recipes names them all. A field on the command line wins over the recipe's. --json prints one JSON object, and "
+    "nothing else, on stdout."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one command line, by default the process's own."""
-    run_script(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
-
-
-def _run(words: list[str]) -> None:
+    words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in words
-    # With --json stdout holds one object: what is said on the way goes to stderr.
-    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        if words and words[0] in RECIPE_COMMANDS:
-            answer = _run_recipe(words[0], [word for word in words[1:] if word != "--json"])
-        else:
-            arguments = _parser().parse_args(words)
-            answer = arguments.command(arguments)
-    if answer is not None:
-        print(json.dumps(answer[0], indent=2) if as_json else answer[1])
+    try:
+        run = _read(words)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    if run is None:
+        return
+    from . import registration  # noqa: F401 - what is saved carries its code
+    from .commands import run as run_command
+    from .recipes import run_script
+
+    run_script(lambda: run_command(*run, as_json=as_json))
 
 
-def _run_recipe(command: str, words: list[str]) -> Answer | None:
-    """A command that takes `[RECIPE] [--field value ...]`; `None` on all processes but the main one."""
-    function, description = RECIPE_COMMANDS[command]
-    recipe = parse_recipe(words, description=f"{description}\n\n{RECIPE_HELP.format(', '.join(_recipe_names()))}")
-    accelerator = start_accelerator(tracked=recipe if command == "distill" else None)
-    answer = function(recipe, accelerator)
-    accelerator.end_training()
-    return answer if accelerator.is_main_process else None
+def _read(words: list[str]) -> tuple[str, argparse.Namespace | None, list[str]] | None:
+    """
+    The command, what was read of its words (of one with a recipe `None`), and the words after it; `None` if the answer
+    was given here.
+
+    Raises:
+        `ValueError`, `FileNotFoundError`: of a slip that shows without running anything.
+    """
+    if words and words[0] in RECIPE_COMMANDS:
+        command, of_recipe = words[0], [word for word in words[1:] if word != "--json"]
+        if any(word in ("-h", "--help", "--help-all") for word in of_recipe):
+            print(_help(command, everything="--help-all" in of_recipe))
+            sys.exit(0)
+        _check(of_recipe)
+        return command, None, of_recipe
+    arguments = _parser().parse_args(words)
+    if arguments.command == "list" and arguments.what == "recipes" and not arguments.json:
+        print(_recipes())
+        return None
+    return arguments.command, arguments, words[1:]
 
 
-def _distill(recipe: Recipe, accelerator: Accelerator) -> Answer:
-    path = distill(recipe, accelerator)
-    origin = json.loads((path / DISTILLATION).read_text(encoding="utf-8"))
-    return {"artifact": str(path), **origin}, f"See it: haba info {path}"
+def _check(words: list[str]) -> None:
+    """Refuses a recipe or a field that does not exist."""
+    known = {name for section in fields().values() for name in section["fields"]}
+    if words and not words[0].startswith("-"):
+        recipe_path(words[0])
+    for word in words:
+        name = word[2:].split("=", 1)[0].replace("-", "_")
+        if word.startswith("--") and name not in known:
+            raise ValueError(f"command line: {unknown_field(name, known)}")
 
 
-def _evaluate(recipe: Recipe, accelerator: Accelerator) -> Answer:
-    if recipe.cross_architecture.architectures:
-        architectures = evaluate_architectures(recipe, accelerator)
-        return {"rows": [dataclasses.asdict(row) for row in architectures]}, architecture_table(architectures)
-    rows = evaluate(recipe, accelerator)
-    return {"rows": [dataclasses.asdict(row) for row in rows]}, markdown_table(rows)
-
-
-def _robustness(recipe: Recipe, accelerator: Accelerator) -> Answer:
-    results = evaluate_robustness(recipe, accelerator)
-    return {"systems": [dataclasses.asdict(result) for result in results]}, robustness_table(results)
-
-
-def _embed(recipe: Recipe, accelerator: Accelerator) -> Answer:
-    path = embed(recipe, accelerator)
-    return {"picture": str(path)}, str(path)
-
-
-def _experts(recipe: Recipe, accelerator: Accelerator) -> Answer:
-    path = record(recipe, accelerator)
-    return {"experts_dir": str(path)}, f"Experts: {path}"
-
-
-RECIPE_HELP = """\
-The recipe is a YAML file or the name of one that comes with haba_hf: {}.
-Every field below can be set on the command line too; --json prints one JSON object, and nothing else, on stdout."""
-
-
-def _select(recipe: Recipe, accelerator: Accelerator) -> Answer:
-    path = select_coreset(recipe, accelerator)
-    origin = json.loads((path / CORESET).read_text(encoding="utf-8"))
-    return {"artifact": str(path), **origin}, f"See it: haba info {path}"
-
-
-# Commands that run a recipe, one line each: their function, and what --help says first.
-RECIPE_COMMANDS: dict[str, tuple[Callable[[Recipe, Accelerator], Answer], str]] = {
-    "distill": (_distill, "Distil a data set (Algorithm 1): haba distill digits/dm-1pc --steps 10"),
-    "select": (_select, "Choose a coreset of real images: haba select digits/herding-1pc --bases_per_class 10"),
-    "evaluate": (_evaluate, "Train fresh students on an artifact: haba evaluate digits/dm-1pc --references random"),
-    "robustness": (_robustness, "Score students under 19 corruptions: haba robustness cifar10/dm-1pc"),
-    "embed": (_embed, "Draw samples among real images by t-SNE: haba embed cifar10/dm-1pc --embedded_classes 0 1 2"),
-    "experts": (_experts, "Record experts, which trajectory matching needs first: haba experts digits/mtt-1pc"),
-}
-
-
-def _info(arguments: argparse.Namespace) -> Answer:
-    artifact = _open(arguments.artifact, arguments.revision)
-    return {"artifact": arguments.artifact, **artifact_facts(artifact)}, "\n".join(artifact_summary(artifact))
-
-
-def _materialize(arguments: argparse.Namespace) -> Answer:
-    artifact = _open(arguments.artifact, arguments.revision)
-    path = materialize_artifact(artifact, arguments.folder)
-    number = artifact.model.config.num_samples
-    text = f'{number:,} samples: load_dataset("{path}", "exact") for floats, "images" for pictures'
-    return {"folder": str(path), "num_samples": number}, text
-
-
-def _gallery(arguments: argparse.Namespace) -> Answer:
-    artifact = _open(arguments.artifact, arguments.revision)
-    save_gallery(artifact.model, artifact.processor, arguments.picture, arguments.bases_per_class)
-    return {"picture": arguments.picture}, arguments.picture
-
-
-def _listen(arguments: argparse.Namespace) -> Answer:
-    artifact = _open(arguments.artifact, arguments.revision)
-    sounds = save_sounds(artifact.model, artifact.processor, arguments.folder)
-    return {"folder": arguments.folder, "num_samples": len(sounds)}, f"{arguments.folder}: {len(sounds):,} WAV files"
-
-
-def _push(arguments: argparse.Namespace) -> Answer:
-    url = push_artifact(
-        arguments.folder,
-        arguments.repo_id,
-        private=arguments.private or None,
-        as_dataset=arguments.as_dataset,
-        include_code=not arguments.no_code,
-        revision=arguments.revision,
-        create_pr=arguments.create_pr,
-        commit_message=arguments.message,
-    )
-    return {"url": url}, url
-
-
-def _export(arguments: argparse.Namespace) -> Answer:
-    path = export_artifact(
-        arguments.artifact, arguments.folder, repo_id=arguments.repo_id, include_code=not arguments.no_code
-    )
-    return {"folder": str(path)}, f"{path} is written; see it by haba info {path}"
-
-
-def _pull(arguments: argparse.Namespace) -> Answer:
-    path = pull_artifact(arguments.repo_id, arguments.folder, arguments.revision)
-    return {"folder": str(path)}, f"{path} is written; see it by haba info {path}"
-
-
-def _plan(arguments: argparse.Namespace) -> Answer:
-    shape = tuple(arguments.sample_shape)
-    plans = plan_storage(
-        arguments.num_labels,
-        shape,
-        images_per_class=arguments.images_per_class,
-        max_bytes=arguments.max_bytes,
-        depths=arguments.hallucinator_depth,
-        num_hallucinators=arguments.num_hallucinators,
-        map_sizes=[None if size == "full" else int(size) for size in arguments.hallucinator_map],
-        layouts=[PLAIN] if arguments.pixels else storage_layouts(shape),
-        basis_channels=arguments.basis_channels,
-        share_encoder_decoder=(False, True) if arguments.shared else (False,),
-        label_kind=arguments.label_kind,
-        storage_dtype=arguments.storage_dtype,
-        strict=not arguments.nearest,
-    )
-    if not plans:
-        raise ValueError(
-            "The budget has room for none of these hallucinators and one basis per class: lower num_hallucinators or "
-            "hallucinator_depth, raise the budget, or ask for what comes nearest by --nearest."
-        )
-    table = [
-        {
-            **{name: getattr(plan.config, name) for name in PLANNED},
-            "basis_channels": plan.config.basis_shape[0],
-            "samples_per_class": plan.config.samples_per_class,
-            "num_samples": plan.config.num_samples,
-            "floats": plan.floats,
-            "bytes": plan.bytes,
-            "images_per_class": plan.images_per_class,
-            "budget_share": plan.budget_share,
-        }
-        for plan in plans
+def _help(command: str, everything: bool) -> str:
+    """The fields that a command uses, section by section, or all."""
+    width = min(get_terminal_size().columns, 120)
+    lines = [
+        f"usage: haba {command} [RECIPE] [--field value ...]",
+        "",
+        RECIPE_COMMANDS[command],
+        "",
+        *textwrap.wrap(RECIPE_HELP + ("" if everything else " Fields of other commands: --help-all."), width),
     ]
-    rows = [[*PLAN_COLUMNS], ["---"] * len(PLAN_COLUMNS), *map(_plan_cells, plans)]
-    return {"plans": table}, "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    for name, section in fields().items():
+        if everything or name in SECTIONS[command]:
+            lines += ["", section["title"]]
+            for field, (kind, default, text) in section["fields"].items():
+                lines.append(f"  --{field}")
+                lines += textwrap.wrap(
+                    f"{text} ({kind}; {default})", width, initial_indent=" " * 6, subsequent_indent=" " * 6
+                )
+    return "\n".join(lines)
 
 
-# What a plan sets in a recipe, beside basis_channels.
-PLANNED = (
-    "bases_per_class",
-    "basis_storage",
-    "basis_height",
-    "basis_width",
-    "basis_frequencies",
-    "formation_factor",
-    "num_hallucinators",
-    "hallucinator_depth",
-    "hallucinator_map_height",
-    "hallucinator_map_width",
-    "share_encoder_decoder",
-    "storage_dtype",
-)
-PLAN_COLUMNS = (
-    "samples per class",
-    "bases per class",
-    "a basis is stored as",
-    "hallucinators",
-    "floats",
-    "bytes",
-    "share of the budget",
-)
+def _recipes() -> str:
+    """The recipes by name, each with the first line of its header."""
+    lines = []
+    for name in recipe_names():
+        first = recipe_path(name).read_text(encoding="utf-8").splitlines()[0]
+        lines.append(f"{name:40} {first.removeprefix('# ')}")
+    return "\n".join(lines)
 
 
-def _plan_cells(plan: StoragePlan) -> list[str]:
-    config = plan.config
-    hallucinators = str(config.num_hallucinators)
-    if config.num_hallucinators:
-        _, height, width = config.map_shape
-        shared = ", shared" if config.share_encoder_decoder else ""
-        hallucinators += f" of depth {config.hallucinator_depth}, maps {height}x{width}{shared}"
-    counts = (plan.config.samples_per_class, config.bases_per_class)
-    return [
-        *(f"{count:,}" for count in counts),
-        describe_basis(config),
-        hallucinators,
-        f"{plan.floats:,}",
-        f"{plan.bytes:,}",
-        f"{plan.budget_share:.3f}",
-    ]
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """A slip as one sentence; of a command with the nearest there is."""
+        if "invalid choice" in message and "argument COMMAND" in message:
+            command = message.split("invalid choice: ")[1].split("'")[1]
+            known = [*RECIPE_COMMANDS, "list", *OTHER_COMMANDS]
+            near = difflib.get_close_matches(command, known, n=1)
+            advice = f"did you mean {near[0]!r}?" if near else f"choose {', '.join(known)}"
+            message = f"there is no command {command!r}: {advice}"
+        raise ValueError(message)
 
 
-def _open(name: str, revision: str | None) -> Artifact:
-    """An artifact's folder, or, where there is none of that name, a repository on the Hub."""
-    if Path(name).is_dir() or name.count("/") != 1:
-        return read_artifact(name)
-    return read_artifact(fetch_artifact(name, revision))
+OTHER_COMMANDS = ("info", "materialize", "gallery", "listen", "push", "export", "pull", "plan")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="haba", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, (_, description) in RECIPE_COMMANDS.items():
-        _add(commands, name, None, description)  # for the list of commands: parse_recipe reads their words
-    info = _add(commands, "info", _info, "Sizes, budget, provenance and accuracy: haba info me/haba-digits")
-    samples = _add(
-        commands, "materialize", _materialize, "All samples as parquet: haba materialize me/haba-digits out"
+    parser.add_argument("--version", action="version", version=f"haba_hf {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command", parser_class=_Parser)
+    for name, description in RECIPE_COMMANDS.items():
+        _add(commands, name, description)  # for the list of commands: their words are those of a recipe
+    listing = _add(commands, "list", "What there is by name: haba list recipes")
+    listing.add_argument(
+        "what",
+        choices=("recipes", "artifacts", "datasets"),
+        help="recipes that come with haba_hf; artifacts below a folder; data sets known by name",
     )
-    gallery = _add(commands, "gallery", _gallery, "Bases and samples as a PNG: haba gallery me/haba-digits out.png")
-    sounds = _add(commands, "listen", _listen, "All samples of speech as WAV files: haba listen me/haba-speech sounds")
+    listing.add_argument("folder", nargs="?", default=".", help="of artifacts (the current one)")
+    info = _add(commands, "info", "Sizes, budget, provenance and accuracy: haba info me/haba-digits")
+    samples = _add(commands, "materialize", "All samples as parquet: haba materialize me/haba-digits out")
+    gallery = _add(commands, "gallery", "Bases and samples as a PNG: haba gallery me/haba-digits out.png")
+    sounds = _add(commands, "listen", "All samples of speech as WAV files: haba listen me/haba-speech sounds")
     for command in (info, samples, gallery, sounds):
         command.add_argument("artifact", help="folder, or owner/name on the Hub")
         command.add_argument("--revision", help="branch, tag or commit on the Hub")
@@ -297,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     gallery.add_argument("picture", help="the PNG to write")
     gallery.add_argument("--bases_per_class", type=int, help="show only the first ones (by default up to 10)")
 
-    push = _add(commands, "push", _push, "Publish an artifact: haba push runs/digits-dm-1pc/artifact me/haba-digits")
+    push = _add(commands, "push", "Publish an artifact: haba push runs/digits-dm-1pc/artifact me/haba-digits")
     push.add_argument("folder", help="the artifact's, as distillation wrote it")
     push.add_argument("repo_id", help="owner/name on the Hub")
     push.add_argument("--as-dataset", action="store_true", help="publish the samples as a dataset repository")
@@ -310,7 +191,6 @@ def _parser() -> argparse.ArgumentParser:
     export = _add(
         commands,
         "export",
-        _export,
         "Write what a push uploads into a folder: haba export runs/digits-dm-1pc/artifact published/digits-dm-1pc",
     )
     export.add_argument("artifact", help="the artifact's folder, as distillation wrote it")
@@ -318,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--repo-id", help="owner/name that the card's code loads (by default the folder)")
     export.add_argument("--no-code", action="store_true", help="leave out the code that trust_remote_code=True runs")
 
-    pull = _add(commands, "pull", _pull, "Fetch an artifact: haba pull me/haba-digits my-copy --revision v1")
+    pull = _add(commands, "pull", "Fetch an artifact: haba pull me/haba-digits my-copy --revision v1")
     pull.add_argument("repo_id", help="owner/name on the Hub")
     pull.add_argument("folder", help="a new folder, or that of an artifact to replace")
     pull.add_argument("--revision", help="branch, tag or commit")
@@ -326,7 +206,6 @@ def _parser() -> argparse.ArgumentParser:
     plan = _add(
         commands,
         "plan",
-        _plan,
         "What a storage budget pays for: haba plan --images_per_class 10 --num_labels 10 --sample_shape 3 32 32",
     )
     budget = plan.add_mutually_exclusive_group(required=True)
@@ -353,16 +232,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add(commands: Any, name: str, function: Callable | None, description: str) -> argparse.ArgumentParser:
+def _add(commands: Any, name: str, description: str) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=description.split(":")[0], description=description, allow_abbrev=False)
     command.add_argument("--json", action="store_true", help="print one JSON object, and nothing else, on stdout")
-    command.set_defaults(command=function)
     return command
-
-
-def _recipe_names() -> list[str]:
-    folder = recipes_folder()
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,10 @@
 
 import json
 import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,11 +13,14 @@ from accelerate.state import AcceleratorState
 from datasets import load_dataset
 from PIL import Image
 
+import haba_hf
 from fake_hub import serving
 from haba_hf import HabaConfig, HabaModel
 from haba_hf.artifact.planning import plan_storage, storage_layouts
 from haba_hf.cli import RECIPE_COMMANDS, main
 from haba_hf.data import DataArguments, load_image_data
+from haba_hf.recipes.recipe import field_index
+from haba_hf.utils.shipped import FIELDS
 from tiny_artifact import tiny_artifact
 
 TINY = ["--network_depth", "2", "--network_width", "4", "--real_batch_size", "8", "--report_to", "none"]
@@ -208,13 +215,14 @@ def test_mistakes_are_one_line(error_of, tmp_path):
     )
     assert "There is no artifact" in error_of("info", tmp_path / "nowhere")
     assert "is no name on the Hub" in error_of("info", "../tiny")
-    assert "invalid choice: 'destill'" in error_of("destill")
+    assert "there is no command 'destill': did you mean 'distill'?" in error_of("destill")
+    assert "there is no command 'x': choose distill, select" in error_of("x")
     assert "one of the arguments --images_per_class --max_bytes is required" in error_of(
         "plan", "--num_labels", "10", "--sample_shape", "3", "32", "32"
     )
 
 
-COMMANDS = ["info", "materialize", "gallery", "listen", "push", "export", "pull", "plan"]
+COMMANDS = ["list", "info", "materialize", "gallery", "listen", "push", "export", "pull", "plan"]
 
 
 def test_help_lists_every_command(capsys):
@@ -236,4 +244,55 @@ def test_help_teaches(command, capsys):
             main([command, "--help"])
         printed = capsys.readouterr().out
         assert "fashion_mnist/mtt-1pc" in printed
-        assert "--bases_per_class" in printed
+        assert "--dataset" in printed
+        assert ("--perplexity" in printed) == (command == "embed"), "the fields of this command"
+        with pytest.raises(SystemExit):
+            main([command, "--help-all"])
+        assert "--perplexity" in capsys.readouterr().out
+
+
+def test_what_haba_helps_from_is_what_the_sections_say():
+    assert json.loads(FIELDS.read_text()) == field_index(), "python -m haba_hf.recipes writes it"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--help"], "COMMAND"),
+        (["--version"], haba_hf.__version__),
+        (["distil", "digits/dm-1pc"], "did you mean 'distill'?"),
+        (["distill", "digits/dm-1pc", "--stpes", "3"], "unknown field 'stpes'; did you mean 'steps'?"),
+        (["distill", "digits/dm-1p"], "did you mean digits/dm-1pc"),
+        (["evaluate", "--help"], "--evaluation_steps"),
+        (["list", "recipes"], "cifar10/dm-2ipc"),
+    ],
+)
+def test_an_answer_that_needs_no_torch_takes_no_second(words, says):
+    command = Path(sys.executable).with_name("haba")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run = subprocess.run([command, *words], capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert says in run.stdout + run.stderr
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+
+
+def test_list_names_what_there_is(haba, tmp_path):
+    tiny_artifact(tmp_path / "a run")
+    (tmp_path / "config.json").write_text("{}")
+    listed = json.loads(haba("list", "artifacts", tmp_path, "--json"))["artifacts"]
+    assert listed == [
+        {"folder": str(tmp_path / "a run" / "artifact"), "dataset": "fashion_mnist", "accuracy": "81.2 ± 1.2 %"}
+    ]
+    assert "a run" in haba("list", "artifacts", tmp_path)
+    assert "There is no artifact" in haba("list", "artifacts", tmp_path / "nowhere")
+    assert "cifar10" in haba("list", "datasets") and "digits/dm-1pc" in haba("list", "recipes")
+    assert "mnist/dm-1pc" in json.loads(haba("list", "recipes", "--json"))["recipes"]
+
+
+def test_a_command_makes_auto_classes_known(tmp_path):
+    artifact = tiny_artifact(tmp_path / "run")
+    command = Path(sys.executable).with_name("haba")
+    exported = tmp_path / "out"
+    subprocess.run([command, "export", artifact, exported], check=True, capture_output=True)
+    assert (exported / "modeling_haba.py").exists(), "what it saves carries its code"
+    assert json.loads((exported / "config.json").read_text())["auto_map"]["AutoModel"] == "modeling_haba.HabaModel"

@@ -230,7 +230,7 @@ class ExpertStore:
         if found < len(self.paths):
             raise FileNotFoundError(
                 f"{arguments.experts_dir} holds {found} of the {len(self.paths)} experts (num_experts): record "
-                "them with training/record_experts.py and the same recipe."
+                "them by haba experts (training/record_experts.py) and the same recipe."
             )
         expected = {
             "network": network_signature(network_arguments, data.image_shape, data.num_labels),

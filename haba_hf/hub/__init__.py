@@ -6,7 +6,7 @@ from .figures import plot_embedding, plot_robustness, plot_training_curves, save
 from .listen import save_sounds
 from .mixtures import mix_hallucinators, mixture_picture
 from .publish import export_artifact, fetch_artifact, pull_artifact, push_artifact
-from .summary import artifact_facts, artifact_summary
+from .summary import artifact_facts, artifact_summary, list_artifacts
 from .tables import materialize_artifact
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "artifact_summary",
     "export_artifact",
     "fetch_artifact",
+    "list_artifacts",
     "materialize_artifact",
     "mix_hallucinators",
     "mixture_picture",

@@ -2,16 +2,40 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from ..artifact.budget import describe_basis
-from ..evaluation import architecture_table, markdown_table, robustness_table
+from ..evaluation import architecture_table, in_percent, markdown_table, robustness_table
 from ..utils.text import plain
 from .artifact import Artifact
-from .records import CROSS_ARCHITECTURE, RESULTS, ROBUSTNESS
+from .records import CORESET, CROSS_ARCHITECTURE, DISTILLATION, RESULTS, ROBUSTNESS, read_record
 
 # Of a record's fields, those that fill a screen.
 LONG_FIELDS = ("versions", "training_rows")
+
+
+def list_artifacts(folder: str | Path) -> list[dict[str, str]]:
+    """
+    The artifacts below a folder by what their own files say, without loading weights: `folder`, `dataset`, and the
+    `accuracy` of their students, empty where it was not measured.
+    """
+    found = []
+    for config in sorted(Path(folder).rglob("config.json")):
+        directory = config.parent
+        if read_record(config).get("model_type") != "haba" or not (directory / "model.safetensors").is_file():
+            continue
+        origin = read_record(directory / DISTILLATION) or read_record(directory / CORESET)
+        results = read_record(directory / RESULTS) or read_record(directory.parent / RESULTS)
+        accuracy = next((row["accuracy"] for row in results.get("rows", [])), None)
+        found.append(
+            {
+                "folder": str(directory),
+                "dataset": plain(origin.get("dataset", "")),
+                "accuracy": "" if accuracy is None else in_percent(accuracy["mean"], accuracy["std"]) + " %",
+            }
+        )
+    return found
 
 
 def artifact_facts(artifact: Artifact) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Recipes: every setting of one run, section by section, from a YAML file and the command line."""
 
+from ..utils.shipped import recipe_path, recipes_folder
 from .recipe import Recipe, parse_recipe, recipe_of, run_script
-from .sections import RecipeError, parse_sections, recipe_path, recipes_folder, section_values
+from .sections import RecipeError, parse_sections, section_values
 
 __all__ = [
     "Recipe",

@@ -43,7 +43,7 @@ from ..utils.allocator import keep_freed_memory
 from ..utils.files import atomic_file
 from ..utils.interrupts import GO_ON, Terminated, terminated_like_interrupted
 from ..utils.text import plain
-from .sections import RecipeError, parse_sections, section_values, sections_of
+from .sections import RecipeError, fields_in_words, parse_sections, section_values, sections_of
 
 
 @dataclass
@@ -122,6 +122,17 @@ def parse_recipe(argv: Sequence[str] | None = None, description: str | None = No
         `FileNotFoundError`: if there is no such recipe.
     """
     return Recipe(*parse_sections(get_type_hints(Recipe).values(), argv, description))
+
+
+def field_index() -> dict[str, dict[str, Any]]:
+    """What `fields.json` holds: of every section its title and, of each field, type, default and help in words."""
+    return {
+        name: {
+            "title": (kind.__doc__ or "").strip().splitlines()[0],
+            "fields": {field: list(words) for field, words in fields_in_words(kind).items()},
+        }
+        for name, kind in get_type_hints(Recipe).items()
+    }
 
 
 def recipe_of(**fields: Any) -> Recipe:

@@ -7,7 +7,6 @@ means the same in both places and an error names the field, what it takes and wh
 
 import argparse
 import dataclasses
-import difflib
 import math
 import re
 import reprlib
@@ -23,6 +22,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from ..utils.checks import describe_type
+from ..utils.shipped import recipe_path, unknown_field
 
 COMMAND_LINE = "command line"
 BOOLEAN_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -64,7 +64,7 @@ def parse_sections(
         path = recipe_path(recipe)
         for name, value in _read_recipe_file(path).items():
             if name not in hints:
-                raise _unknown_field(str(path), str(name), hints)
+                raise RecipeError(f"{path}: {unknown_field(str(name), hints)}")
             values[name] = _convert(value, hints[name], f"{path}: {name}")
     values |= {name: _convert(value, hints[name], f"{COMMAND_LINE}: {name}") for name, value in given.items()}
 
@@ -82,7 +82,7 @@ def sections_of(section_types: tuple[type, ...], values: Mapping[str, Any]) -> t
     hints = _hints(section_types)
     for name in values:
         if name not in hints:
-            raise _unknown_field("", name, hints)
+            raise RecipeError(unknown_field(name, hints))
     sections = []
     for section_type in section_types:
         chosen = {}
@@ -124,30 +124,24 @@ def section_values(section: Any, result_only: bool = False) -> dict[str, Any]:
     }
 
 
-def recipes_folder() -> Path:
-    """The folder of the recipes that come with the package: inside it in a wheel, beside it in the repository."""
-    package = Path(__file__).parents[1]
-    inside = package / "training" / "recipes"
-    return inside if inside.is_dir() else package.parent / "training" / "recipes"
-
-
-def recipe_path(recipe: str | Path) -> Path:
-    """
-    The file of a recipe: itself, or the one of that name (`"mnist/dm-1pc"`) that comes with the package.
-
-    Raises:
-        `FileNotFoundError`: if there is neither, naming those that come near.
-    """
-    path, named = Path(recipe), recipes_folder() / f"{recipe}.yaml"
-    if not path.is_file() and not named.is_file():
-        raise FileNotFoundError(f"there is no recipe {recipe}; {_near_recipes(path)}")
-    return path if path.is_file() else named
-
-
 class _Parser(HfArgumentParser):
     def error(self, message: str) -> NoReturn:
         advice = "; write --field=value if the value begins with a dash" if message.endswith("argument") else ""
         raise RecipeError(f"{COMMAND_LINE}: {message}{advice}")
+
+
+def fields_in_words(section_type: type) -> dict[str, tuple[str, str, str]]:
+    """Of every field of a section its type, its default and its help, in words."""
+    hints, words = get_type_hints(section_type), {}
+    for section_field in _settable(section_type):
+        default = _default(section_field)
+        shown = "required" if default is dataclasses.MISSING else f"default: {'none' if default is None else default}"
+        words[section_field.name] = (
+            describe_type(hints[section_field.name]),
+            shown,
+            section_field.metadata.get("help", ""),
+        )
+    return words
 
 
 @cache  # it takes longer to make than all else of reading a recipe
@@ -159,15 +153,13 @@ def _parser(section_types: tuple[type, ...]) -> _Parser:
     stand_ins: list[Any] = []
     for section_type in section_types:
         stand_in_fields = []
+        in_words = fields_in_words(section_type)
         for section_field in _settable(section_type):
-            hint, default = hints[section_field.name], _default(section_field)
-            shown = (
-                "required" if default is dataclasses.MISSING else f"default: {'none' if default is None else default}"
-            )
-            text = f"{section_field.metadata.get('help', '')} ({describe_type(hint)}; {shown})".strip()
-            stand_in = dataclasses.field(
-                default=(default is True) if hint is bool else None, metadata={"help": text.replace("%", "%%")}
-            )
+            hint = hints[section_field.name]
+            kind_in_words, shown, text = in_words[section_field.name]
+            text = f"{text} ({kind_in_words}; {shown})".strip()
+            default = (_default(section_field) is True) if hint is bool else None
+            stand_in = dataclasses.field(default=default, metadata={"help": text.replace("%", "%%")})
             is_list = any(get_origin(part) is list for part in (hint, *get_args(hint)))
             kind = bool if hint is bool else list[str] if is_list else str
             stand_in_fields.append((section_field.name, kind, stand_in))
@@ -195,7 +187,7 @@ def _parse_command_line(
     for word in rest:
         if word.startswith("-"):
             name = word.lstrip("-").split("=")[0].replace("-", "_")
-            raise _unknown_field(COMMAND_LINE, name, hints)
+            raise RecipeError(f"{COMMAND_LINE}: {unknown_field(name, hints)}")
     if rest:
         raise RecipeError(f"{COMMAND_LINE}: expected one recipe file and --field value pairs, got {rest[0]!r} too")
     given = {name: value for name, value in vars(namespace).items() if name in hints and value is not _NOT_GIVEN}
@@ -231,29 +223,6 @@ def _read_recipe_file(path: Path) -> dict[Any, Any]:
                     f"{path}: {key.value}: write {scalar.value} as a plain whole number; YAML would read another one"
                 )
     return values
-
-
-def _near_recipes(path: Path) -> str:
-    folder = path if path.is_dir() else path.parent
-    found = {
-        "/".join(recipe.parts[-2:]): recipe
-        for recipe in sorted([*recipes_folder().rglob("*.yaml"), *folder.glob("*.yaml")])
-    }
-    near = difflib.get_close_matches("/".join(path.parts[-2:]), found, n=4, cutoff=0.4)
-    if not near:
-        return f"the recipes are in {_relative(recipes_folder())}"
-    return "did you mean " + " or ".join(_relative(found[name]) for name in near) + "?"
-
-
-def _relative(path: Path) -> str:
-    path = path.absolute()
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _unknown_field(source: str, name: str, names: Iterable[str]) -> RecipeError:
-    near = difflib.get_close_matches(name, names, n=1)
-    advice = f"did you mean {near[0]!r}?" if near else "--help lists the fields"
-    return RecipeError(f"{source}{': ' if source else ''}unknown field {name!r}; {advice}")
 
 
 def _settable(section: Any) -> list[dataclasses.Field]:

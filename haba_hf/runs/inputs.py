@@ -55,8 +55,8 @@ def open_evaluation(recipe: Recipe, accelerator: Accelerator, splits: Splits | N
     artifact = recipe.evaluation.artifact or str(Path(output_dir) / "artifact")
     if recipe.evaluation.artifact is None and not Path(artifact).is_dir():
         raise FileNotFoundError(
-            f"There is no artifact in {output_dir}: run training/distill.py with the same recipe (of a coreset: "
-            "training/select_coreset.py), or set artifact."
+            f"There is no artifact in {output_dir}: run haba distill with the same recipe (of a coreset: "
+            "haba select), or set artifact."
         )
     model, processor, origin = load_artifact(artifact)
     if recipe.data.zca != (processor.whitening is not None):

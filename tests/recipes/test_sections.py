@@ -221,7 +221,7 @@ def test_missing_file_names_near_ones(tmp_path):
     (tmp_path / "plum-cake.yaml").touch()
     with pytest.raises(FileNotFoundError, match=r"no recipe .*plumcake\.yaml; did you mean .*plum-cake\.yaml"):
         parse_sections((Oven,), [str(tmp_path / "plumcake.yaml")])
-    with pytest.raises(FileNotFoundError, match="the recipes are in "):
+    with pytest.raises(FileNotFoundError, match="haba list recipes names"):
         parse_sections((Oven,), [str(tmp_path / "nowhere" / "1234567890")])
 
 

@@ -1,0 +1,64 @@
+"""What comes with the package and is found by name, without anything else of it: recipes, and their fields."""
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+# Of every section of a recipe, in order: what it says of itself, and its fields with their type, default and help, in
+# words. `python -m haba_hf.recipes` writes it from the sections, and a test holds it against them: it is what `haba`
+# reads to help, or to tell a slip of the keyboard, before torch could be imported.
+FIELDS = Path(__file__).parents[1] / "recipes" / "fields.json"
+
+
+def recipes_folder() -> Path:
+    """The folder of the recipes that come with the package: inside it in a wheel, beside it in the repository."""
+    package = Path(__file__).parents[1]
+    inside = package / "training" / "recipes"
+    return inside if inside.is_dir() else package.parent / "training" / "recipes"
+
+
+def recipe_path(recipe: str | Path) -> Path:
+    """
+    The file of a recipe: itself, or the one of that name (`"mnist/dm-1pc"`) that comes with the package.
+
+    Raises:
+        `FileNotFoundError`: if there is neither, naming those that come near.
+    """
+    path, named = Path(recipe), recipes_folder() / f"{recipe}.yaml"
+    if not path.is_file() and not named.is_file():
+        raise FileNotFoundError(f"there is no recipe {recipe}; {near_recipes(path)}")
+    return path if path.is_file() else named
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the package, such as `"mnist/dm-1pc"`."""
+    folder = recipes_folder()
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def near_recipes(path: Path) -> str:
+    """What to say of a recipe that does not exist: those whose names come near."""
+    folder = path if path.is_dir() else path.parent
+    found = {
+        **{"/".join(file.parts[-2:]): str(file) for file in sorted(folder.glob("*.yaml"))},
+        **{f"{name}.yaml": name for name in recipe_names()},
+    }
+    near = difflib.get_close_matches("/".join(path.with_suffix(".yaml").parts[-2:]), found, n=4, cutoff=0.5)
+    if not near:
+        return "haba list recipes names those that come with haba_hf"
+    return "did you mean " + " or ".join(found[name] for name in near) + "?"
+
+
+@cache
+def fields() -> Mapping[str, Mapping[str, Any]]:
+    """The content of [`FIELDS`]."""
+    return json.loads(FIELDS.read_text(encoding="utf-8"))
+
+
+def unknown_field(name: str, names: Iterable[str]) -> str:
+    """What to say of a field that does not exist."""
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"unknown field {name!r}; " + (f"did you mean {near[0]!r}?" if near else "--help lists the fields")
