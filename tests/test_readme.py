@@ -1,5 +1,6 @@
-"""The README's Python runs as it stands there, from the root of a checkout."""
+"""The pages: their Python runs as it stands there, their links lead somewhere, and what their commands name exists."""
 
+import os
 import re
 import subprocess
 import sys
@@ -7,21 +8,98 @@ from pathlib import Path
 
 import pytest
 
+from fake_hub import WRITER, FakeHub, environment_of
+from haba_hf.utils.shipped import recipe_path
+from image_sets import encode, pixels_of
+
 ROOT = Path(__file__).parents[1]
-EXAMPLES = re.findall(r"```python\n(.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+PAGES = [
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "haba_hf/README.md", "training/README.md"),
+    *("hub_cards/README.md", "training/results/README.md", "training/results/benchmark.md"),
+    "training/results/dropped.md",
+]
+each_page = pytest.mark.parametrize("page", PAGES)
 
 
-def run(example):
-    return subprocess.run(
-        [sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, check=True, timeout=300
-    ).stdout
+def examples(page):
+    return re.findall(r"```python\n(.+?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
-def test_the_first_example():
-    run(f"{EXAMPLES[0]}assert output.samples.shape == (50, 1, 28, 28) and len(output.labels) == 50")
+def run(example, cwd=ROOT, **environment):
+    command = [sys.executable, "-c", example]
+    found = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=300, env={**os.environ, **environment}
+    )
+    assert found.returncode == 0, found.stderr[-3000:]
+    return found.stdout
 
 
 @pytest.mark.slow
-def test_an_artifact_trains_a_network():
-    example = next(example for example in EXAMPLES if "optimizer.step()" in example)
+def test_an_artifact_is_used_and_its_student_reaches_what_the_card_says():
+    check = """
+from haba_hf.data import DataArguments, load_image_data
+from haba_hf.evaluation import accuracy
+from transformers import AutoImageProcessor
+
+test = load_image_data(DataArguments("digits")).test
+processor = AutoImageProcessor.from_pretrained("hub_cards/published/digits-dm-1pc")
+print(accuracy(network, test.images, test.labels, processor), samples.column_names)
+"""
+    reached, columns = run(examples("README.md")[0] + check).split(" ", 1)
+    card = (ROOT / "hub_cards" / "published" / "digits-dm-1pc" / "README.md").read_text()
+    mean, std = re.search(r"\| HaBa, 5 hallucinators \| (\d+\.\d) ± (\d+\.\d) \|", card).groups()
+    assert abs(100 * float(reached) - float(mean)) < 3 * float(std) + 0.1
+    assert columns.startswith("['pixel_values', 'labels'")
+
+
+@pytest.mark.slow
+def test_own_images_are_distilled_and_pushed(tmp_path):
+    for split, count in (("train", 80), ("test", 4)):
+        for label, name in enumerate(("cat", "dog", "owl")):
+            folder = tmp_path / "my_images" / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                (folder / f"{index}.png").write_bytes(encode(pixels_of(label, index, 16, 16)))
+    few = ", steps=2, network_width=4, student_epochs=2, evaluation_seeds=1, samples_per_class=4)"
+    example = examples("README.md")[1].replace(", steps=300)", few)
+    assert few in example
+    server = FakeHub()
+    try:
+        environment = environment_of(server, tmp_path / "home") | {"HF_TOKEN": WRITER}
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        printed = run(example, cwd=tmp_path, **environment, PYTHONPATH=path)
+        assert "model.safetensors" in server.files("me/my-images-distilled")
+    finally:
+        server.close()
+    assert 0 <= float(printed.splitlines()[-1]) <= 1
+
+
+@pytest.mark.slow
+def test_a_loop_by_hand():
+    example = next(example for example in examples("haba_hf/README.md") if "optimizer.step()" in example)
     assert float(run(example).removesuffix("%\n")) > 80
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().split()) <= 1000
+
+
+@each_page
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text()
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        file, _, anchor = target.partition("#")
+        linked = (ROOT / page).parent / file if file else ROOT / page
+        assert linked.exists(), target
+        if anchor:
+            titles = re.findall(r"(?m)^#+ (.+)$", linked.read_text())
+            assert anchor in [re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles], target
+
+
+@each_page
+def test_commands_name_what_exists(page):
+    text = (ROOT / page).read_text()
+    for path in re.findall(r"(?<![\w/])(?:training|hub_cards|haba_hf|tests)/[\w./-]+\.(?:py|yaml|sh|png|md)\b", text):
+        assert (ROOT / path).exists(), path
+    for name in re.findall(r"haba (?:distill|evaluate|select|experts|embed|robustness) ([a-z0-9_]+/[\w-]+)", text):
+        assert recipe_path(name)
