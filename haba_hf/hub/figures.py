@@ -33,6 +33,16 @@ EMBEDDING_MARKERS = "os^DvP*X<>"
 
 # Panels of the training curves in this order; other fields follow by name.
 CURVES = ("loss", "l_dd", "l_cos", "l_con", "l_task", "student_learning_rate", "validation_accuracy")
+CURVE_TITLES = {
+    "l_dd": "l_dd: distance to the real data",
+    "l_cos": "l_cos: likeness of a basis's samples",
+    "l_con": "l_con: contrastive loss of the adversary",
+    "l_task": "l_task: its classification loss",
+    "seconds": "seconds of a step",
+    "validation_accuracy": "validation accuracy (%)",
+}
+# A curve of more steps than this is drawn pale, and its running mean over a twentieth of them on top.
+MOST_STEPS_UNSMOOTHED = 100
 
 
 def save_gallery(
@@ -149,17 +159,28 @@ def plot_training_curves(metrics_path: str | Path, path: str | Path) -> None:
         raise ValueError(f"{metrics_path} holds no numbers to draw: it needs lines with a step and, e.g., a loss.")
     names = [name for name in CURVES if name in curves] + sorted(curves.keys() - set(CURVES))
     num_columns = min(len(names), 3)
-    num_rows = math.ceil(len(names) / num_columns)
+    num_rows, smoothed = math.ceil(len(names) / num_columns), False
     figure = Figure(figsize=(4 * num_columns, 2.6 * num_rows), dpi=DPI, layout="constrained")
     for i, name in enumerate(names):
         axes = figure.add_subplot(num_rows, num_columns, i + 1)
         steps, values = zip(*sorted(curves[name].items()), strict=True)
-        axes.plot(steps, values, linewidth=1, marker="o" if len(steps) <= 30 else None, markersize=3)
-        axes.set_title(name, fontsize=9)
+        if len(steps) > MOST_STEPS_UNSMOOTHED:
+            axes.plot(steps, values, linewidth=0.5, color="C0", alpha=0.3)
+            steps, values, smoothed = *_running_mean(steps, values), True
+        axes.plot(steps, values, linewidth=1.2, color="C0", marker="o" if len(steps) <= 30 else None, markersize=3)
+        axes.set_title(CURVE_TITLES.get(name, name.replace("_", " ")), fontsize=9)
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)
+    if smoothed:
+        figure.supxlabel("pale: every step; dark: the mean over a twentieth of them", fontsize=8)
     _save(figure, path)
+
+
+def _running_mean(steps: Sequence[int], values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Means over windows of a twentieth of a curve, each at the mean of its steps."""
+    window = np.full(max(len(steps) // 20, 1), 1 / max(len(steps) // 20, 1))
+    return np.convolve(steps, window, "valid"), np.convolve(values, window, "valid")
 
 
 def plot_robustness(results: Sequence[RobustnessResult], path: str | Path) -> None:

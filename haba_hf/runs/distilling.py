@@ -86,6 +86,8 @@ def _distill(recipe: Recipe, accelerator: Accelerator, splits: Splits | None, ob
     if recipe.model.storage_budget is not None:
         check_budget(model.config, recipe.model.storage_budget)
     accelerator.print(f"{data.summary()}\n  -> {model.storage().floats:,} floats")
+    for note in _note_on_size(model, data):
+        accelerator.print(note)
     distiller = Distiller(
         model,
         build_objective(recipe, data),
@@ -110,6 +112,19 @@ def _distill(recipe: Recipe, accelerator: Accelerator, splits: Splits | None, ob
         accelerator.print(f"{path}: written after {seconds:.0f} s")
     accelerator.wait_for_everyone()
     return path
+
+
+def _note_on_size(model: HabaModel, data: ImageData) -> list[str]:
+    """A sentence if the artifact takes more bytes than the training set's own values, and is none to distil to."""
+    taken, given = model.storage().bytes, data.train.images.numel() * data.bytes_per_value
+    if taken < given:
+        return []
+    shape = " ".join(map(str, data.image_shape))
+    return [
+        f"The artifact takes {taken:,} bytes, as much as the {given:,} of the training set: lower bases_per_class or "
+        f"storage_budget. For a tenth of it: haba plan --max_bytes {max(given // 10, 1)} --num_labels "
+        f"{data.num_labels} --sample_shape {shape}"
+    ]
 
 
 def run_settings(recipe: Recipe) -> dict[str, Any]:

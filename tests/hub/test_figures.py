@@ -10,7 +10,7 @@ from haba_hf import HabaConfig, HabaModel
 from haba_hf.artifact.processing_haba import HabaImageProcessor
 from haba_hf.artifact.storage_haba import lowest_frequencies
 from haba_hf.hub import plot_training_curves, save_gallery
-from haba_hf.hub.figures import GAP_PIXELS, MAX_SIDE_PIXELS
+from haba_hf.hub.figures import GAP_PIXELS, MAX_SIDE_PIXELS, _running_mean
 from haba_hf.hub.stored import stored_columns, stored_pictures
 
 
@@ -181,6 +181,13 @@ def test_training_curves(tmp_path):
     plot_training_curves(log, picture)
     assert Image.open(picture).size == (1200, 520)
     assert list(picture.parent.iterdir()) == [picture]
+
+
+def test_a_long_curve_is_smoothed():
+    steps, values = list(range(200)), [float(step % 10) for step in range(200)]
+    at, means = _running_mean(steps, values)
+    assert len(at) == len(means) == 191
+    assert at[0] == pytest.approx(4.5) and means == pytest.approx([4.5] * 191), "whole periods"
 
 
 def test_the_later_line_of_a_step_counts(tmp_path):

@@ -253,3 +253,11 @@ def test_names_of_the_package_are_there_before_they_are_used():
     assert {"distill", "HabaTrainer", "train_student"} <= set(dir(haba_hf)) & set(haba_hf.__all__)
     with pytest.raises(AttributeError, match="no attribute 'distil'"):
         haba_hf.distil  # noqa: B018
+
+
+def test_an_artifact_as_large_as_its_data_is_said(splits, tmp_path, capsys):
+    small = SMALL | {"num_hallucinators": 0, "steps": 1}
+    distill(splits, "dm", output_dir=str(tmp_path / "large"), bases_per_class=3, **small)
+    assert "haba plan --max_bytes 633 --num_labels 3 --sample_shape 3 8 8" in capsys.readouterr().out
+    distill(splits, "dm", output_dir=str(tmp_path / "small"), bases_per_class=1, **small)
+    assert "haba plan" not in capsys.readouterr().out
