@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .evaluation import train_student
     from .networks import register_network
     from .runs.trainer import DistilledArtifact, HabaTrainer, HabaTrainingArguments, distill
+    from .utils.shipped import published_artifact
 
 __version__ = "0.1.0"
 
@@ -31,6 +32,7 @@ _HOMES = {
     "Hallucinator": ".artifact.hallucinator_haba",
     "StorageReport": ".artifact.output_haba",
     "distill": ".runs.trainer",
+    "published_artifact": ".utils.shipped",
     "register_network": ".networks",
     "train_student": ".evaluation",
 }
@@ -65,6 +67,7 @@ __all__ = [
     "Hallucinator",
     "StorageReport",
     "distill",
+    "published_artifact",
     "register_network",
     "train_student",
 ]

@@ -15,7 +15,7 @@ from PIL import Image
 
 import haba_hf
 from fake_hub import serving
-from haba_hf import HabaConfig, HabaModel
+from haba_hf import HabaConfig, HabaModel, published_artifact
 from haba_hf.artifact.planning import plan_storage, storage_layouts
 from haba_hf.cli import RECIPE_COMMANDS, main
 from haba_hf.data import DataArguments, load_image_data
@@ -287,6 +287,14 @@ def test_list_names_what_there_is(haba, tmp_path):
     assert "There is no artifact" in haba("list", "artifacts", tmp_path / "nowhere")
     assert "cifar10" in haba("list", "datasets") and "digits/dm-1pc" in haba("list", "recipes")
     assert "mnist/dm-1pc" in json.loads(haba("list", "recipes", "--json"))["recipes"]
+
+
+def test_an_artifact_comes_with_the_package():
+    assert HabaModel.from_pretrained(published_artifact("digits-dm-1pc")).config.num_labels == 10
+    with pytest.raises(
+        FileNotFoundError, match="No artifact digits comes with haba_hf here; there are .*digits-dm-1pc"
+    ):
+        published_artifact("digits")
 
 
 def test_a_command_makes_auto_classes_known(tmp_path):

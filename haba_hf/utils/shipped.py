@@ -52,6 +52,22 @@ def near_recipes(path: Path) -> str:
     return "did you mean " + " or ".join(found[name] for name in near) + "?"
 
 
+def published_artifact(name: str) -> Path:
+    """
+    The folder of an artifact that comes with haba_hf: in a checkout of all in `hub_cards/published`, without one of
+    `digits-dm-1pc`.
+
+    Raises:
+        `FileNotFoundError`: if there is none of that name; names those there are.
+    """
+    package = Path(__file__).parents[1]
+    folders = [of / "hub_cards" / "published" for of in (package, package.parent)]
+    there = {path.parent.name: path.parent for of in folders for path in sorted(of.glob("*/model.safetensors"))}
+    if name not in there:
+        raise FileNotFoundError(f"No artifact {name} comes with haba_hf here; there are {', '.join(sorted(there))}.")
+    return there[name]
+
+
 @cache
 def fields() -> Mapping[str, Mapping[str, Any]]:
     """The content of [`FIELDS`]."""
