@@ -292,7 +292,7 @@ def test_list_names_what_there_is(haba, tmp_path):
 def test_an_artifact_comes_with_the_package():
     assert HabaModel.from_pretrained(published_artifact("digits-dm-1pc")).config.num_labels == 10
     with pytest.raises(
-        FileNotFoundError, match="No artifact digits comes with haba_hf here; there are .*digits-dm-1pc"
+        FileNotFoundError, match=r"No artifact digits comes with haba_hf here; there are .*digits-dm-1pc"
     ):
         published_artifact("digits")
 

@@ -22,6 +22,7 @@ from haba_hf.evaluation import accuracy
 from haba_hf.hub import read_artifact
 from haba_hf.recipes import RecipeError
 from image_sets import CLASS_LABEL, pixels_of
+from tiny import launch_two_processes
 from tiny_artifact import tiny_artifact
 
 # A run of seconds.
@@ -261,3 +262,41 @@ def test_an_artifact_as_large_as_its_data_is_said(splits, tmp_path, capsys):
     assert "haba plan --max_bytes 633 --num_labels 3 --sample_shape 3 8 8" in capsys.readouterr().out
     distill(splits, "dm", output_dir=str(tmp_path / "small"), bases_per_class=1, **small)
     assert "haba plan" not in capsys.readouterr().out
+
+
+TWO_PROCESSES = """
+import sys
+
+import torch
+from datasets import Dataset, Features, ClassLabel
+from datasets import Image as ImageFeature
+from transformers import TrainerCallback
+
+from haba_hf import HabaTrainer, HabaTrainingArguments
+from haba_hf.runs import start_accelerator
+
+class Stop(TrainerCallback):
+    def on_step_end(self, args, state, control, **more):
+        control.should_training_stop = state.global_step == 2 and accelerator.process_index == 1
+
+accelerator = start_accelerator()
+generator = torch.Generator().manual_seed(0)
+images = [torch.randint(256, (8, 8, 3), generator=generator, dtype=torch.uint8).numpy() for _ in range(24)]
+features = Features({"image": ImageFeature(), "label": ClassLabel(names=["cat", "dog"])})
+data = Dataset.from_dict({"image": images, "label": [0, 1] * 12}, features=features)
+args = HabaTrainingArguments(
+    sys.argv[1], objective="dm", steps=5, real_batch_size=4, network_depth=1, network_width=4, num_hallucinators=0
+)
+trainer = HabaTrainer(args, data, callbacks=[Stop])
+output = trainer.train()
+found = output.global_step, output.metrics["ended_by"], trainer.model.bases.sum().item()
+print("RESULT", accelerator.process_index, *found)
+"""
+
+
+@pytest.mark.slow
+def test_a_callback_on_one_of_two_processes_ends_both(tmp_path):
+    lines = launch_two_processes(tmp_path, TWO_PROCESSES, str(tmp_path / "run"))
+    first, second = (line.split()[1:] for line in lines)
+    assert [first[:3], second[:3]] == [["0", "2", "callback"], ["1", "2", "callback"]]
+    assert first[3] == second[3]
