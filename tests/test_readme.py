@@ -65,9 +65,9 @@ def test_own_images_are_distilled_and_pushed(tmp_path):
     assert few in example
     server = FakeHub()
     try:
-        environment = environment_of(server, tmp_path / "home") | {"HF_TOKEN": WRITER}
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        printed = run(example, cwd=tmp_path, **environment, PYTHONPATH=path)
+        environment = environment_of(server, tmp_path / "home") | {"HF_TOKEN": WRITER, "PYTHONPATH": path}
+        printed = run(example, cwd=tmp_path, **environment)
         assert "model.safetensors" in server.files("me/my-images-distilled")
     finally:
         server.close()

@@ -491,7 +491,7 @@ def test_images_too_small_for_the_network(num_hallucinators, error_of, tmp_path)
 @pytest.mark.parametrize("name", ["evaluate.py", "train_student.py"])
 def test_artifact_missing_damaged_or_of_other_data(name, error_of, tmp_path):
     line = error_of(name, *DM, *TO, tmp_path)
-    assert f"There is no artifact in {tmp_path}: run training/distill.py with the same recipe" in line
+    assert f"There is no artifact in {tmp_path}: run haba distill with the same recipe" in line
 
     config = HabaModel.config_class(num_labels=10, sample_channels=1, sample_height=8, sample_width=8)
     artifact = tmp_path / "artifact"

@@ -482,7 +482,7 @@ def test_an_artifact_of_other_data_or_an_unwritable_folder_is_refused_at_once(re
             run(recipe_of(dataset="digits"), accelerator)
         with pytest.raises(OSError, match="Cannot write"):
             run(recipe_of(artifact=artifact, output_dir=tmp_path / "file" / "run"), accelerator)
-        with pytest.raises(FileNotFoundError, match=r"There is no artifact in .*nowhere: run training/distill"):
+        with pytest.raises(FileNotFoundError, match=r"There is no artifact in .*nowhere: run haba distill"):
             run(recipe_of(output_dir=tmp_path / "nowhere"), accelerator)
 
 
