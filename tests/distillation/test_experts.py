@@ -255,7 +255,7 @@ class TestStore:
         directory = tmp_path / "nowhere"
         if exists:
             directory.mkdir()
-        with pytest.raises(FileNotFoundError, match="holds 0 of the 2 experts .*: record them by haba experts"):
+        with pytest.raises(FileNotFoundError, match=r"holds 0 of the 2 experts .*: record them by haba experts"):
             ExpertStore(tiny_experts(directory), NETWORK, tiny_data())
 
 
