@@ -163,7 +163,7 @@ def plot_training_curves(metrics_path: str | Path, path: str | Path) -> None:
     figure = Figure(figsize=(4 * num_columns, 2.6 * num_rows), dpi=DPI, layout="constrained")
     for i, name in enumerate(names):
         axes = figure.add_subplot(num_rows, num_columns, i + 1)
-        steps, values = zip(*sorted(curves[name].items()), strict=True)
+        steps, values = np.array(sorted(curves[name].items()), dtype=float).T
         if len(steps) > MOST_STEPS_UNSMOOTHED:
             axes.plot(steps, values, linewidth=0.5, color="C0", alpha=0.3)
             steps, values, smoothed = *_running_mean(steps, values), True
@@ -177,7 +177,9 @@ def plot_training_curves(metrics_path: str | Path, path: str | Path) -> None:
     _save(figure, path)
 
 
-def _running_mean(steps: Sequence[int], values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def _running_mean(
+    steps: Sequence[float] | np.ndarray, values: Sequence[float] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Means over windows of a twentieth of a curve, each at the mean of its steps."""
     window = np.full(max(len(steps) // 20, 1), 1 / max(len(steps) // 20, 1))
     return np.convolve(steps, window, "valid"), np.convolve(values, window, "valid")
