@@ -15,7 +15,7 @@ mend, which one line on stderr names.
 
 # Nothing here imports torch, or what does: --help, --version and a slip of the keyboard are answered at once.
 import argparse
-import difflib
+import json
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from shutil import get_terminal_size
 from typing import Any, NoReturn
 
 from . import __version__
-from .utils.shipped import fields, recipe_names, recipe_path, unknown_field
+from .utils.shipped import did_you_mean, fields, recipe_names, recipe_path, unknown_field
 
 # Commands that run a recipe, and what --help says of each first.
 RECIPE_COMMANDS = {
@@ -73,10 +73,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     run_script(lambda: run_command(*run, as_json=as_json))
 
 
-def _read(words: list[str]) -> tuple[str, argparse.Namespace | None, list[str]] | None:
+def _read(words: list[str]) -> tuple[str, argparse.Namespace | list[str]] | None:
     """
-    The command, what was read of its words (of one with a recipe `None`), and the words after it; `None` if the answer
-    was given here.
+    The command and what was read of its words, of one with a recipe the words themselves; `None` if the answer was
+    given here.
 
     Raises:
         `ValueError`, `FileNotFoundError`: of a slip that shows without running anything.
@@ -87,12 +87,17 @@ def _read(words: list[str]) -> tuple[str, argparse.Namespace | None, list[str]] 
             print(_help(command, everything="--help-all" in of_recipe))
             sys.exit(0)
         _check(of_recipe)
-        return command, None, of_recipe
-    arguments = _parser().parse_args(words)
-    if arguments.command == "list" and arguments.what == "recipes" and not arguments.json:
-        print(_recipes())
+        return command, of_recipe
+    parser, commands = _parser()
+    named = next((word for word in words if not word.startswith("-")), None)
+    if named is not None and named not in commands:
+        advice = did_you_mean(named, commands, f"choose {', '.join(commands)}")
+        raise ValueError(f"there is no command {named!r}: {advice}")
+    arguments = parser.parse_args(words)
+    if arguments.command == "list" and arguments.what == "recipes":
+        print(json.dumps({"recipes": recipe_names()}, indent=2) if arguments.json else _recipes())
         return None
-    return arguments.command, arguments, words[1:]
+    return arguments.command, arguments
 
 
 def _check(words: list[str]) -> None:
@@ -138,20 +143,12 @@ def _recipes() -> str:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """A slip as one sentence; of a command with the nearest there is."""
-        if "invalid choice" in message and "argument COMMAND" in message:
-            command = message.split("invalid choice: ")[1].split("'")[1]
-            known = [*RECIPE_COMMANDS, "list", *OTHER_COMMANDS]
-            near = difflib.get_close_matches(command, known, n=1)
-            advice = f"did you mean {near[0]!r}?" if near else f"choose {', '.join(known)}"
-            message = f"there is no command {command!r}: {advice}"
+        """A slip as one sentence."""
         raise ValueError(message)
 
 
-OTHER_COMMANDS = ("info", "materialize", "gallery", "listen", "push", "export", "pull", "plan")
-
-
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
+    """The parser, and the names of all commands."""
     parser = _Parser(
         prog="haba", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -229,7 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--basis_channels", type=int, nargs="+", help="channels to try (1 and those of an image)")
     plan.add_argument("--nearest", action="store_true", help="the bases nearest to the budget, if above it too")
     plan.add_argument("--label_kind", choices=("hard", "soft"), default="hard", help="(hard)")
-    return parser
+    return parser, list(commands.choices)
 
 
 def _add(commands: Any, name: str, description: str) -> argparse.ArgumentParser:

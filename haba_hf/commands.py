@@ -41,25 +41,23 @@ from .runs import (
     select_coreset,
     start_accelerator,
 )
-from .utils.shipped import recipe_names
 
 # What a command gives back: an object for --json, and the text it prints without.
 Answer = tuple[dict[str, Any], str]
 
 
-def run(command: str, arguments: argparse.Namespace | None, words: Sequence[str], as_json: bool) -> None:
+def run(command: str, given: argparse.Namespace | list[str], as_json: bool) -> None:
     """
     Runs one command and prints its answer.
 
     Args:
         command (`str`): its name.
-        arguments (`argparse.Namespace`, *optional*): what was read of its words; of a command with a recipe `None`.
-        words (`Sequence[str]`): those after the command.
+        given (`argparse.Namespace` or `list[str]`): what was read of its words; of a command with a recipe the words.
         as_json (`bool`): print one JSON object, and nothing else, on stdout.
     """
     # With --json stdout holds one object: what is said on the way goes to stderr.
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        answer = _run_recipe(command, words) if arguments is None else COMMANDS[command](arguments)
+        answer = _run_recipe(command, given) if isinstance(given, list) else COMMANDS[command](given)
     if answer is not None:
         print(json.dumps(answer[0], indent=2) if as_json else answer[1])
 
@@ -260,8 +258,6 @@ def _open(name: str, revision: str | None) -> Artifact:
 
 
 def _list(arguments: argparse.Namespace) -> Answer:
-    if arguments.what == "recipes":
-        return {"recipes": recipe_names()}, "\n".join(recipe_names())
     if arguments.what == "datasets":
         known = {name: of.hub_id or "with scikit-learn" for name, of in NAMED_DATASETS.items()}
         return {"datasets": known}, "\n".join(f"{name:24} {origin}" for name, origin in known.items())

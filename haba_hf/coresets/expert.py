@@ -131,7 +131,7 @@ def _train(
     """Trains the expert in place and returns the forgetting events `[n]` of its training."""
     device = accelerator.device
     network.to(device).train()
-    images, labels = data.train.images.to(device), data.train.labels.to(device)
+    labels = data.train.labels.to(device)
     augmentation = DsaAugmentation(arguments.coreset_dsa)
     optimizer = torch.optim.SGD(
         network.parameters(), arguments.coreset_learning_rate, MOMENTUM, weight_decay=WEIGHT_DECAY
@@ -142,7 +142,7 @@ def _train(
             losses = []
             for rows_B in torch.randperm(len(labels), generator=generator).split(arguments.coreset_batch_size):
                 rows_B = rows_B.to(device)
-                images_BCHW = augmentation(data.processor.normalize(images[rows_B]), generator)
+                images_BCHW = augmentation(data.normalized(rows_B, device), generator)
                 with accelerator.autocast():
                     logits_BL = network(images_BCHW)
                     loss = F.cross_entropy(logits_BL, labels[rows_B])

@@ -161,7 +161,7 @@ class ImageData:
         Training images normalized on a device, `[n, C, H, W]`.
 
         Args:
-            rows (`torch.LongTensor` `[n]`): which, on the CPU.
+            rows (`torch.LongTensor` `[n]`): which, on the CPU or that device.
             device (`torch.device`): an accelerator keeps all training images, as they are in the split, from the first
                 call on, so that none of them waits for the host again.
         """

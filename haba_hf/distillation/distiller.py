@@ -137,7 +137,8 @@ class Distiller:
                 self.log(logs)
                 progress.update(l_dd=logs["l_dd"])
                 observer.on_step_end(self, logs)
-                stopped_by, self._stopped = self._agreed(request.signum), bool(self._agreed(int(observer.stop)))
+                stopped_by, stop = self._agreed(request.signum, int(observer.stop))
+                self._stopped = bool(stop)
                 last = self.ended_by is not None
                 if last or stopped_by or self.step_number % self.arguments.checkpoint_every == 0:
                     self.save()
@@ -271,12 +272,12 @@ class Distiller:
                 f"Going on with {threads} thread(s) where {state['threads']} began: the last bits of sums will differ."
             )
 
-    def _agreed(self, number: int) -> int:
-        """The greatest number of any process, such as the signal that one of them got."""
+    def _agreed(self, *numbers: int) -> list[int]:
+        """Of each number the greatest of any process, such as the signal that one of them got, by one collective."""
         if self.accelerator.num_processes == 1:
-            return number
-        found = self.accelerator.gather(torch.tensor([number], device=self.accelerator.device))
-        return int(found.max())
+            return list(numbers)
+        found = self.accelerator.gather(torch.tensor([numbers], device=self.accelerator.device))
+        return found.amax(dim=0).tolist()
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         arguments, model = self.arguments, self.model

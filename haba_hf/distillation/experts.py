@@ -162,7 +162,7 @@ def _train(
 ) -> Tensor:
     device = accelerator.device
     network.to(device)
-    images, labels = data.train.images.to(device), data.train.labels.to(device)
+    labels = data.train.labels.to(device)
     generator = seeded_generator(arguments.expert_seed, index, TRAINING)
     augmentation = DsaAugmentation(arguments.expert_dsa)
     optimizer = torch.optim.SGD(
@@ -183,7 +183,7 @@ def _train(
                 torch.randperm(len(labels), generator=generator).split(arguments.expert_batch_size)
             ):
                 batch = batch.to(device)
-                x = augmentation(data.processor.normalize(images[batch]), generator)
+                x = augmentation(data.normalized(batch, device), generator)
                 with accelerator.autocast():
                     loss = F.cross_entropy(network(x), labels[batch])
                 optimizer.zero_grad()

@@ -122,13 +122,13 @@ def evaluate_full_data(
     Raises:
         `FloatingPointError`: if a student diverges; names the learning rate and the epoch.
     """
-    images, labels = data.train.images.to(accelerator.device), data.train.labels.to(accelerator.device)
+    device, labels = accelerator.device, data.train.labels.to(accelerator.device)
 
     def batches_of_student(index: int, generator: torch.Generator) -> Callable[[int], Batches]:
         def batches_of_epoch(epoch: int) -> Batches:
-            order = torch.randperm(len(labels), generator=generator).to(accelerator.device)
+            order = torch.randperm(len(labels), generator=generator).to(device)
             for rows in order.split(args.evaluation_batch_size):
-                yield data.processor.normalize(images[rows]), labels[rows]
+                yield data.normalized(rows, device), labels[rows]
 
         return batches_of_epoch
 

@@ -250,8 +250,8 @@ def train_student(
             unknown or unfit.
         `FloatingPointError`: if it diverges.
     """
-    known = {field.name for field in dataclasses.fields(NetworkArguments)}
-    chosen = {name: value for name, value in (model.config.student_training or {}).items() if name != "artifact"}
+    known = {setting.name for setting in dataclasses.fields(NetworkArguments)}
+    chosen = dict(model.config.student_training or {})
     unknown = sorted((chosen.keys() | settings.keys()) - known - set(TRAINED_BY))
     if unknown:
         raise ValueError(f"There is no setting {', '.join(unknown)} of a student: choose {', '.join(TRAINED_BY)}.")

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -25,6 +24,7 @@ from ..evaluation import (
     RANDOM_REAL,
     RANDOM_STORED_ALIKE,
 )
+from ..utils.shipped import hub_cards_folder
 from ..utils.text import escape_markdown
 from .artifact import Artifact, without_machine_paths
 from .sources import source_of
@@ -106,13 +106,6 @@ def eval_results_yaml(artifact: Artifact) -> str | None:
         notes=f"accuracy of {len(accuracy.accuracies)} students trained on the artifact, mean",
     )
     return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
-
-
-def hub_cards_folder() -> Path:
-    """The folder of the templates: inside the package in a wheel, beside it in the repository."""
-    package = Path(__file__).parents[1]
-    inside = package / "hub_cards"
-    return inside if inside.is_dir() else package.parent / "hub_cards"
 
 
 def _render(template: str, artifact: Artifact, repo_id: str, metadata: str, **variables: Any) -> str:

@@ -159,29 +159,28 @@ def plot_training_curves(metrics_path: str | Path, path: str | Path) -> None:
         raise ValueError(f"{metrics_path} holds no numbers to draw: it needs lines with a step and, e.g., a loss.")
     names = [name for name in CURVES if name in curves] + sorted(curves.keys() - set(CURVES))
     num_columns = min(len(names), 3)
-    num_rows, smoothed = math.ceil(len(names) / num_columns), False
+    num_rows = math.ceil(len(names) / num_columns)
     figure = Figure(figsize=(4 * num_columns, 2.6 * num_rows), dpi=DPI, layout="constrained")
     for i, name in enumerate(names):
         axes = figure.add_subplot(num_rows, num_columns, i + 1)
         steps, values = np.array(sorted(curves[name].items()), dtype=float).T
         if len(steps) > MOST_STEPS_UNSMOOTHED:
             axes.plot(steps, values, linewidth=0.5, color="C0", alpha=0.3)
-            steps, values, smoothed = *_running_mean(steps, values), True
+            steps, values = _running_mean(steps, values)
         axes.plot(steps, values, linewidth=1.2, color="C0", marker="o" if len(steps) <= 30 else None, markersize=3)
         axes.set_title(CURVE_TITLES.get(name, name.replace("_", " ")), fontsize=9)
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)
-    if smoothed:
+    if any(len(curve) > MOST_STEPS_UNSMOOTHED for curve in curves.values()):
         figure.supxlabel("pale: every step; dark: the mean over a twentieth of them", fontsize=8)
     _save(figure, path)
 
 
-def _running_mean(
-    steps: Sequence[float] | np.ndarray, values: Sequence[float] | np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _running_mean(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Means over windows of a twentieth of a curve, each at the mean of its steps."""
-    window = np.full(max(len(steps) // 20, 1), 1 / max(len(steps) // 20, 1))
+    length = max(len(steps) // 20, 1)
+    window = np.full(length, 1 / length)
     return np.convolve(steps, window, "valid"), np.convolve(values, window, "valid")
 
 

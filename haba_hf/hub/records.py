@@ -100,6 +100,14 @@ def read_origin(directory: Path) -> tuple[Record, Record, Record]:
     return recipe, distillation, coreset
 
 
+def measurement_path(directory: Path, name: str) -> Path:
+    """Where a measurement of an artifact is: in its folder, else in that of the run whose `artifact` it is."""
+    path = directory / name
+    if not path.is_file() and directory.resolve().name == "artifact":
+        path = directory.resolve().parent / name
+    return path
+
+
 def read_measurements(directory: Path, fingerprint: str, origin: Record) -> dict[Path, tuple[Record, list[Any]]]:
     """
     Records and their rows: the folder's own, else those of the run (`output_dir/results.json`); all are of these
@@ -115,9 +123,7 @@ def read_measurements(directory: Path, fingerprint: str, origin: Record) -> dict
     """
     measurements = {}
     for name in MEASUREMENTS:
-        path = directory / name
-        if not path.is_file() and directory.resolve().name == "artifact":
-            path = directory.resolve().parent / name
+        path = measurement_path(directory, name)
         record = read_record(path)
         if not record:
             continue

@@ -8,8 +8,8 @@ from typing import Any
 from ..artifact.budget import describe_basis
 from ..evaluation import architecture_table, in_percent, markdown_table, robustness_table
 from ..utils.text import plain
-from .artifact import Artifact
-from .records import CORESET, CROSS_ARCHITECTURE, DISTILLATION, RESULTS, ROBUSTNESS, read_record
+from .artifact import WEIGHTS, Artifact
+from .records import CORESET, CROSS_ARCHITECTURE, DISTILLATION, RESULTS, ROBUSTNESS, measurement_path, read_record
 
 # Of a record's fields, those that fill a screen.
 LONG_FIELDS = ("versions", "training_rows")
@@ -23,10 +23,10 @@ def list_artifacts(folder: str | Path) -> list[dict[str, str]]:
     found = []
     for config in sorted(Path(folder).rglob("config.json")):
         directory = config.parent
-        if read_record(config).get("model_type") != "haba" or not (directory / "model.safetensors").is_file():
+        if read_record(config).get("model_type") != "haba" or not (directory / WEIGHTS).is_file():
             continue
         origin = read_record(directory / DISTILLATION) or read_record(directory / CORESET)
-        results = read_record(directory / RESULTS) or read_record(directory.parent / RESULTS)
+        results = read_record(measurement_path(directory, RESULTS))
         accuracy = next((row["accuracy"] for row in results.get("rows", [])), None)
         found.append(
             {

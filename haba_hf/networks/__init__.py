@@ -53,8 +53,8 @@ _registered: dict[str, NetworkFactory] = {}
 def register_network(name: str, factory: NetworkFactory) -> None:
     """
     Makes a network of your own known by a name, which then works wherever a network is named: `network="mine"`,
-    `architectures=["mine"]`. To be distilled with, it needs a method `features` as well, `[B, C, H, W]` to `[B, D]`,
-    that its logits are linear in: [`FeatureNetwork`].
+    `architectures=["mine"]`. To be distilled with, it has to be a [`FeatureNetwork`]: a method `features`, `[B, C, H,
+    W]` to `[B, D]`, and a linear `classifier` of them.
 
     Args:
         name (`str`): how recipes call it. A registered name is replaced.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from ..artifact.budget import check_budget
+from ..artifact.budget import check_budget, describe_training_set
 from ..artifact.modeling_haba import HabaModel
 from ..data import ImageData, Splits, load_image_data
 from ..distillation import (
@@ -116,7 +116,8 @@ def _distill(recipe: Recipe, accelerator: Accelerator, splits: Splits | None, ob
 
 def _note_on_size(model: HabaModel, data: ImageData) -> list[str]:
     """A sentence if the artifact takes more bytes than the training set's own values, and is none to distil to."""
-    taken, given = model.storage().bytes, data.train.images.numel() * data.bytes_per_value
+    sizes = len(data.train), data.image_shape, data.num_labels, data.bytes_per_value
+    taken, given = model.storage().bytes, describe_training_set(*sizes).bytes
     if taken < given:
         return []
     shape = " ".join(map(str, data.image_shape))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
 from datasets import Dataset, DatasetDict
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState
@@ -318,18 +317,18 @@ def distill(
         `OSError`: if `output_dir` cannot be written.
         `FloatingPointError`: if a gradient becomes NaN or infinite.
     """
-    named = isinstance(dataset, str)
     chosen = {**({"objective": "dm"} if recipe is None else {}), **settings}
     if method is not None:
         chosen["objective"] = method
-    if named:
+    in_memory = None if isinstance(dataset, str) else dataset
+    if in_memory is None:
         chosen["dataset"] = dataset
     else:
         chosen.setdefault("dataset", IN_MEMORY)
     objective = chosen.get("objective", "distilled")
     folder = output_dir or f"runs/{Path(str(chosen['dataset'])).name}-{objective}"
     args = HabaTrainingArguments(folder, recipe=recipe, **chosen)
-    trainer = HabaTrainer(args, None if isinstance(dataset, str) else dataset, callbacks=callbacks)
+    trainer = HabaTrainer(args, in_memory, callbacks=callbacks)
     trainer.train()
     assert trainer.model is not None and trainer.processor is not None
     return DistilledArtifact(trainer.artifact_dir, trainer.model, trainer.processor, trainer.recipe, trainer.splits)
@@ -358,5 +357,4 @@ def splits_of(train: Any, test: Any = None) -> Splits | None:
 
 def evaluate_rows(recipe: Recipe, splits: Splits | None, settings: Mapping[str, Any]) -> list[ReportRow]:
     """The rows of an evaluation, with some fields of the recipe set otherwise."""
-    accelerator: Accelerator = start_accelerator()
-    return evaluate(recipe_of(**{**recipe.to_dict(), **settings}), accelerator, splits)
+    return evaluate(recipe_of(**{**recipe.to_dict(), **settings}), start_accelerator(), splits)

@@ -13,11 +13,21 @@ from typing import Any
 FIELDS = Path(__file__).parents[1] / "recipes" / "fields.json"
 
 
-def recipes_folder() -> Path:
-    """The folder of the recipes that come with the package: inside it in a wheel, beside it in the repository."""
+def shipped_folder(name: str) -> Path:
+    """A folder that comes with the package: inside it in a wheel, beside it in the repository."""
     package = Path(__file__).parents[1]
-    inside = package / "training" / "recipes"
-    return inside if inside.is_dir() else package.parent / "training" / "recipes"
+    inside = package / name
+    return inside if inside.is_dir() else package.parent / name
+
+
+def recipes_folder() -> Path:
+    """The folder of the recipes that come with the package."""
+    return shipped_folder("training/recipes")
+
+
+def hub_cards_folder() -> Path:
+    """The folder of the cards' templates and of the published artifacts."""
+    return shipped_folder("hub_cards")
 
 
 def recipe_path(recipe: str | Path) -> Path:
@@ -52,6 +62,11 @@ def near_recipes(path: Path) -> str:
     return "did you mean " + " or ".join(found[name] for name in near) + "?"
 
 
+def published_artifacts() -> dict[str, Path]:
+    """The folders of the artifacts that come with haba_hf, by name."""
+    return {path.parent.name: path.parent for path in sorted(hub_cards_folder().glob("published/*/config.json"))}
+
+
 def published_artifact(name: str) -> Path:
     """
     The folder of an artifact that comes with haba_hf: in a checkout of all in `hub_cards/published`, without one of
@@ -60,11 +75,9 @@ def published_artifact(name: str) -> Path:
     Raises:
         `FileNotFoundError`: if there is none of that name; names those there are.
     """
-    package = Path(__file__).parents[1]
-    folders = [of / "hub_cards" / "published" for of in (package, package.parent)]
-    there = {path.parent.name: path.parent for of in folders for path in sorted(of.glob("*/model.safetensors"))}
+    there = published_artifacts()
     if name not in there:
-        raise FileNotFoundError(f"No artifact {name} comes with haba_hf here; there are {', '.join(sorted(there))}.")
+        raise FileNotFoundError(f"No artifact {name} comes with haba_hf here; there are {', '.join(there)}.")
     return there[name]
 
 
@@ -74,7 +87,12 @@ def fields() -> Mapping[str, Mapping[str, Any]]:
     return json.loads(FIELDS.read_text(encoding="utf-8"))
 
 
+def did_you_mean(name: str, names: Iterable[str], otherwise: str) -> str:
+    """A question for the nearest of some names, or, if none comes near, something else."""
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else otherwise
+
+
 def unknown_field(name: str, names: Iterable[str]) -> str:
     """What to say of a field that does not exist."""
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"unknown field {name!r}; " + (f"did you mean {near[0]!r}?" if near else "--help lists the fields")
+    return f"unknown field {name!r}; {did_you_mean(name, names, '--help lists the fields')}"

@@ -16,8 +16,8 @@ import gradio as gr
 
 from haba_hf.data import DataArguments, ImageData, load_image_data
 from haba_hf.hub import Artifact, artifact_summary, fetch_artifact, mixture_picture, read_artifact
-from haba_hf.hub.cards import hub_cards_folder
 from haba_hf.hub.mixtures import fits
+from haba_hf.utils.shipped import published_artifacts
 from haba_hf.utils.text import escape_markdown
 
 MOST_BYTES = 64 * 2**20  # of an artifact that a visitor names
@@ -26,11 +26,6 @@ INTRODUCTION = """# haba_hf: a data set in some kilobytes
 
 An artifact holds a few **bases** per class and a few small networks, **hallucinators**, that turn every basis into
 training samples. Choose one of them, or a mixture: the weighted mean of the samples they make."""
-
-
-def published_artifacts() -> dict[str, Path]:
-    """The artifacts that come with haba_hf, by name."""
-    return {path.parent.name: path.parent for path in sorted(hub_cards_folder().glob("published/*/config.json"))}
 
 
 def build(folders: dict[str, Path], data: ImageData | None = None) -> gr.Blocks:

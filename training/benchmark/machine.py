@@ -14,21 +14,16 @@ from pathlib import Path
 TRAINING = Path(__file__).resolve().parents[1]
 
 
-def processor() -> str:
-    """The processor's name."""
+def facts() -> str:
+    """Model, cores and memory of the machine, what else it was doing, and versions."""
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
-    return model
-
-
-def facts() -> str:
-    """The processor, cores and memory of the machine, what else it was doing, and versions."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     versions = ", ".join(f"{name} {version(name)}" for name in ("haba_hf", "transformers", "accelerate"))
     return (
-        f"{processor()}, {os.cpu_count()} cores, {memory:.0f} GB, load {os.getloadavg()[0]:.1f} at the start; "
+        f"{model}, {os.cpu_count()} cores, {memory:.0f} GB, load {os.getloadavg()[0]:.1f} at the start; "
         f"Python {platform.python_version()}, {versions}"
     )
 

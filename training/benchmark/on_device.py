@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmark import machine
-from benchmark.workloads import QUICK, Size, distill, experts, students
+from benchmark.workloads import QUICK, Size, accelerator_of, distill, experts, students
+from haba_hf.runs.provenance import environment
 
 PUBLISHED = Size(side=32, channels=3, expert_images=50_000, student_epochs=20, student_steps=50)
 
@@ -111,7 +111,7 @@ def main():
     arguments = parser.parse_args()
     size = replace(QUICK, channels=3) if arguments.tiny else PUBLISHED
     size = replace(size, device=arguments.device)
-    name = torch.cuda.get_device_name() if arguments.device == "cuda" else machine.processor()
+    name = environment(accelerator_of(size))["device"]
     for case in arguments.cases:
         title, unit, prepare = CASES[case]
         line = {"case": case, "title": title, "unit": unit, "device": name, "torch": torch.__version__}

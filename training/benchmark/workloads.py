@@ -200,8 +200,8 @@ def distill(
     from haba_hf.runs import build_objective
 
     data, network_arguments = random_data(size, size.real_batch_size), convnet(size)
-    fields = {"objective": objective, "real_batch_size": size.real_batch_size} | settings
-    fields = {"student_steps": size.student_steps} | fields
+    sizes = {"real_batch_size": size.real_batch_size, "student_steps": size.student_steps}
+    fields = {"objective": objective} | sizes | settings
     recipe = parse_recipe([f"--{name}={value}" for name, value in fields.items()])
     arguments = recipe.distillation
     if objective == "dm" and naive:
