@@ -5,7 +5,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
+from ..networks import check_network_name
 from ..utils.checks import MOST_SEED, Settings, check_between, check_counts, check_momentum, check_positive
+
+# Objectives that take a new network again and again, which may be of another architecture each time.
+DRAWING_OBJECTIVES = ("dm", "dc", "dsa", "idc")
 
 
 @dataclass
@@ -176,6 +180,14 @@ class DistillationArguments(Settings):
         },
     )
 
+    networks: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "DM, DC, DSA, IDC: architectures that every new network of a run is drawn from, in place of "
+            "network alone, which students stay."
+        },
+    )
+
     checkpoint_every: int = field(default=100, metadata={"help": "Steps between checkpoints.", "result": False})
     validate_every: int = field(default=0, metadata={"help": "Steps between validations; 0: none.", "result": False})
     validation_seeds: int = field(default=1, metadata={"help": "Students a validation trains.", "result": False})
@@ -200,6 +212,13 @@ class DistillationArguments(Settings):
         if not self.output_dir.strip():
             raise ValueError("output_dir is empty: name a folder.")
         DsaAugmentation(self.dsa)  # an unknown operation is refused now
+        if self.networks and self.objective not in DRAWING_OBJECTIVES:
+            raise ValueError(
+                f"networks are drawn by {', '.join(DRAWING_OBJECTIVES)}; {self.objective} has one architecture: name "
+                "it by network, and leave networks out."
+            )
+        for name in self.networks:
+            check_network_name(name)
         if not all(0 < fraction < 1 for fraction in self.learning_rate_halvings):
             raise ValueError(
                 f"learning_rate_halvings are fractions of the run between 0 and 1, got {self.learning_rate_halvings}."

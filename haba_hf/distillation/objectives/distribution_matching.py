@@ -19,11 +19,12 @@ from torch import Tensor
 from ...artifact.modeling_haba import HabaModel
 from ...data.augmentation import DsaAugmentation, DsaParameters
 from ...data.image_data import ImageData
-from ...networks import FeatureNetwork, NetworkArguments, build_feature_network
+from ...networks import FeatureNetwork, NetworkArguments
 from ...utils.checks import Settings
 from ...utils.seeds import derived_seed, seeded_generator
 from ..arguments import DistillationArguments
 from .class_means import class_weights
+from .drawn_networks import DrawnNetworks
 from .leaves import as_leaves, hand_on
 from .subsets import check_subset, draw_samples, squared_distances
 
@@ -55,7 +56,8 @@ class DistributionMatching:
     """
     Args:
         network_arguments ([`NetworkArguments`]): the network phi.
-        arguments ([`DistillationArguments`]): `real_batch_size`, `samples_per_class`, `dsa`, `seed`, `lambda_dd`.
+        arguments ([`DistillationArguments`]): `real_batch_size`, `samples_per_class`, `dsa`, `seed`, `lambda_dd`,
+            `networks`.
         settings ([`DistributionMatchingArguments`]): `network_bank`.
 
     With `network_bank` = n, phi is one of n fixed networks, nothing is augmented, and the class means of real images
@@ -78,7 +80,8 @@ class DistributionMatching:
     def prepare(self, real_data: ImageData, model: HabaModel, accelerator: Accelerator) -> None:
         """
         Raises:
-            `ValueError`: if `samples_per_class` is 1 of several, or given with soft labels.
+            `ValueError`: if `samples_per_class` is 1 of several, or given with soft labels, or a network has no
+                features.
         """
         of_class, soft = model.config.samples_per_class, model.label_logits is not None
         check_subset(self.arguments.samples_per_class, of_class, soft)
@@ -86,6 +89,8 @@ class DistributionMatching:
         self.device = accelerator.device
         self.members = [real_data.train.of_class(label) for label in range(real_data.num_labels)]
         self.sample_ids_LX = model.sample_ids_by_class().to(self.device)
+        sizes = (real_data.image_shape, real_data.num_labels)
+        self.networks = DrawnNetworks(self.network_arguments, self.arguments, *sizes, features=True)
         self.bank: dict[int, tuple[FeatureNetwork, Tensor]] = {}
 
     def backward(self, model: HabaModel, generator: torch.Generator) -> dict[str, float]:
@@ -137,8 +142,7 @@ class DistributionMatching:
         """Nothing to put back."""
 
     def _network(self, seed: int) -> FeatureNetwork:
-        network = build_feature_network(self.network_arguments, self.data.image_shape, self.data.num_labels, seed)
-        return network.to(self.device).requires_grad_(False)
+        return cast(FeatureNetwork, self.networks(seed)).to(self.device).requires_grad_(False)
 
     def _banked(self, index: int) -> tuple[FeatureNetwork, Tensor]:
         network = self._network(derived_seed(self.arguments.seed, index, 0, NETWORKS))

@@ -25,10 +25,11 @@ from ...artifact.modeling_haba import HabaModel
 from ...artifact.pairing import materialize_if_small
 from ...data.augmentation import DsaAugmentation
 from ...data.image_data import ImageData
-from ...networks import NetworkArguments, build_network
+from ...networks import NetworkArguments
 from ...utils.checks import Settings, check_counts
 from ...utils.seeds import seeded_generator
 from ..arguments import DistillationArguments
+from .drawn_networks import DrawnNetworks
 from .inner_loop import train_an_epoch
 from .leaves import as_leaves, hand_on
 from .subsets import check_subset, draw_halves, matched
@@ -85,7 +86,7 @@ class GradientMatching:
     Args:
         network_arguments ([`NetworkArguments`]): the inner network theta.
         arguments ([`DistillationArguments`]): `objective` (`"dc"` augments nothing), `real_batch_size`,
-            `samples_per_class`, `inner_learning_rate`, `dsa`, `seed`, `lambda_dd`.
+            `samples_per_class`, `inner_learning_rate`, `dsa`, `seed`, `lambda_dd`, `networks`.
         settings ([`GradientMatchingArguments`]): the two loops.
 
     Of several processes all hold the same theta, each matches its share of the classes, and together they compute what
@@ -111,7 +112,7 @@ class GradientMatching:
     def prepare(self, real_data: ImageData, model: HabaModel, accelerator: Accelerator) -> None:
         """
         Raises:
-            `ValueError`: if `samples_per_class` is 1 of several.
+            `ValueError`: if `samples_per_class` is 1 of several, or images are too small for a network.
         """
         check_subset(self.arguments.samples_per_class, model.config.samples_per_class)
         self.data = real_data
@@ -119,6 +120,8 @@ class GradientMatching:
         self.members = [real_data.train.of_class(label) for label in range(real_data.num_labels)]
         self.sample_ids_LX = model.sample_ids_by_class()
         self.outer_steps, self.inner_epochs = self._loops(model)
+        sizes = (real_data.image_shape, real_data.num_labels)
+        self.networks = DrawnNetworks(self.network_arguments, self.arguments, *sizes)
         self._start_network(0)
 
     def backward(self, model: HabaModel, generator: torch.Generator) -> dict[str, float]:
@@ -191,8 +194,7 @@ class GradientMatching:
     def _start_network(self, index: int) -> None:
         self.index, self.served = index, 0
         seed = self._generator(WEIGHTS).initial_seed()
-        network = build_network(self.network_arguments, self.data.image_shape, self.data.num_labels, seed)
-        self.network = network.to(self.accelerator.device)
+        self.network = self.networks(seed).to(self.accelerator.device)
         self.optimizer = self._optimizer()
 
     def _generator(self, stream: int) -> torch.Generator:
