@@ -173,7 +173,11 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     for command in (samples, sounds):
         command.add_argument("folder", help="a new folder")
     gallery.add_argument("picture", help="the PNG to write")
-    gallery.add_argument("--bases_per_class", type=int, help="show only the first ones (by default up to 10)")
+    gallery.add_argument(
+        "--bases_per_class",
+        type=int,
+        help="show only the first ones of each class (by default up to 3 with hallucinators, 10 without)",
+    )
 
     push = _add(commands, "push", "Publish an artifact: haba push runs/digits-dm-1pc/artifact me/haba-digits")
     push.add_argument("folder", help="the artifact's, as distillation wrote it")

@@ -2,9 +2,10 @@
 
 from .artifact import Artifact, read_artifact
 from .cards import render_dataset_card, render_model_card
-from .figures import plot_embedding, plot_robustness, plot_training_curves, save_contact_sheet, save_gallery
+from .galleries import mixture_picture, save_contact_sheet, save_gallery
 from .listen import save_sounds
-from .mixtures import mix_hallucinators, mixture_picture
+from .mixtures import mix_hallucinators
+from .plots import plot_embedding, plot_robustness, plot_training_curves
 from .publish import export_artifact, fetch_artifact, pull_artifact, push_artifact
 from .summary import artifact_facts, artifact_summary, list_artifacts
 from .tables import materialize_artifact

@@ -20,7 +20,8 @@ from ..evaluation import (
     evaluate_full_data,
     score_under_corruption,
 )
-from ..hub.figures import plot_embedding, plot_robustness, save_contact_sheet
+from ..hub.galleries import save_contact_sheet
+from ..hub.plots import plot_embedding, plot_robustness
 from ..hub.records import CROSS_ARCHITECTURE, ROBUSTNESS
 from ..networks import FeatureNetwork, build_feature_network
 from ..recipes import Recipe

@@ -10,7 +10,7 @@ from ..coresets import choose_coreset, real_images_artifact
 from ..data import load_image_data
 from ..distillation import model_config
 from ..hub.artifact import GALLERY
-from ..hub.figures import save_gallery
+from ..hub.galleries import save_gallery
 from ..hub.records import CORESET
 from ..recipes import Recipe
 from ..utils.files import atomic_directory, check_writable, locked, write_json

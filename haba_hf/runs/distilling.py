@@ -30,7 +30,8 @@ from ..distillation import (
 )
 from ..evaluation import EvaluationArguments, evaluate_artifact
 from ..hub.artifact import GALLERY, TRAINING_CURVES, weights_fingerprint
-from ..hub.figures import plot_training_curves, save_gallery
+from ..hub.galleries import save_gallery
+from ..hub.plots import plot_training_curves
 from ..hub.records import DISTILLATION
 from ..recipes import Recipe, section_values
 from ..utils.allocator import peak_memory
@@ -188,8 +189,8 @@ def write_artifact(
         }
         write_json(aside / DISTILLATION, provenance)
     # Ornaments after it, each by itself: a picture that cannot be drawn costs no artifact.
-    few, metrics = min(3, model.config.bases_per_class), Path(recipe.distillation.output_dir) / "metrics.jsonl"
-    draw(accelerator, path / GALLERY, lambda file: save_gallery(model, data.processor, file, bases_per_class=few))
+    metrics = Path(recipe.distillation.output_dir) / "metrics.jsonl"
+    draw(accelerator, path / GALLERY, lambda file: save_gallery(model, data.processor, file))
     draw(accelerator, path / TRAINING_CURVES, lambda file: plot_training_curves(metrics, file))
 
 

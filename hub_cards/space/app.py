@@ -16,7 +16,7 @@ import gradio as gr
 
 from haba_hf.data import DataArguments, ImageData, load_image_data
 from haba_hf.hub import Artifact, artifact_summary, fetch_artifact, mixture_picture, read_artifact
-from haba_hf.hub.mixtures import fits
+from haba_hf.hub.galleries import fits
 from haba_hf.utils.shipped import published_artifacts
 from haba_hf.utils.text import escape_markdown
 

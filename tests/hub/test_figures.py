@@ -10,8 +10,9 @@ from haba_hf import HabaConfig, HabaModel
 from haba_hf.artifact.processing_haba import HabaImageProcessor
 from haba_hf.artifact.storage_haba import lowest_frequencies
 from haba_hf.hub import plot_training_curves, save_gallery
-from haba_hf.hub.figures import GAP_PIXELS, MAX_SIDE_PIXELS, _running_mean
+from haba_hf.hub.plots import _running_mean
 from haba_hf.hub.stored import stored_columns, stored_pictures
+from haba_hf.hub.tiles import GAP_PIXELS, MAX_SIDE_PIXELS, stretched
 
 
 def make_model(channels=3, **kwargs):
@@ -44,7 +45,7 @@ def find(picture, sample):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_gallery_shows_bases_and_samples_in_place(tmp_path, channels):
     model, processor = make_model(channels), make_processor(channels)
-    save_gallery(model, processor, tmp_path / "gallery.png")
+    save_gallery(model, processor, tmp_path / "gallery.png", stretch=False)
     picture = pixels_of(tmp_path / "gallery.png")
     with torch.no_grad():
         bases, samples = processor.denormalize(model.bases), processor.denormalize(model().samples)
@@ -60,7 +61,7 @@ def test_the_gallery_shows_bases_and_samples_in_place(tmp_path, channels):
 
 def test_plain_pixels_have_a_row_for_each_class(tmp_path):
     model, processor = make_model(num_hallucinators=0, bases_per_class=12), make_processor()
-    save_gallery(model, processor, tmp_path / "gallery.png")
+    save_gallery(model, processor, tmp_path / "gallery.png", stretch=False)
     picture = pixels_of(tmp_path / "gallery.png")
     images = processor.denormalize(model.bases.detach())
     pitch, origin = 64 + GAP_PIXELS, find(picture, images[0])
@@ -74,7 +75,7 @@ def test_plain_pixels_have_a_row_for_each_class(tmp_path):
 @pytest.mark.parametrize("num_hallucinators", [0, 2])
 def test_the_gallery_shows_all_formations(tmp_path, num_hallucinators):
     model, processor = make_model(num_hallucinators=num_hallucinators, formation_factor=2), make_processor()
-    save_gallery(model, processor, tmp_path / "gallery.png", bases_per_class=1)
+    save_gallery(model, processor, tmp_path / "gallery.png", bases_per_class=1, stretch=False)
     picture = pixels_of(tmp_path / "gallery.png")
     bases, samples = processor.denormalize(model.bases.detach()), processor.denormalize(model().samples.detach())
     pitch = 64 + GAP_PIXELS
@@ -95,9 +96,34 @@ def test_class_names_are_no_formulas(tmp_path):
 
 def test_one_channel_bases_of_colour_samples_are_shown(tmp_path):
     model, processor = make_model(basis_channels=1), make_processor()
-    save_gallery(model, processor, tmp_path / "gallery.png", bases_per_class=1)
+    save_gallery(model, processor, tmp_path / "gallery.png", bases_per_class=1, stretch=False)
     basis = processor.denormalize(model.bases[:1].detach().expand(-1, 3, -1, -1))[0]
     assert find(pixels_of(tmp_path / "gallery.png"), basis) is not None
+
+
+def test_samples_of_little_contrast_are_spread_each_hallucinators_alike(tmp_path):
+    model, processor = make_model(), make_processor()
+    with torch.no_grad():
+        model.hallucinators[0].scale.mul_(0), model.hallucinators[0].shift.mul_(0)  # constant: nothing to spread
+    save_gallery(model, processor, tmp_path / "as_is.png", stretch=False)
+    save_gallery(model, processor, tmp_path / "spread.png")
+    as_is, spread = pixels_of(tmp_path / "as_is.png"), pixels_of(tmp_path / "spread.png")
+    with torch.no_grad():
+        samples = processor.denormalize(model().samples).unflatten(0, (6, 2))
+    expected, factor = stretched(samples[:, 1])
+    assert factor > 1, "else there is nothing to test"
+    low, high = np.quantile(samples[:, 1].numpy(), [0.02, 0.98])
+    torch.testing.assert_close(expected, ((samples[:, 1] - low) / (high - low)).clamp(0, 1))
+    for row in range(6):
+        assert find(as_is, samples[row, 1]) is not None
+    assert spread.std() > as_is[: spread.shape[0], : spread.shape[1]].std()
+
+
+def test_contrast_is_left_where_there_is_enough_or_none():
+    enough, none = torch.linspace(0, 1, 192).view(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.4)
+    for images in (enough, none):
+        same, factor = stretched(images)
+        assert torch.equal(same, images) and factor == 1
 
 
 STORED = {
@@ -112,7 +138,7 @@ STORED = {
 def test_the_gallery_shows_bases_as_they_are_stored(tmp_path, storage, num_hallucinators):
     model = make_model(num_hallucinators=num_hallucinators, **STORED[storage])
     processor = make_processor()
-    save_gallery(model, processor, tmp_path / "gallery.png", bases_per_class=1)
+    save_gallery(model, processor, tmp_path / "gallery.png", bases_per_class=1, stretch=False)
     picture = pixels_of(tmp_path / "gallery.png")
     stored = stored_pictures(model, processor, torch.tensor([0, 2, 4]))
     assert stored.shape == (3, len(stored_columns(model.config)), 3, 8, 8)
@@ -120,7 +146,20 @@ def test_the_gallery_shows_bases_as_they_are_stored(tmp_path, storage, num_hallu
     pitch = 64 + GAP_PIXELS
     origin = find(picture, stored[0, 0])
     for row in range(3):
-        tiles = [*stored[row], *samples[2 * row]]
+        tiles = [*stored[row], *samples[2 * row]]  # one basis per class: with and without hallucinators the same
+        for column, tile in enumerate(tiles):
+            assert find(picture, tile) == (origin[0] + pitch * row, origin[1] + pitch * column)
+
+
+def test_without_hallucinators_a_class_has_one_row_and_what_is_stored_of_its_first(tmp_path):
+    model, processor = make_model(num_hallucinators=0, **STORED["luma and chroma"]), make_processor()
+    save_gallery(model, processor, tmp_path / "gallery.png", stretch=False)
+    picture = pixels_of(tmp_path / "gallery.png")
+    stored = stored_pictures(model, processor, torch.tensor([0, 2, 4]))
+    samples = processor.denormalize(model().samples.detach())
+    pitch, origin = 64 + GAP_PIXELS, find(picture, stored[0, 0])
+    for row in range(3):
+        tiles = [*stored[row], samples[2 * row], samples[2 * row + 1]]
         for column, tile in enumerate(tiles):
             assert find(picture, tile) == (origin[0] + pitch * row, origin[1] + pitch * column)
 

@@ -1,11 +1,15 @@
 """Mixtures of hallucinators against a loop over the formula, and the picture of them against its tiles."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from haba_hf.hub import mix_hallucinators, mixture_picture, read_artifact
-from haba_hf.hub.mixtures import fits
+from haba_hf.hub.galleries import fits
+from haba_hf.hub.stored import pictures
+from haba_hf.hub.tiles import stretched
 from tiny import tiny_data, tiny_model
 from tiny_artifact import tiny_artifact
 
@@ -56,7 +60,7 @@ def test_the_picture_shows_basis_sample_and_real_image(tmp_path):
     artifact, data = read_artifact(tiny_artifact(tmp_path)), tiny_data(channels=1)
     data.class_names = list(artifact.model.config.id2label.values())
     assert fits(data, artifact)
-    model, to_pixels = artifact.model, artifact.processor.denormalize
+    model, to_pixels = artifact.model, partial(pictures, artifact.processor)
     weights = [0.0, 1.0, 0.0]
     whole, third = (
         mixture_picture(artifact, weights, real=data),
@@ -64,15 +68,28 @@ def test_the_picture_shows_basis_sample_and_real_image(tmp_path):
     )
     samples = to_pixels(mix_hallucinators(model, torch.arange(8), weights)[:, 0])
     bases, real = to_pixels(model.bases.detach()), data.train.images[data.train.of_class(2)] / 255
-    for image in (bases[4], samples[4], bases[5], samples[5], real[0], real[1]):
+    of_all, _ = stretched(samples[::2])  # the first basis of each class
+    of_third, _ = stretched(samples[4:6])
+    for image in (bases[4], of_all[2], of_all[0], real[0]):
         assert holds(whole, image)
+    assert not holds(whole, bases[5])
+    for image in (bases[4], bases[5], of_third[0], of_third[1], real[0], real[1]):
         assert holds(third, image)
-    assert holds(whole, samples[0])
-    assert not holds(third, samples[0])
+    assert not holds(third, of_all[0])
     assert not holds(mixture_picture(artifact, weights, label=2), real[0]), "no data given"
     other = mixture_picture(artifact, [1.0, 0.0, 0.0], label=2, real=data)
-    assert not holds(other, samples[4])
+    assert not holds(other, of_third[0])
     assert holds(other, bases[4])
+
+
+def test_by_default_all_hallucinators_are_side_by_side(tmp_path):
+    artifact = read_artifact(tiny_artifact(tmp_path))
+    picture = mixture_picture(artifact, label=1)
+    for j in range(3):
+        weights = [float(i == j) for i in range(3)]
+        samples = mix_hallucinators(artifact.model, torch.tensor([2, 3]), weights)[:, 0]
+        for image in stretched(pictures(artifact.processor, samples))[0]:
+            assert holds(picture, image)
 
 
 def test_data_of_other_classes_or_shape_do_not_fit(tmp_path):

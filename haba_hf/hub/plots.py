@@ -1,0 +1,161 @@
+"""Plots of what was measured: curves of a distillation, accuracy under corruptions, samples among real images."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..data.corruptions import CORRUPTIONS, SEVERITIES, STANDARD_CORRUPTIONS
+from ..evaluation import REAL, Embedding, RobustnessResult
+from .tiles import DPI, save_figure
+
+EMBEDDING_MARKERS = "os^DvP*X<>"
+
+# Panels of the training curves in this order; other fields follow by name.
+CURVES = ("loss", "l_dd", "l_cos", "l_con", "l_task", "student_learning_rate", "validation_accuracy")
+CURVE_TITLES = {
+    "l_dd": "l_dd: distance to the real data",
+    "l_cos": "l_cos: likeness of a basis's samples",
+    "l_con": "l_con: contrastive loss of the adversary",
+    "l_task": "l_task: its classification loss",
+    "seconds": "seconds of a step",
+    "validation_accuracy": "validation accuracy (%)",
+}
+# A curve of more steps than this is drawn pale, and its running mean over a twentieth of them on top.
+MOST_STEPS_UNSMOOTHED = 100
+
+
+def plot_training_curves(metrics_path: str | Path, path: str | Path) -> None:
+    """
+    Draws every number in a JSONL log against its step, one panel for each field.
+
+    Args:
+        metrics_path (`str`): lines of JSON objects with `step` and any of `loss`, `l_dd`, `l_cos`, `l_con`, `l_task`,
+            `student_learning_rate`, `validation_accuracy` or other numbers. A line may have a part of the fields.
+            Where a step comes twice, as after a resume, the later line counts.
+        path (`str`): the PNG to write, in one piece.
+
+    Raises:
+        `ValueError`: if a line is not such an object, or the log holds no numbers.
+        `OSError`: if a file cannot be read or written.
+    """
+    curves = _read_curves(metrics_path)
+    if not curves:
+        raise ValueError(f"{metrics_path} holds no numbers to draw: it needs lines with a step and, e.g., a loss.")
+    names = [name for name in CURVES if name in curves] + sorted(curves.keys() - set(CURVES))
+    num_columns = min(len(names), 3)
+    num_rows = math.ceil(len(names) / num_columns)
+    figure = Figure(figsize=(4 * num_columns, 2.6 * num_rows), dpi=DPI, layout="constrained")
+    for i, name in enumerate(names):
+        axes = figure.add_subplot(num_rows, num_columns, i + 1)
+        steps, values = np.array(sorted(curves[name].items()), dtype=float).T
+        if len(steps) > MOST_STEPS_UNSMOOTHED:
+            axes.plot(steps, values, linewidth=0.5, color="C0", alpha=0.3)
+            steps, values = _running_mean(steps, values)
+        axes.plot(steps, values, linewidth=1.2, color="C0", marker="o" if len(steps) <= 30 else None, markersize=3)
+        axes.set_title(CURVE_TITLES.get(name, name.replace("_", " ")), fontsize=9)
+        axes.set_xlabel("step", fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.3)
+    if any(len(curve) > MOST_STEPS_UNSMOOTHED for curve in curves.values()):
+        figure.supxlabel("pale: every step; dark: the mean over a twentieth of them", fontsize=8)
+    save_figure(figure, path)
+
+
+def _running_mean(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means over windows of a twentieth of a curve, each at the mean of its steps."""
+    length = max(len(steps) // 20, 1)
+    window = np.full(length, 1 / length)
+    return np.convolve(steps, window, "valid"), np.convolve(values, window, "valid")
+
+
+def plot_robustness(results: Sequence[RobustnessResult], path: str | Path) -> None:
+    """
+    Draws the curve of the supplement's Fig. 2: accuracy against severity (0: clean images), the mean over all 19
+    corruptions as a line with a band of one standard deviation over the students, over the 15 standard ones dashed.
+
+    Args:
+        results (`Sequence[RobustnessResult]`): a line for each system.
+        path (`str`): the PNG to write, in one piece.
+
+    Raises:
+        `OSError`: if the file cannot be written.
+    """
+    figure = Figure(figsize=(6, 4), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    severities = [0, *SEVERITIES]
+    for i, result in enumerate(results):
+        means, stds = 100 * np.array(result.curve()).T
+        axes.plot(severities, means, color=f"C{i}", marker="o", markersize=4, label=result.system)
+        axes.fill_between(severities, means - stds, means + stds, color=f"C{i}", alpha=0.2, linewidth=0)
+        standard, _ = 100 * np.array(result.curve(STANDARD_CORRUPTIONS)).T
+        axes.plot(severities, standard, color=f"C{i}", linestyle="--", linewidth=1)
+    axes.set_xlabel(f"severity (0: clean); mean of {len(CORRUPTIONS)} corruptions, dashed: the standard 15")
+    axes.set_ylabel("accuracy (%)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save_figure(figure, path)
+
+
+def plot_embedding(embedding: Embedding, class_names: Sequence[str], path: str | Path) -> None:
+    """
+    Draws the supplement's Fig. 3: each class in a color of its own, real images as small pale points, samples as large
+    ones with a marker for each hallucinator.
+
+    Args:
+        embedding ([`Embedding`]): points, classes and sources.
+        class_names (`Sequence[str]`): in label order.
+        path (`str`): the PNG to write, in one piece.
+
+    Raises:
+        `OSError`: if the file cannot be written.
+    """
+    figure = Figure(figsize=(6.5, 5), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    labels, sources = embedding.labels.unique().tolist(), embedding.sources.unique().tolist()
+    for i, label in enumerate(labels):
+        for source in sources:
+            x, y = embedding.points[(embedding.labels == label) & (embedding.sources == source)].T.numpy()
+            color = f"C{i % 10}"
+            if source == REAL:
+                axes.scatter(x, y, s=12, color=color, alpha=0.35, linewidths=0)
+            else:
+                marker = EMBEDDING_MARKERS[source % len(EMBEDDING_MARKERS)]
+                axes.scatter(x, y, s=70, marker=marker, color=color, edgecolors="black", zorder=2)
+    # The legend names colors and markers apart: empty series, which draw nothing else.
+    for i, label in enumerate(labels):
+        name = class_names[label].replace("$", r"\$")  # no formula
+        axes.scatter([], [], s=40, color=f"C{i % 10}", linewidths=0, label=name)
+    axes.scatter([], [], s=12, color="0.5", alpha=0.5, linewidths=0, label="real image")
+    for source in sources:
+        if source != REAL:
+            name = f"$H_{{{source + 1}}}$" if max(sources) else "sample"
+            marker = EMBEDDING_MARKERS[source % len(EMBEDDING_MARKERS)]
+            axes.scatter([], [], s=50, marker=marker, color="white", edgecolors="black", label=name)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    save_figure(figure, path)
+
+
+def _read_curves(metrics_path: str | Path) -> dict[str, dict[int, float]]:
+    """The log as {field: {step: value}}."""
+    curves: dict[str, dict[int, float]] = {}
+    for number, line in enumerate(Path(metrics_path).read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{metrics_path}, line {number} is not JSON ({error}): remove or mend it.") from error
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            raise ValueError(
+                f"{metrics_path}, line {number} is not an object with an integer step: remove or mend it."
+            )
+        for name, value in record.items():
+            if name != "step" and isinstance(value, (int, float)) and not isinstance(value, bool):
+                curves.setdefault(name, {})[record["step"]] = value
+    return curves
