@@ -91,7 +91,7 @@ def test_distill_evaluate_and_info_of_a_recipe_by_name(haba, tmp_path):
     assert facts["floats"] == sum(parameter.numel() for parameter in model.parameters())
     assert facts["accuracy"][0]["mean"] == rows[0]["accuracy"]["mean"]
     text = haba("info", run / "artifact")
-    assert "10 classes, 1 bases per class (8x8 pixels), 5 hallucinators: 50 samples of 1x8x8, hard labels" in text
+    assert "10 classes, 1 basis per class (8x8 pixels), 5 hallucinators: 50 samples of 1x8x8, hard labels" in text
     assert f"{facts['floats']:,} floats, {facts['bytes']:,} bytes" in text
     assert f"train_images {record['train_images']}" in text
 

@@ -23,7 +23,7 @@ from .stored import pictures, stored_caption, stored_columns, stored_pictures
 from .tiles import GAP_PIXELS, MAX_SIDE_PIXELS, draw_tiles, enlargement, figure_pixels, save_figure, stretched
 
 # Bases of a class that are shown unless told otherwise: a row each, or side by side.
-ROWS_OF_CLASS, SAMPLES_OF_CLASS = 3, 10
+ROWS_OF_CLASS, SAMPLES_OF_CLASS, SIDE_BY_SIDE = 3, 10, 5
 
 
 def save_gallery(
@@ -86,7 +86,8 @@ def mixture_picture(
     Args:
         artifact ([`Artifact`]): whose bases.
         weights (`Sequence[float]`, *optional*): of [`mix_hallucinators`]; by default a column for each hallucinator.
-        label (`int`, *optional*): the class to show, with its first 10 bases; by default the first basis of all.
+        label (`int`, *optional*): the class to show, with its first 10 bases; by default all classes, with the first
+            basis of each, or without hallucinators the samples of its first 5 side by side.
         real ([`ImageData`], *optional*): its training images.
 
     Returns:
@@ -97,13 +98,16 @@ def mixture_picture(
     """
     config = artifact.model.config
     labels = range(config.num_labels) if label is None else [label]
-    shown = 1 if label is None else min(config.bases_per_class, SAMPLES_OF_CLASS)
-    tiles = _tiles(artifact.model, artifact.processor, labels, shown, weights=weights)
+    side_by_side = label is None and not config.num_hallucinators
+    most = SIDE_BY_SIDE if side_by_side else 1 if label is None else SAMPLES_OF_CLASS
+    shown = min(config.bases_per_class, most)
+    tiles = _tiles(artifact.model, artifact.processor, labels, shown, weights=weights, rows_are_bases=not side_by_side)
     caption = tiles.stretch()
     images_RTCHW, columns = tiles.images_RTCHW, tiles.columns
     if real is not None:
-        rows_of_classes = real.rows_of_classes(at_least=shown)
-        rows = torch.cat([rows_of_classes[shown_label][:shown] for shown_label in labels])
+        of_class = len(tiles.rows) // len(labels)
+        rows_of_classes = real.rows_of_classes(at_least=of_class)
+        rows = torch.cat([rows_of_classes[shown_label][:of_class] for shown_label in labels])
         images = pictures(real.processor, real.processor.normalize(real.train.images[rows]))
         images_RTCHW, columns = torch.cat([images_RTCHW, images[:, None]], dim=1), [*columns, "real"]
     return figure_pixels(draw_tiles(images_RTCHW, tiles.rows, columns, caption))

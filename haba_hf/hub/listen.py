@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 import soundfile
+import torch
 from torch import Tensor
 
 from ..artifact.loading import HabaProcessor
@@ -56,6 +57,39 @@ def save_sounds(
             sound_S = sound_S / sound_S.abs().max().clamp_min(1)
             soundfile.write(aside / name, sound_S.numpy(), processor.sampling_rate, subtype="PCM_16")
     return [directory / name for name in names]
+
+
+def class_sounds(
+    model: HabaModel, processor: HabaAudioProcessor, label: int | None = None, most: int = 12
+) -> list[tuple[str, Tensor]]:
+    """
+    Some samples as sound, with what they are called: of one class those of its first bases by every hallucinator, or
+    of each class the first.
+
+    Args:
+        model ([`HabaModel`]): the artifact.
+        processor ([`HabaAudioProcessor`]): the artifact's.
+        label (`int`, *optional*): the class, by default all.
+        most (`int`, *optional*, defaults to 12): samples.
+
+    Returns:
+        `list[tuple[str, torch.Tensor]]`: names and float `[S]`, within -1 and 1.
+    """
+    config = model.config
+    per_basis = max(config.num_hallucinators, 1) * config.num_formations
+    if label is None:
+        ids, count = [int((model.class_ids == label).nonzero()[0]) for label in range(config.num_labels)][:most], 1
+    else:
+        ids, count = (model.class_ids == label).nonzero().flatten()[: max(most // per_basis, 1)].tolist(), per_basis
+    with torch.no_grad():
+        samples_BCHW = torch.cat([model(torch.tensor([basis])).samples.float()[:count] for basis in ids])
+    names = []
+    for place, basis in enumerate(ids):
+        for j in range(count):
+            name = config.id2label[int(model.class_ids[basis])] if label is None else f"basis {place + 1}"
+            names.append(f"{name}, H{j // config.num_formations + 1}" if config.num_hallucinators else name)
+    sounds = processor.to_sound(samples_BCHW)
+    return [(name, sound_S / sound_S.abs().max().clamp_min(1)) for name, sound_S in zip(names, sounds, strict=True)]
 
 
 def _names(model: HabaModel, output: HabaOutput) -> list[Path]:

@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from ..artifact.budget import describe_basis
-from ..evaluation import architecture_table, in_percent, markdown_table, robustness_table
+from ..evaluation import (
+    FULL_DATA,
+    RANDOM_EQUAL_BYTES,
+    RANDOM_REAL,
+    RANDOM_STORED_ALIKE,
+    architecture_table,
+    in_percent,
+    markdown_table,
+    robustness_table,
+)
 from ..utils.text import plain
 from .artifact import WEIGHTS, Artifact
 from .records import CORESET, CROSS_ARCHITECTURE, DISTILLATION, RESULTS, ROBUSTNESS, measurement_path, read_record
@@ -88,8 +97,9 @@ def artifact_summary(artifact: Artifact, show: Callable[[Any], str] = plain) -> 
             f"coreset ({rule}), chosen and not distilled: {config.bases_per_class} real images per class{formations}"
         )
     else:
+        bases = "basis" if config.bases_per_class == 1 else "bases"
         what = (
-            f"{config.bases_per_class} bases per class ({describe_basis(config)}), {config.num_hallucinators} "
+            f"{config.bases_per_class} {bases} per class ({describe_basis(config)}), {config.num_hallucinators} "
             f"hallucinators{formations}"
         )
     apart = " without the whitening" if storage.whitening_floats else ""
@@ -108,6 +118,25 @@ def artifact_summary(artifact: Artifact, show: Callable[[Any], str] = plain) -> 
         *([] if artifact.rows else ["no results.json: its accuracy is not on record"]),
         *measured_tables(artifact, show).values(),
     ]
+
+
+def headline(artifact: Artifact) -> str:
+    """In Markdown what students reach on the artifact, beside real images; empty where it was not measured."""
+    if not artifact.rows:
+        return ""
+    own, split = artifact.rows[0], artifact.results.get("evaluation_split", "test")
+    others = {
+        f"random real images of as many {what}": artifact.row(system)
+        for what, system in (("floats", RANDOM_REAL), ("bytes", RANDOM_EQUAL_BYTES))
+    }
+    others |= {"random real images stored alike": artifact.row(RANDOM_STORED_ALIKE)}
+    others |= {"all real images": artifact.row(FULL_DATA)}
+    beside = [f"on {name} {in_percent(row.accuracy.mean, row.accuracy.std)} %" for name, row in others.items() if row]
+    sentence = (
+        f"of the {plain(split)} split is classified right by students that saw nothing but these "
+        f"{own.storage.bytes:,} bytes{'; ' if beside else ''}{', '.join(beside)}."
+    )
+    return f"# {in_percent(own.accuracy.mean, own.accuracy.std)} %\n\n{sentence}"
 
 
 def measured_tables(artifact: Artifact, show: Callable[[Any], str]) -> dict[str, str]:

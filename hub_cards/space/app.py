@@ -1,41 +1,87 @@
 """
-The Space: pick an artifact, choose or mix its hallucinators, and watch the samples change.
+The Space: pick an artifact, see what its hallucinators make of its bases beside real images, choose one or mix them.
 
-    python hub_cards/space/app.py                                            # the artifacts of hub_cards/published
-    python hub_cards/space/app.py runs/demo/haba/artifact --dataset digits   # your own, beside real images
+    python hub_cards/space/app.py                             # the artifacts of hub_cards/published
+    python hub_cards/space/app.py runs/demo/haba/artifact     # your own
+    python hub_cards/space/app.py --data_root path/to/data    # real images from folders, not from the Hub
 
 Needs `pip install "haba-hf[space]"`. The address is printed; GRADIO_SERVER_PORT and GRADIO_SERVER_NAME set it.
 """
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import gradio as gr
 
+from haba_hf import HabaAudioProcessor
 from haba_hf.data import DataArguments, ImageData, load_image_data
+from haba_hf.data.arguments import NAMED_DATASETS
 from haba_hf.hub import Artifact, artifact_summary, fetch_artifact, mixture_picture, read_artifact
 from haba_hf.hub.galleries import fits
+from haba_hf.hub.listen import class_sounds
+from haba_hf.hub.summary import headline
+from haba_hf.recipes.sections import sections_of
 from haba_hf.utils.shipped import published_artifacts
 from haba_hf.utils.text import escape_markdown
 
 MOST_BYTES = 64 * 2**20  # of an artifact that a visitor names
-ALL_CLASSES, MIXTURE = "all classes", "mixture"
-INTRODUCTION = """# haba_hf: a data set in some kilobytes
+ALL_CLASSES, ALL, MIXTURE = "all classes", "all", "mixture"
+INTRODUCTION = """### haba_hf: a data set in some kilobytes
 
-An artifact holds a few **bases** per class and a few small networks, **hallucinators**, that turn every basis into
-training samples. Choose one of them, or a mixture: the weighted mean of the samples they make."""
+An artifact holds a few **bases** per class and, often, a few small networks, **hallucinators**, that turn every basis
+into several training samples."""
 
 
-def build(folders: dict[str, Path], data: ImageData | None = None) -> gr.Blocks:
+class RealImages:
+    """
+    The real images of artifacts, loaded once for all artifacts of a data set.
+
+    Args:
+        data_root (`Path`, *optional*): a folder of data sets by their names; by default they come from the Hub.
+    """
+
+    def __init__(self, data_root: Path | None):
+        self.data_root = data_root
+        self.load = lru_cache(maxsize=2)(self._load)
+
+    def of(self, artifact: Artifact, is_ours: bool) -> ImageData:
+        """
+        Raises:
+            `ValueError`, `OSError`: if there are none, and why.
+        """
+        names = {section_field.name for section_field in dataclasses.fields(DataArguments)}
+        settings = {name: value for name, value in artifact.recipe.items() if name in names} | {"zca": False}
+        name, folder = settings.get("dataset"), Path(str(settings.get("data_dir")))
+        if self.data_root is not None:
+            folder = self.data_root / str(name)
+        if not (is_ours and folder.is_dir()):
+            if name not in NAMED_DATASETS:  # a recipe from elsewhere has nothing loaded that we do not know
+                raise ValueError("the record of this artifact names no data set that can be loaded here")
+            settings.pop("data_dir", None)
+        else:
+            settings["data_dir"] = str(folder)
+        data = self.load(tuple(sorted(settings.items(), key=lambda item: item[0])))
+        if not fits(data, artifact):
+            raise ValueError("those of its data set have other classes or another size")
+        return data
+
+    @staticmethod
+    def _load(settings: tuple) -> ImageData:
+        (arguments,) = sections_of((DataArguments,), dict(settings))
+        return load_image_data(arguments, needs_test=False)
+
+
+def build(folders: dict[str, Path], real_images: RealImages) -> gr.Blocks:
     """
     The page.
 
     Args:
-        folders (`dict[str, Path]`): artifacts to choose from. Any other name is one on the Hub: what a visitor types
-            is never a path on this machine.
-        data ([`ImageData`], *optional*): real images, shown beside artifacts of the same classes and shape.
+        folders (`dict[str, Path]`): artifacts to choose from; it opens on the first. Any other name is one on the
+            Hub: what a visitor types is never a path on this machine.
+        real_images ([`RealImages`]): shown beside the samples.
     """
 
     @lru_cache(maxsize=4)
@@ -51,40 +97,45 @@ def build(folders: dict[str, Path], data: ImageData | None = None) -> gr.Blocks:
         except (ValueError, OSError) as error:
             raise gr.Error(str(error), print_exception=False) from error
 
-    def draw(name: str, class_name: str, weights: Sequence[float]):
+    def draw(name: str, class_name: str, weights: Sequence[float] | None, real: ImageData | None = None):
         artifact = opened(name)
-        names = _class_names(artifact)
-        label = names.index(class_name) if class_name in names else None
-        real = data if data is not None and fits(data, artifact) else None
         try:
-            return mixture_picture(artifact, weights, label, real)
+            return mixture_picture(artifact, weights, _label(artifact, class_name), real)
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
+    def draw_with_real(name: str, class_name: str, weights: Sequence[float] | None):
+        """The picture, with real images where there are any, and what is to be said of them."""
+        try:
+            real = real_images.of(opened(name), is_ours=name in folders)
+            return draw(name, class_name, weights, real), ""
+        except (ValueError, OSError) as error:
+            return draw(name, class_name, weights), f"No real images beside them: {escape_markdown(str(error))}"
+
     def show_artifact(name: str):
         artifact = opened(name)
-        choices = _hallucinators(artifact)
-        weights = _weights(artifact, choices[0] if choices else None)
+        choices = _choices(artifact)
         return (
             gr.Dropdown([ALL_CLASSES, *_class_names(artifact)], value=ALL_CLASSES),
-            gr.Radio(choices, value=choices[0] if choices else None, visible=bool(choices)),
-            weights,
-            draw(name, ALL_CLASSES, weights),
+            gr.Radio(choices, value=ALL if choices else None, visible=bool(choices)),
+            None,
+            draw(name, ALL_CLASSES, None),
+            headline(artifact),
             "\n\n".join(artifact_summary(artifact, escape_markdown)),
         )
 
     def choose(name: str, class_name: str, choice: str):
         weights = _weights(opened(name), choice)
-        return weights, draw(name, class_name, weights)
+        return weights, *draw_with_real(name, class_name, weights)
 
     def mix(name: str, class_name: str, *weights: float):
-        return weights, draw(name, class_name, weights)
+        return weights, *draw_with_real(name, class_name, weights)
 
     with gr.Blocks(title="haba_hf", analytics_enabled=False) as page:
         gr.Markdown(INTRODUCTION)
-        weights = gr.State([])
+        weights = gr.State(None)
         with gr.Row():
-            with gr.Column(scale=1):
+            with gr.Column(scale=1, min_width=300):
                 artifact_box = gr.Dropdown(
                     list(folders),
                     value=next(iter(folders), None),
@@ -92,8 +143,9 @@ def build(folders: dict[str, Path], data: ImageData | None = None) -> gr.Blocks:
                     label="Artifact",
                     info="One of these, or owner/name on the Hub",
                 )
+                accuracy = gr.Markdown(elem_id="accuracy")
                 class_box = gr.Dropdown([ALL_CLASSES], value=ALL_CLASSES, label="Class")
-                choice_box = gr.Radio([], label="Hallucinator", elem_id="hallucinator", visible=False)
+                choice_box = gr.Radio([], label="Hallucinators", elem_id="hallucinator", visible=False)
 
                 @gr.render(inputs=[artifact_box, choice_box])
                 def show_sliders(name: str, choice: str | None):
@@ -101,23 +153,41 @@ def build(folders: dict[str, Path], data: ImageData | None = None) -> gr.Blocks:
                         return
                     sliders = [
                         gr.Slider(0, 1, value=1, label=f"Weight of {j}", elem_id=f"weight-{j}", interactive=True)
-                        for j in _hallucinators(opened(name))[:-1]
+                        for j in _hallucinators(opened(name))
                     ]
                     for slider in sliders:
                         slider.input(
-                            mix, [artifact_box, class_box, *sliders], [weights, picture], trigger_mode="always_last"
+                            mix,
+                            [artifact_box, class_box, *sliders],
+                            [weights, picture, note],
+                            trigger_mode="always_last",
                         )
 
-            with gr.Column(scale=2):
-                picture = gr.Image(label="Bases and samples", interactive=False, format="png", elem_id="samples")
+            with gr.Column(scale=2, min_width=300):
+                picture = gr.Image(show_label=False, interactive=False, format="png", elem_id="samples")
+                note = gr.Markdown(elem_id="note")
+
+        @gr.render(inputs=[artifact_box, class_box])
+        def show_sounds(name: str, class_name: str):
+            artifact = opened(name)
+            if not isinstance(artifact.processor, HabaAudioProcessor):
+                return
+            rate = artifact.processor.sampling_rate
+            with gr.Row(elem_id="sounds"):
+                for label, sound in class_sounds(artifact.model, artifact.processor, _label(artifact, class_name)):
+                    gr.Audio((rate, sound.numpy()), label=label, interactive=False, min_width=160)
+
         summary = gr.Markdown(elem_id="summary")
 
-        shown = [class_box, choice_box, weights, picture, summary]
-        artifact_box.input(show_artifact, artifact_box, shown)
-        class_box.input(draw, [artifact_box, class_box, weights], picture)
-        choice_box.input(choose, [artifact_box, class_box, choice_box], [weights, picture])
+        shown = [class_box, choice_box, weights, picture, accuracy, summary]
+        drawn = [picture, note]
+        what = [artifact_box, class_box, weights]
+        # The artifact at once; real images as soon as they are loaded.
+        artifact_box.input(show_artifact, artifact_box, shown).success(draw_with_real, what, drawn)
+        class_box.input(draw_with_real, what, drawn)
+        choice_box.input(choose, [artifact_box, class_box, choice_box], [weights, *drawn])
         if folders:
-            page.load(show_artifact, artifact_box, shown)
+            page.load(show_artifact, artifact_box, shown).success(draw_with_real, what, drawn)
     return page
 
 
@@ -125,30 +195,51 @@ def _class_names(artifact: Artifact) -> list[str]:
     return [str(artifact.model.config.id2label[label]) for label in range(artifact.model.config.num_labels)]
 
 
+def _label(artifact: Artifact, class_name: str) -> int | None:
+    names = _class_names(artifact)
+    return names.index(class_name) if class_name in names else None
+
+
 def _hallucinators(artifact: Artifact) -> list[str]:
-    """What there is to choose, the mixture last; nothing for plain pixels."""
-    count = artifact.model.config.num_hallucinators
-    return [*(f"H{j + 1}" for j in range(count)), MIXTURE] if count else []
+    return [f"H{j + 1}" for j in range(artifact.model.config.num_hallucinators)]
 
 
-def _weights(artifact: Artifact, choice: str | None) -> list[float]:
-    """All on the hallucinator that was chosen; of a new mixture, the same on each."""
-    return [float(choice in (name, MIXTURE)) for name in _hallucinators(artifact)[:-1]]
+def _choices(artifact: Artifact) -> list[str]:
+    """All side by side, one, or a mixture; nothing for plain pixels."""
+    names = _hallucinators(artifact)
+    return [ALL, *names, MIXTURE] if names else []
+
+
+def _weights(artifact: Artifact, choice: str | None) -> list[float] | None:
+    """All on the hallucinator that was chosen; of a new mixture, the same on each; none for all side by side."""
+    if choice not in (*_hallucinators(artifact), MIXTURE):
+        return None
+    return [float(choice in (name, MIXTURE)) for name in _hallucinators(artifact)]
+
+
+def best_first(folders: dict[str, Path]) -> dict[str, Path]:
+    """
+    The artifacts in the order to show them: with hallucinators first, then by accuracy.
+
+    Raises:
+        `ValueError`, `OSError`: if one is damaged: now, not on the page.
+    """
+
+    def rank(name: str) -> tuple[bool, float]:
+        artifact = read_artifact(folders[name])
+        accuracy = artifact.rows[0].accuracy.mean if artifact.rows else 0.0
+        return not artifact.model.config.num_hallucinators, -accuracy
+
+    return {name: folders[name] for name in sorted(folders, key=rank)}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifacts", nargs="*", type=Path, help="folders of artifacts (those of hub_cards/published)")
-    parser.add_argument("--dataset", help="real images to show beside the samples, as in a recipe")
-    parser.add_argument("--data_dir", help="folder to load them from instead of the Hub")
+    parser.add_argument("--data_root", type=Path, help="folder of data sets by name (by default they are the Hub's)")
     arguments = parser.parse_args(argv)
     folders = {str(path): path for path in arguments.artifacts} or published_artifacts()
-    for folder in folders.values():
-        read_artifact(folder)  # a mistake is an error now, not on the page
-    data = None
-    if arguments.dataset is not None:
-        data = load_image_data(DataArguments(arguments.dataset, arguments.data_dir), needs_test=False)
-    build(folders, data).launch()
+    build(best_first(folders), RealImages(arguments.data_root)).launch()
 
 
 if __name__ == "__main__":

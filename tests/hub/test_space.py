@@ -1,5 +1,6 @@
 """The Space as a visitor sees it, in a browser without a window."""
 
+import importlib.util
 import os
 import shutil
 import socket
@@ -14,6 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from haba_hf import published_artifact
+from haba_hf.hub import read_artifact
+from tiny import tiny_data
 from tiny_artifact import tiny_artifact
 
 APP = Path(__file__).parents[2] / "hub_cards" / "space" / "app.py"
@@ -84,11 +88,12 @@ def test_a_visitor_chooses_and_mixes_hallucinators(tmp_path):
         driver.get(address)
         first = wait_for(picture)
         choices = wait_for(lambda: find("#hallucinator label"))
-        assert [choice.text for choice in choices] == ["H1", "H2", "H3", "mixture"]
-        assert "81.2 ± 1.2" in driver.page_source
+        assert [choice.text for choice in choices] == ["all", "H1", "H2", "H3", "mixture"]
+        assert "81.2 ± 1.2 %" in find("#accuracy h1")[0].text, "accuracy on top"
+        wait_for(lambda: "No real images beside them" in driver.page_source)  # their data set is not here
         assert "957 floats, 3,828 bytes" in driver.page_source
-        second = after(choices[1].click)
-        mixture = after(find("#hallucinator label")[3].click)
+        second = after(choices[2].click)
+        mixture = after(find("#hallucinator label")[4].click)
         assert len({first, second, mixture}) == 3
 
         def weigh_nothing(name):
@@ -114,3 +119,45 @@ def test_a_visitor_chooses_and_mixes_hallucinators(tmp_path):
         after(lambda: box.send_keys(str(plain), Keys.ENTER))
         wait_for(lambda: "0 hallucinators" in driver.page_source)
         assert not [label for label in find("#hallucinator label") if label.is_displayed()], "nothing to choose"
+
+
+@pytest.fixture(scope="module")
+def app():
+    pytest.importorskip("gradio", reason="the Space needs gradio: pip install -e '.[test]'")
+    spec = importlib.util.spec_from_file_location("space_app", APP)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_real_images_are_those_of_the_artifact_s_data_set(app):
+    artifact = read_artifact(published_artifact("digits-dm-1pc"))
+    images = app.RealImages(None)
+    data = images.of(artifact, is_ours=False)
+    assert data.name == "digits" and data.image_shape == (1, 8, 8)
+    assert images.of(artifact, is_ours=True) is data, "loaded once"
+
+
+def test_a_stranger_s_recipe_loads_nothing_that_we_do_not_know(app, tmp_path):
+    """What a visitor names has a recipe too: a folder of ours, or any repository, must not be read by it."""
+    artifact = read_artifact(tiny_artifact(tmp_path))
+    loaded = []
+    images = app.RealImages(None)
+    images.load = lambda settings: loaded.append(dict(settings)) or tiny_data()
+    for dataset in (str(tmp_path), "someone/large"):
+        artifact.recipe["dataset"] = dataset
+        with pytest.raises(ValueError, match="no data set that can be loaded here"):
+            images.of(artifact, is_ours=False)
+    artifact.recipe.update({"dataset": "digits", "data_dir": str(tmp_path)})
+    with pytest.raises(ValueError, match="other classes or another size"):
+        images.of(artifact, is_ours=False)
+    assert [settings.get("data_dir") for settings in loaded] == [None]
+
+
+def test_it_opens_on_the_best_artifact_with_hallucinators(app, tmp_path):
+    folders = {
+        "plain": tiny_artifact(tmp_path / "plain", num_hallucinators=0),
+        "unmeasured": tiny_artifact(tmp_path / "unmeasured", evaluated=False),
+        "haba": tiny_artifact(tmp_path / "haba"),
+    }
+    assert list(app.best_first(folders)) == ["haba", "unmeasured", "plain"]

@@ -23,6 +23,7 @@ from haba_hf.hub import (
     save_sounds,
 )
 from haba_hf.hub.cards import eval_results_yaml
+from haba_hf.hub.listen import class_sounds
 from haba_hf.hub.publish import code_files
 from haba_hf.recipes import parse_recipe
 from haba_hf.runs import (
@@ -218,6 +219,22 @@ def test_every_sample_has_a_file_and_images_make_no_sound(speech_artifact, tmp_p
         save_sounds(artifact.model, artifact.processor, tmp_path / "sounds")
     with pytest.raises(ValueError, match="of images, which make no sound"):
         save_sounds(artifact.model, tiny_data(channels=1).processor, tmp_path / "other")
+
+
+def test_the_sounds_of_a_page_are_named_and_are_their_samples(speech_artifact):
+    artifact = read_artifact(speech_artifact())
+    of_all = class_sounds(artifact.model, artifact.processor)
+    assert [name for name, _ in of_all] == list(artifact.model.config.id2label.values())
+    tones = np.linspace(500, 4000, 8)
+    for (_, sound), frequency in zip(of_all, tones[::2], strict=True):
+        assert pitch_of(sound.numpy(), RATE) == pytest.approx(frequency, abs=RATE / 255)
+    of_third = class_sounds(artifact.model, artifact.processor, label=2)
+    assert [name for name, _ in of_third] == ["basis 1", "basis 2"]
+    for (_, sound), frequency in zip(of_third, tones[4:6], strict=True):
+        assert pitch_of(sound.numpy(), RATE) == pytest.approx(frequency, abs=RATE / 255)
+    hallucinated = read_artifact(speech_artifact(num_hallucinators=2))
+    names = [name for name, _ in class_sounds(hallucinated.model, hallucinated.processor, label=0, most=2)]
+    assert names == ["basis 1, H1", "basis 1, H2"]
 
 
 def test_cards_and_code_of_speech(speech_artifact):
