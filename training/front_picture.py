@@ -1,7 +1,7 @@
 """Draw artifacts one below the other, some samples of every class, each with a caption: the README's picture.
 
     python training/front_picture.py picture.png "a real image of each class: 15.4 %" runs/random/artifact \
-        "32 bases of 96 numbers: 49.1 %" hub_cards/published/cifar10-dm-1ipc --samples 4
+        "32 bases of 96 numbers: 51.5 %" hub_cards/published/cifar10-mtt-1ipc --samples 4
 """
 
 import argparse

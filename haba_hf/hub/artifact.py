@@ -125,10 +125,12 @@ def weights_fingerprint(model: HabaModel) -> str:
 
 def fingerprints(model: HabaModel, processor: HabaProcessor) -> dict[str, str]:
     """Of the two files that an artifact is, for the record of where it comes from."""
-    settings = json.dumps(processor.to_dict(), sort_keys=True, default=str)
+    # Where its code lies is no setting: it changes with what is published, and with where that is loaded from.
+    settings = {name: value for name, value in processor.to_dict().items() if name != "auto_map"}
+    text = json.dumps(settings, sort_keys=True, default=str)
     return {
         "weights_fingerprint": weights_fingerprint(model),
-        "processor_fingerprint": hashlib.sha256(settings.encode()).hexdigest()[:16],
+        "processor_fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16],
     }
 
 

@@ -28,7 +28,7 @@ def stored_caption(config: HabaConfig) -> str:
     """What is to be known to read the pictures of [`stored_pictures`]; empty of pixels and planes."""
     if config.basis_storage != "frequencies":
         return ""
-    return "basis: frequencies, the lowest at the top left"
+    return "frequencies: the lowest at the top left"
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoModel
 from haba_hf import HabaModel
 from haba_hf.data import load_image_data
 from haba_hf.evaluation import evaluate_artifact, evaluate_full_data, markdown_table
-from haba_hf.hub import read_artifact, save_gallery
+from haba_hf.hub import export_artifact, read_artifact, save_gallery
 from haba_hf.hub.artifact import weights_fingerprint
 from haba_hf.recipes import parse_recipe
 from haba_hf.runs import (
@@ -113,6 +113,18 @@ def test_students_are_scored_on_classes_of_the_same_name(recipe_of, tmp_path, ca
     (turned,) = evaluate(recipe_of(dataset=tmp_path / "turned", **fields), accelerator)
     assert straight.accuracy.mean > 0.9
     assert turned.accuracy.accuracies == straight.accuracy.accuracies
+
+
+@pytest.mark.parametrize("include_code", [True, False])
+def test_what_was_distilled_can_be_exported_and_read_again(recipe_of, tmp_path, include_code):
+    """Its record holds fingerprints, which must not depend on whether the code travels along."""
+    artifact = distill(recipe_of(), tiny_accelerator())
+    assert "processor_fingerprint" in json.loads((artifact / "distillation.json").read_text())
+    exported = export_artifact(artifact, tmp_path / "exported", include_code=include_code)
+    again = export_artifact(exported, tmp_path / "again", include_code=include_code)
+    for folder in (exported, again):
+        read, model = read_artifact(folder).model, read_artifact(artifact).model
+        assert all(torch.equal(value, read.state_dict()[name]) for name, value in model.state_dict().items())
 
 
 def test_distill_and_evaluate_an_image_folder(recipe_of, tmp_path):
