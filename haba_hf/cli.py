@@ -23,7 +23,16 @@ from shutil import get_terminal_size
 from typing import Any, NoReturn
 
 from . import __version__
-from .utils.shipped import did_you_mean, fields, recipe_names, recipe_path, unknown_field
+from .utils.pipes import ended_by_its_reader
+from .utils.shipped import (
+    did_you_mean,
+    fields,
+    first_sentence,
+    recipe_header,
+    recipe_names,
+    recipe_path,
+    unknown_field,
+)
 
 # Commands that run a recipe, and what --help says of each first.
 RECIPE_COMMANDS = {
@@ -60,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in words
     try:
-        run = _read(words)
+        with ended_by_its_reader():
+            run = _read(words)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -133,12 +143,8 @@ def _help(command: str, everything: bool) -> str:
 
 
 def _recipes() -> str:
-    """The recipes by name, each with the first line of its header."""
-    lines = []
-    for name in recipe_names():
-        first = recipe_path(name).read_text(encoding="utf-8").splitlines()[0]
-        lines.append(f"{name:40} {first.removeprefix('# ')}")
-    return "\n".join(lines)
+    """The recipes by name, each with the first sentence of its header."""
+    return "\n".join(f"{name:40} {first_sentence(recipe_header(name)).removesuffix('.')}" for name in recipe_names())
 
 
 class _Parser(argparse.ArgumentParser):

@@ -19,8 +19,9 @@ from haba_hf import HabaConfig, HabaModel, published_artifact
 from haba_hf.artifact.planning import plan_storage, storage_layouts
 from haba_hf.cli import RECIPE_COMMANDS, main
 from haba_hf.data import DataArguments, load_image_data
+from haba_hf.recipes.catalogue import recipes_page
 from haba_hf.recipes.recipe import field_index
-from haba_hf.utils.shipped import FIELDS
+from haba_hf.utils.shipped import FIELDS, recipes_folder
 from tiny_artifact import tiny_artifact
 
 TINY = ["--network_depth", "2", "--network_width", "4", "--real_batch_size", "8", "--report_to", "none"]
@@ -253,6 +254,19 @@ def test_help_teaches(command, capsys):
 
 def test_what_haba_helps_from_is_what_the_sections_say():
     assert json.loads(FIELDS.read_text()) == field_index(), "python -m haba_hf.recipes writes it"
+
+
+def test_the_page_of_all_recipes_is_what_they_say():
+    assert (recipes_folder() / "README.md").read_text() == recipes_page(), "python -m haba_hf.recipes writes it"
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly():
+    listing = f"{sys.executable} -m haba_hf.cli list recipes"
+    shown = subprocess.run(
+        ["bash", "-c", f"{listing} | head -1; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True
+    )
+    assert shown.returncode == 0 and shown.stderr == ""
+    assert shown.stdout.startswith("cifar10/cafe-1pc ")
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ from ..networks import NetworkArguments
 from ..utils.allocator import keep_freed_memory
 from ..utils.files import atomic_file
 from ..utils.interrupts import GO_ON, Terminated, terminated_like_interrupted
+from ..utils.pipes import ended_by_its_reader
 from ..utils.text import plain
 from .sections import RecipeError, fields_in_words, parse_sections, section_values, sections_of
 
@@ -156,7 +157,7 @@ def run_script(main: Callable[[], None]) -> None:
     disable_progress_bar()  # transformers' own, for a file of some kilobytes
     keep_freed_memory()
     try:
-        with terminated_like_interrupted():
+        with terminated_like_interrupted(), ended_by_its_reader():
             main()
     except (KeyboardInterrupt, Terminated) as stop:
         print(f"stopped: {str(stop) or GO_ON}", file=sys.stderr)

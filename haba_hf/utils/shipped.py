@@ -1,7 +1,9 @@
 """What comes with the package and is found by name, without anything else of it: recipes, and their fields."""
 
 import difflib
+import itertools
 import json
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -47,6 +49,18 @@ def recipe_names() -> list[str]:
     """The recipes that come with the package, such as `"mnist/dm-1pc"`."""
     folder = recipes_folder()
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def recipe_header(recipe: str | Path) -> str:
+    """What the comment at the head of a recipe says, as one line."""
+    lines = recipe_path(recipe).read_text(encoding="utf-8").splitlines()
+    comments = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    return " ".join(line.lstrip("# ") for line in comments)
+
+
+def first_sentence(text: str) -> str:
+    """Up to the first point that a new sentence follows; that of "w. HaBa" ends none."""
+    return re.split(r"(?<!\bw)\. (?=[A-Z])|: ", text, maxsplit=1)[0]
 
 
 def near_recipes(path: Path) -> str:
