@@ -23,7 +23,7 @@ from shutil import get_terminal_size
 from typing import Any, NoReturn
 
 from . import __version__
-from .utils.pipes import ended_by_its_reader
+from .utils.interrupts import ended_by_its_reader
 from .utils.shipped import (
     did_you_mean,
     fields,

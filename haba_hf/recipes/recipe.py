@@ -41,8 +41,7 @@ from ..evaluation import CrossArchitectureArguments, EmbeddingArguments, Evaluat
 from ..networks import NetworkArguments
 from ..utils.allocator import keep_freed_memory
 from ..utils.files import atomic_file
-from ..utils.interrupts import GO_ON, Terminated, terminated_like_interrupted
-from ..utils.pipes import ended_by_its_reader
+from ..utils.interrupts import GO_ON, Terminated, ended_by_its_reader, terminated_like_interrupted
 from ..utils.text import plain
 from .sections import RecipeError, fields_in_words, parse_sections, section_values, sections_of
 

@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM: a run ends at the next place where nothing is lost, and says how it goes on."""
+"""Ctrl-C and SIGTERM: a run ends at the next place where nothing is lost, and says how it goes on. A reader that has
+gone ends it too."""
 
 import ctypes
 import os
@@ -85,3 +86,16 @@ def end_with_launcher() -> None:
     if sys.platform == "linux" and "ACCELERATE_DYNAMO_BACKEND" in os.environ:  # set by the launcher alone
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+
+
+@contextmanager
+def ended_by_its_reader() -> Iterator[None]:
+    """
+    Ends the process quietly, with status 0, where the reader of its output has seen enough and gone, as `head` does.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to be flushed at the exit
+        sys.exit(0)
