@@ -44,9 +44,9 @@ def stored_pictures(model: HabaModel, processor: HabaProcessor, basis_ids: Tenso
         places = lowest_frequencies(config.basis_shape[1:], max(config.plane_numbers))
         planes = stored.split(config.plane_numbers, dim=1)
         tiles = torch.stack([_spectrum(plane, places, size) for plane in planes], dim=1)
-        channels = 1 if isinstance(processor, HabaAudioProcessor) else config.sample_channels
-        tiles = tiles[:, :, None].expand(-1, -1, channels, -1, -1)
-        return tiles.flip(3) if isinstance(processor, HabaAudioProcessor) else tiles
+        is_sound = isinstance(processor, HabaAudioProcessor)
+        tiles = tiles[:, :, None].expand(-1, -1, 3 if is_sound else config.sample_channels, -1, -1)
+        return tiles.flip(3) if is_sound else tiles  # as pictures of spectrograms: of colors, frequency upwards
     images = [F.interpolate(plane, size, mode="nearest") for plane in plane_images(stored, config)]
     images = [_in_sample_channels(image, config.sample_channels) for image in images]
     tiles = pictures(processor, torch.stack(images, dim=1).flatten(0, 1))

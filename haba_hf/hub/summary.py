@@ -1,5 +1,6 @@
 """What `haba info` and the Space say of an artifact: sizes, storage budget, provenance and what was measured."""
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,7 +33,13 @@ def list_artifacts(folder: str | Path) -> list[dict[str, str]]:
     found = []
     for config in sorted(Path(folder).rglob("config.json")):
         directory = config.parent
-        if read_record(config).get("model_type") != "haba" or not (directory / WEIGHTS).is_file():
+        if not (directory / WEIGHTS).is_file():
+            continue
+        try:
+            model_type = json.loads(config.read_text(encoding="utf-8"))["model_type"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue  # some other model's
+        if model_type != "haba":
             continue
         origin = read_record(directory / DISTILLATION) or read_record(directory / CORESET)
         results = read_record(measurement_path(directory, RESULTS))

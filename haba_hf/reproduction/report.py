@@ -88,7 +88,7 @@ def _scored(record: Record) -> dict[str, str]:
 
 def _mark(row: TableRow, record: Record, notes: dict[str, int]) -> str:
     """The number of the note that lists a run's departures; empty without any, or without published settings."""
-    if _is_of_earlier_settings(row, record):
+    if is_of_earlier_settings(row, record):
         return EARLIER
     if row.published is None:
         return ""
@@ -99,7 +99,7 @@ def _mark(row: TableRow, record: Record, notes: dict[str, int]) -> str:
     return f" [{notes.setdefault(note, len(notes) + 1)}]" if differing else ""
 
 
-def _is_of_earlier_settings(row: TableRow, record: Record) -> bool:
+def is_of_earlier_settings(row: TableRow, record: Record) -> bool:
     """Whether the row or its recipe has changed since; what a run of today would give is then not known."""
     # Older records do not tell what a command line set: what their row does not set.
     given = {name: value for name, value in record["set"].items() if name not in row.set}

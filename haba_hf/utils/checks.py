@@ -26,6 +26,9 @@ class Settings:
     def __post_init__(self) -> None:
         for name, hint in _hints(cast(Any, type(self))).items():
             value = getattr(self, name)
+            if isinstance(value, tuple):  # as good as a list in Python, but no recipe could hold it
+                value = list(value)
+                setattr(self, name, value)
             if not fits(value, hint):
                 raise ValueError(f"{name}: expected {describe_type(hint)}, got {reprlib.repr(value)}")
 
@@ -41,7 +44,7 @@ def fits(value: Any, hint: Any) -> bool:
     if get_origin(hint) in (Union, types.UnionType):
         return any(fits(value, argument) for argument in arguments)
     if get_origin(hint) is list:
-        return isinstance(value, list | tuple) and all(fits(item, arguments[0]) for item in value)
+        return isinstance(value, list) and all(fits(item, arguments[0]) for item in value)
     if get_origin(hint) is Literal:
         return any(value == choice and type(value) is type(choice) for choice in arguments)
     if hint is types.NoneType:

@@ -10,6 +10,8 @@ from haba_hf.artifact.planning import plan_storage
 from haba_hf.evaluation import in_percent
 from haba_hf.recipes import Recipe, parse_recipe, recipe_path, recipes_folder
 from haba_hf.reproduction import markdown, read_records, read_table, tables_folder
+from haba_hf.reproduction.leaderboard import leaderboard
+from haba_hf.utils.shipped import published_artifacts
 
 RESULTS = Path(__file__).parents[2] / "training" / "results"
 SHAPES = {
@@ -106,6 +108,32 @@ def test_budgets_are_kept_by_the_rule_in_the_header():
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.jsonl")), ids=lambda path: path.stem)
 def test_a_tables_page_is_what_its_records_print(path):
     assert path.with_suffix(".md").read_text() == markdown(read_table(path.stem), read_records(path))
+
+
+def test_the_leaderboard_is_what_the_records_say():
+    """The page as it is written, and its first places found again by a loop over all records."""
+    page = (RESULTS / "leaderboard.md").read_text()
+    assert page == leaderboard(RESULTS, published_artifacts().values()), "python -m haba_hf.reproduction writes it"
+    most = {"Half an image": 0.55, "1 image": 1.1, "2 images": 2.2, "10 images": 11.0}
+    checked = 0
+    for dataset, title in (("cifar10", "CIFAR-10"), ("fashion_mnist", "Fashion-MNIST")):
+        best = {}
+        for path in RESULTS.glob("*.jsonl"):
+            rows = {row.name: row for row in read_table(path.stem).rows}
+            for record in read_records(path):
+                if record["dataset"] != dataset or rows[record["row"]].kind != "distilled":
+                    continue
+                if f"| {record['row']} ° |" in path.with_suffix(".md").read_text():
+                    continue  # its recipe has changed since
+                images = record["bytes"] / 4 / (record["floats"] / record["images_per_class"])
+                size = next((size for size, bound in most.items() if images <= bound), None)
+                best[size] = max(best.get(size, (0.0, 0.0)), (record["mean"], record["std"]))
+        sections = page.split(f"\n## {title}\n")[1].split("\n## ")[0].split("**")
+        for size, text in zip(sections[1::2], sections[2::2], strict=True):
+            first = text.split("\n| ")[3].split(" | ")[0]
+            assert first == in_percent(*best[size.removesuffix(" per class")]), (title, size)
+            checked += 1
+    assert checked == 8
 
 
 def test_the_table_of_fashion_mnist_is_on_record():

@@ -20,6 +20,7 @@ from haba_hf.hub import (
     read_artifact,
     render_dataset_card,
     render_model_card,
+    save_gallery,
     save_sounds,
 )
 from haba_hf.hub.cards import eval_results_yaml
@@ -219,6 +220,19 @@ def test_every_sample_has_a_file_and_images_make_no_sound(speech_artifact, tmp_p
         save_sounds(artifact.model, artifact.processor, tmp_path / "sounds")
     with pytest.raises(ValueError, match="of images, which make no sound"):
         save_sounds(artifact.model, tiny_data(channels=1).processor, tmp_path / "other")
+
+
+@pytest.mark.parametrize("num_hallucinators", [0, 2])
+@pytest.mark.parametrize("storage", ["pixels", "frequencies"])
+def test_the_gallery_of_speech(speech_artifact, tmp_path, storage, num_hallucinators):
+    artifact = read_artifact(speech_artifact())
+    stored = {"basis_frequencies": 12} if storage == "frequencies" else {"basis_height": 16, "basis_width": 16}
+    sizes = {"basis_storage": storage, "num_hallucinators": num_hallucinators, **stored}
+    model = tiny_model(tiny_data(channels=1, side=64), **sizes)
+    save_gallery(model, artifact.processor, tmp_path / "gallery.png")
+    width, height = Image.open(tmp_path / "gallery.png").size
+    tiles, rows = (3, 8) if num_hallucinators else (3, 4)  # what is stored, then two samples
+    assert width > 64 * tiles and 64 * rows < height < 64 * (rows + 2)
 
 
 def test_the_sounds_of_a_page_are_named_and_are_their_samples(speech_artifact):

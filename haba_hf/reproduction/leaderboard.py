@@ -1,0 +1,168 @@
+"""The best on record for every data set and size in bytes: training/results/leaderboard.md, made from the records."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..evaluation import in_percent
+from ..hub.artifact import Artifact, read_artifact
+from ..recipes import Recipe
+from .records import Record, read_records
+from .report import is_of_earlier_settings
+from .tables import Table, TableRow, read_table
+
+BEST = 3  # systems of a size
+FLOAT_BYTES = 4
+# Sizes in images per class, as float32; a system belongs to the first that has room for it.
+SIZES = {0.55: "half an image", 1.1: "1 image", 2.2: "2 images", 11: "10 images"}
+NETWORKS = {"resnet18": "ResNet18", "vgg11": "VGG11", "alexnet": "AlexNet", "transformers/vit": "ViT"}
+NAMES = {
+    "cifar10": "CIFAR-10",
+    "digits": "Digits (8x8)",
+    "fashion_mnist": "Fashion-MNIST",
+    "imagenette": "ImageNette (128x128)",
+    "mini_speech_commands": "Mini Speech Commands (64x64)",
+    "mnist": "MNIST",
+}
+COLUMNS = ("accuracy (%)", "system", "bytes", "samples a class", "minutes", *NETWORKS.values(), "students", "table")
+INTRODUCTION = f"""# Leaderboard
+
+The best {BEST} systems on record for every data set and size, by test accuracy of fresh students, and below them the
+best of random real images of that size. *Size*: bytes, in images per class of float32, so that fewer bits count; it
+holds whatever has no more bytes and more than the size before. *Minutes*: of distillation, with that of the artifact
+it started from, by the clock of the machine of its table. *ResNet18* and so on: the same samples, other students,
+where the artifact is published with its record. Compare rows whose *students* are the same. Runs of settings that
+have changed since are left out.
+
+**To enter a row**: choose settings on the validation split; add the row to a table of `training/tables/`; run `python
+training/reproduce.py TABLE --rows ROW`, which trains five students, scores each once on the test split after its last
+step, and keeps the record; for the other networks `haba evaluate RECIPE --architectures resnet18 vgg11 alexnet
+transformers/vit` and `haba export ARTIFACT hub_cards/published/NAME --no-code`; then `python -m haba_hf.reproduction`,
+which writes this page.
+"""
+
+
+@dataclass
+class _Entry:
+    """A run or a control of it; of a run, its row and what its artifact's students of other networks reach."""
+
+    table: Table
+    row: TableRow
+    record: Record
+    scored: Record  # the record, or the control
+    minutes: float | None
+    transfers: dict[str, str]
+
+    @property
+    def is_control(self) -> bool:
+        return self.scored is not self.record
+
+    @property
+    def is_real(self) -> bool:
+        return self.is_control or self.row.kind == "coreset"
+
+    @property
+    def size(self) -> str | None:
+        floats_of_images = self.scored["floats"] / self.scored["images_per_class"]
+        images = self.scored["bytes"] / FLOAT_BYTES / floats_of_images
+        return next((name for most, name in SIZES.items() if images <= most), None)
+
+
+def leaderboard(results: Path, published: Iterable[Path]) -> str:
+    """
+    The page.
+
+    Args:
+        results (`Path`): the folder of the records, `<table>.jsonl`.
+        published (`Iterable[Path]`): folders of artifacts, whose students of other networks are shown with the run
+            that they are of.
+    """
+    artifacts = [read_artifact(folder) for folder in published]
+    entries = [entry for path in sorted(results.glob("*.jsonl")) for entry in _entries(path, artifacts)]
+    lines = [INTRODUCTION]
+    for dataset in sorted({entry.record["dataset"] for entry in entries}):
+        lines.append(f"## {NAMES.get(dataset, dataset)}\n")
+        for size in SIZES.values():
+            of_size = [entry for entry in entries if entry.record["dataset"] == dataset and entry.size == size]
+            lines += _section(size, of_size)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _entries(path: Path, artifacts: list[Artifact]) -> Iterable[_Entry]:
+    table, records = read_table(path.stem), read_records(path)
+    rows = {row.name: row for row in table.rows}
+    for record in records:
+        row = rows[record["row"]]
+        if row.kind == "full_data" or is_of_earlier_settings(row, record):
+            continue
+        yield _Entry(table, row, record, record, _minutes(row, record, records), _transfers(record, artifacts))
+        for control in record.get("controls", []):
+            yield _Entry(table, row, record, control, None, {})
+
+
+def _minutes(row: TableRow, record: Record, records: list[Record]) -> float | None:
+    """Of the run and of the one it started from; unknown where one is."""
+    seconds = [record["seconds"]]
+    seconds += [other["seconds"] for other in records if row.start is not None and other["row"] == row.start][:1]
+    known = row.start is None or len(seconds) == 2
+    return sum(seconds) / 60 if known and None not in seconds else None
+
+
+def _transfers(record: Record, artifacts: list[Artifact]) -> dict[str, str]:
+    """By network, of the published artifact whose students these are: no two runs have the same accuracies."""
+    for artifact in artifacts:
+        if artifact.rows and artifact.rows[0].accuracy.accuracies == record["accuracies"]:
+            accuracies = {row.architecture: row.accuracy for row in artifact.architectures}
+            return {name: in_percent(of.mean, of.std) for name, of in accuracies.items()}
+    return {}
+
+
+def _section(size: str, entries: list[_Entry]) -> list[str]:
+    """A table of the best of a size and the best of real images; nothing where there are none."""
+    entries = sorted(entries, key=lambda entry: -entry.scored["mean"])
+    seen: set[tuple] = set()
+    unique = [entry for entry in entries if not ((key := tuple(entry.scored["accuracies"])) in seen or seen.add(key))]
+    learned, real = ([entry for entry in unique if entry.is_real == wanted] for wanted in (False, True))
+    if not unique:
+        return []
+    rows = [_cells(entry) for entry in learned[:BEST] + real[:1]]
+    return [
+        f"**{size[0].upper()}{size[1:]} per class**\n",
+        _line(COLUMNS),
+        _line(["---"] * len(COLUMNS)),
+        *(_line(row.get(name, "-") for name in COLUMNS) for row in rows),
+        "",
+    ]
+
+
+def _cells(entry: _Entry) -> dict[str, str]:
+    scored, record = entry.scored, entry.record
+    recipe = entry.row.parse(record["set"])
+    cells: dict[str, Any] = {
+        "accuracy (%)": in_percent(scored["mean"], scored["std"]),
+        "system": scored["system"] if entry.is_control else entry.row.name,
+        "bytes": f"{scored['bytes']:,}",
+        "students": _students(recipe, scored),
+        "table": f"[{entry.table.name}]({entry.table.name}.md)",
+        **{name: entry.transfers[network] for network, name in NETWORKS.items() if network in entry.transfers},
+    }
+    if not entry.is_control and "samples_per_class" in record:
+        cells["samples a class"] = f"{record['samples_per_class']:,}"
+    if entry.minutes is not None:
+        cells["minutes"] = f"{entry.minutes:.0f}"
+    return cells
+
+
+def _students(recipe: Recipe, scored: Record) -> str:
+    """Network and training of the students, so that unlike ones are seen to be."""
+    network, evaluation = recipe.network, recipe.evaluation
+    width = evaluation.student_width or network.network_width
+    name = f"ConvNet-{network.network_depth}, {width} wide" if network.network == "convnet" else network.network
+    steps = evaluation.evaluation_steps
+    training = f"{steps:,} steps" if steps else f"{evaluation.student_epochs:,} epochs"
+    return f"{len(scored['accuracies'])} of {name}, {training}"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
