@@ -204,6 +204,35 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     export.add_argument("folder", help="a new folder, or that of an artifact to replace")
     export.add_argument("--repo-id", help="owner/name that the card's code loads (by default the folder)")
     export.add_argument("--no-code", action="store_true", help="leave out the code that trust_remote_code=True runs")
+    export.add_argument(
+        "--layout",
+        choices=("haba", "mtt"),
+        default="haba",
+        help="mtt: all samples as images_best.pt and labels_best.pt, which scorers of other projects read (haba)",
+    )
+
+    bring = _add(
+        commands,
+        "import",
+        "Somebody's released set: haba import images_best.pt runs/theirs --labels labels_best.pt --dataset cifar10",
+    )
+    bring.add_argument("images", help="the file of images, or of images and labels")
+    bring.add_argument("folder", help="a new folder; the artifact is in its artifact/")
+    bring.add_argument("--labels", help="the file of labels, of the layout mtt")
+    bring.add_argument("--layout", choices=("mtt", "dc", "idc", "npz"), default="mtt", help="whose release (mtt)")
+    bring.add_argument("--dataset", required=True, help="the real data it was made of, as in a recipe")
+    bring.add_argument("--data_dir", help="folder to load them from instead of the Hub")
+    bring.add_argument(
+        "--space",
+        choices=("normalized", "unit"),
+        default="normalized",
+        help="or pixels in [0, 1] (normalized)",
+    )
+    bring.add_argument("--mean", type=float, nargs="+", help="they were normalized by (the data's)")
+    bring.add_argument("--std", type=float, nargs="+", help="they were normalized by (the data's)")
+    bring.add_argument("--class_names", nargs="+", help="in the order of the labels (the data's)")
+    bring.add_argument("--learning_rate", type=float, default=0.01, help="of its students (0.01)")
+    bring.add_argument("--formation_factor", type=int, default=1, help="tiles a side that an image is cut into (1)")
 
     pull = _add(commands, "pull", "Fetch an artifact: haba pull me/haba-digits my-copy --revision v1")
     pull.add_argument("repo_id", help="owner/name on the Hub")

@@ -30,6 +30,7 @@ from .hub import (
     save_sounds,
 )
 from .hub.records import CORESET, DISTILLATION
+from .hub.released import write_released
 from .recipes import Recipe, parse_recipe
 from .runs import (
     distill,
@@ -37,6 +38,7 @@ from .runs import (
     evaluate,
     evaluate_architectures,
     evaluate_robustness,
+    import_released,
     record,
     select_coreset,
     start_accelerator,
@@ -156,10 +158,21 @@ def _push(arguments: argparse.Namespace) -> Answer:
 
 
 def _export(arguments: argparse.Namespace) -> Answer:
+    if arguments.layout == "mtt":
+        written = write_released(read_artifact(arguments.artifact), arguments.folder)
+        names = sorted(path.name for path in written.iterdir())
+        return {"folder": str(written)}, f"{written} is written: {', '.join(names)}"
     path = export_artifact(
         arguments.artifact, arguments.folder, repo_id=arguments.repo_id, include_code=not arguments.no_code
     )
     return {"folder": str(path)}, f"{path} is written; see it by haba info {path}"
+
+
+def _import(arguments: argparse.Namespace) -> Answer:
+    settings = {name: value for name, value in vars(arguments).items() if name not in ("command", "folder", "json")}
+    path = import_released(settings.pop("images"), settings.pop("labels"), arguments.folder, **settings)
+    text = f"{path} is written. Score it: haba evaluate {path}/recipe.yaml"
+    return {"artifact": str(path)}, text
 
 
 def _pull(arguments: argparse.Namespace) -> Answer:
@@ -274,6 +287,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "listen": _listen,
     "push": _push,
     "export": _export,
+    "import": _import,
     "pull": _pull,
     "plan": _plan,
 }

@@ -125,6 +125,7 @@ def _render(template: str, artifact: Artifact, repo_id: str, metadata: str, **va
         processor=artifact.processor,
         is_speech=_is_speech(artifact),
         coreset=artifact.coreset,
+        imported="imported" in artifact.distillation,
         student_learning_rate=model.student_learning_rate.item(),
         step_sizes=None if step_sizes is None else step_sizes.tolist(),
         source=source_of(artifact.recipe, artifact.origin),
@@ -253,6 +254,9 @@ def _facts(artifact: Artifact) -> dict[str, str]:
 def _method(artifact: Artifact) -> dict[str, Any]:
     if artifact.coreset:  # its recipe names an objective too, which had no part in it
         return {"rule": artifact.coreset.get("coreset")}
+    if "imported" in artifact.distillation:  # and so does this one
+        files = artifact.distillation
+        return {"imported from": files["imported"], "SHA-256 of the files": files.get("imported_sha256")}
     recipe, kept = artifact.recipe, artifact.distillation.get("kept_step")
     return {
         "objective": recipe.get("objective"),

@@ -38,7 +38,7 @@ Record = dict[str, Any]
 # What the fields that are printed hold, where a record has them.
 WORDS = [
     *("recipe_hash", "dataset", "data_fingerprint", "weights_fingerprint", "processor_fingerprint", "started_from"),
-    *("coreset", "ended_by", "device", "mixed_precision", "python", "evaluation_split"),
+    *("coreset", "imported", "imported_sha256", "ended_by", "device", "mixed_precision", "python", "evaluation_split"),
 ]
 COUNTS = [
     *("train_images", "bases_per_class", "samples_per_class", "steps", "kept_step", "processes", "threads"),

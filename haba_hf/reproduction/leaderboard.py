@@ -120,9 +120,8 @@ def _transfers(record: Record, artifacts: list[Artifact]) -> dict[str, str]:
 
 def _section(size: str, entries: list[_Entry]) -> list[str]:
     """A table of the best of a size and the best of real images; nothing where there are none."""
-    entries = sorted(entries, key=lambda entry: -entry.scored["mean"])
-    seen: set[tuple] = set()
-    unique = [entry for entry in entries if not ((key := tuple(entry.scored["accuracies"])) in seen or seen.add(key))]
+    best = sorted(entries, key=lambda entry: -entry.scored["mean"])
+    unique = list({tuple(entry.scored["accuracies"]): entry for entry in reversed(best)}.values())[::-1]
     learned, real = ([entry for entry in unique if entry.is_real == wanted] for wanted in (False, True))
     if not unique:
         return []

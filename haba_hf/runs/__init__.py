@@ -4,6 +4,7 @@ from .analyses import embed, evaluate_architectures, evaluate_robustness
 from .choosing import select_coreset
 from .distilling import build_objective, distill
 from .evaluating import evaluate, results_file
+from .importing import import_released
 from .inputs import OpenedArtifact, evaluation_facts, load_artifact, open_evaluation
 from .launching import start_accelerator
 from .one_student import train_one_student
@@ -22,6 +23,7 @@ __all__ = [
     "evaluate_architectures",
     "evaluate_robustness",
     "evaluation_facts",
+    "import_released",
     "load_artifact",
     "open_evaluation",
     "record",

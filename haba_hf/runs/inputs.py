@@ -142,6 +142,8 @@ def _system(model: HabaModel, origin: dict[str, Any]) -> str:
         return f"HaBa, {hallucinators} hallucinators"
     if "coreset" in origin:
         return f"coreset, {origin['coreset']}"
+    if "imported" in origin:
+        return f"imported, {origin['imported']}"
     config = model.config
     plain = (config.stored_shape, config.num_formations, config.storage_dtype) == (config.sample_shape, 1, "float32")
     return "plain pixels" if plain else describe_basis(config)

@@ -1,0 +1,207 @@
+"""From somebody's released set to an artifact, which is then evaluated, compared, drawn and published as ours.
+
+Shape legend: N images, C/H/W of an image, L classes.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from ..artifact.modeling_haba import HabaModel
+from ..coresets import config_for
+from ..data import ImageData, load_image_data
+from ..hub.artifact import GALLERY
+from ..hub.galleries import save_gallery
+from ..hub.records import DISTILLATION
+from ..hub.released import ReleasedSet, read_released
+from ..recipes import recipe_of
+from ..utils.files import atomic_directory, check_writable, locked, write_json
+from .provenance import draw, environment, write_model
+
+# What values of each space may be: learned pixels leave the range of real ones, but not by much.
+MOST_NORMALIZED = 30.0
+SLACK = 0.05
+Space = Literal["normalized", "unit"]
+
+
+def import_released(
+    images: str | Path,
+    labels: str | Path | None,
+    output_dir: str | Path,
+    *,
+    dataset: str,
+    data_dir: str | None = None,
+    layout: str = "mtt",
+    space: Space = "normalized",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    class_names: Sequence[str] | None = None,
+    learning_rate: float = 0.01,
+    formation_factor: int = 1,
+) -> Path:
+    """
+    Writes `output_dir/artifact` (config, images as bases with K = 0, the data's processor, a recipe to evaluate it by,
+    `distillation.json` with the names and SHA-256 of the files, gallery).
+
+    Args:
+        images (`str`), labels (`str`, *optional*), layout (`str`): of [`read_released`].
+        output_dir (`str`): a folder without an artifact.
+        dataset (`str`), data_dir (`str`, *optional*): the real data that it was made of, as in a recipe, whose
+            classes, shape and normalization it has.
+        space (`str`, *optional*, defaults to `"normalized"`): of values of float: normalized by channel, or `"unit"`,
+            pixels in [0, 1]. Bytes are pixels.
+        mean, std (`list[float]`, *optional*): what values were normalized by, by default as the data's processor does.
+        class_names (`list[str]`, *optional*): in the order of the labels, by default that of the data.
+        learning_rate (`float`, *optional*, defaults to 0.01): of its students.
+        formation_factor (`int`, *optional*, defaults to 1): tiles a side that an image is cut into (IDC).
+
+    Returns:
+        The artifact's folder.
+
+    Raises:
+        `ValueError`: if a file is not of its layout, values are not of the space, classes, counts or shapes do not
+            fit the data, or there is an artifact already.
+        `OSError`: if something cannot be read or written.
+    """
+    path = Path(output_dir) / "artifact"
+    if path.exists():
+        raise ValueError(f"{path} is there already: choose another folder.")
+    released = read_released(images, labels, layout)
+    recipe = recipe_of(
+        dataset=dataset,
+        data_dir=data_dir,
+        num_hallucinators=0,
+        formation_factor=formation_factor,
+        label_kind="soft" if released.labels.ndim == 2 else "hard",
+        student_learning_rate=learning_rate,
+        output_dir=str(output_dir),
+    )
+    data = load_image_data(recipe.data, needs_test=False)
+    model = _model(released, data, space, mean, std, class_names, learning_rate, formation_factor)
+    recipe.model.bases_per_class = model.config.bases_per_class
+    accelerator = Accelerator(cpu=True)
+    check_writable(output_dir)
+    with locked(output_dir), atomic_directory(path) as aside:
+        files = [Path(file) for file in (images, labels) if file is not None]
+        provenance = {
+            **write_model(aside, model, data.processor, recipe),
+            "imported": f"{', '.join(file.name for file in files)} (layout {layout})",
+            "imported_sha256": ", ".join(hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files),
+            "recipe_hash": recipe.hash,
+            "dataset": data.name,
+            "data_fingerprint": data.fingerprint,
+            "train_images": len(data.train),
+            "bases_per_class": model.config.bases_per_class,
+            "samples_per_class": model.config.samples_per_class,
+            **environment(accelerator),
+        }
+        write_json(aside / DISTILLATION, provenance)
+    draw(accelerator, path / GALLERY, lambda file: save_gallery(model, data.processor, file))
+    order = ", ".join(f"{label} {name}" for label, name in enumerate(class_names or data.class_names))
+    for note in (*released.notes, f"labels were taken as {order}"):
+        accelerator.print(f"{path}: {note}")
+    return path
+
+
+def _model(
+    released: ReleasedSet,
+    data: ImageData,
+    space: Space,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    class_names: Sequence[str] | None,
+    learning_rate: float,
+    formation_factor: int,
+) -> HabaModel:
+    """The images as bases, class by class."""
+    if tuple(released.images.shape[1:]) != data.image_shape:
+        shapes = ["x".join(map(str, shape)) for shape in (released.images.shape[1:], data.image_shape)]
+        raise ValueError(f"The images are of {shapes[0]}, those of {data.name} of {shapes[1]}: name their data.")
+    images_NCHW = _in_model_space(released.images, data, space, mean, std)
+    labels = released.labels.argmax(dim=1) if released.labels.ndim == 2 else released.labels
+    place = _places(class_names, data)
+    if released.labels.ndim == 2 and released.labels.shape[1] != data.num_labels:
+        raise ValueError(f"Labels are of {released.labels.shape[1]} classes, {data.name} has {data.num_labels}.")
+    if not 0 <= int(labels.min()) <= int(labels.max()) < data.num_labels:
+        raise ValueError(
+            f"Labels are from {int(labels.min())} to {int(labels.max())}, {data.name} has classes 0 to "
+            f"{data.num_labels - 1}."
+        )
+    labels = place[labels]
+    counts = torch.bincount(labels, minlength=data.num_labels)
+    if len(counts.unique()) > 1:
+        raise ValueError(
+            f"An artifact has as many images of every class, this set {int(counts.min())} to {int(counts.max())}: "
+            "leave some out."
+        )
+    order = labels.argsort(stable=True)
+    config = config_for(
+        data,
+        bases_per_class=int(counts[0]),
+        num_hallucinators=0,
+        formation_factor=formation_factor,
+        label_kind="soft" if released.labels.ndim == 2 else "hard",
+        student_learning_rate=learning_rate,
+    )
+    with torch.random.fork_rng(devices=[]):
+        model = HabaModel(config)
+    with torch.no_grad():
+        model.bases.copy_(images_NCHW[order])
+        if model.label_logits is not None:
+            probabilities_NL = torch.empty_like(released.labels)
+            probabilities_NL[:, place] = released.labels
+            model.label_logits.copy_(_logits(probabilities_NL[order]))
+    return model
+
+
+def _places(class_names: Sequence[str] | None, data: ImageData) -> Tensor:
+    """Where each of their labels is among the data's classes."""
+    if class_names is None:
+        return torch.arange(data.num_labels)
+    if sorted(class_names) != sorted(data.class_names):
+        raise ValueError(f"class_names must be those of {data.name} in their order: {', '.join(data.class_names)}.")
+    return torch.tensor([data.class_names.index(name) for name in class_names])
+
+
+def _in_model_space(
+    images_NCHW: Tensor, data: ImageData, space: Space, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Tensor:
+    """Values as the data's processor normalizes them."""
+    if data.processor.whitening is not None:
+        raise ValueError("ZCA matrices of released code are not this one: import images that are not whitened.")
+    if images_NCHW.dtype == torch.uint8:
+        return data.processor.normalize(images_NCHW)
+    least, most = images_NCHW.min().item(), images_NCHW.max().item()
+    found = f"Values are from {least:.3g} to {most:.3g}"
+    if space == "unit":
+        if least < -SLACK or most > 1 + SLACK:
+            raise ValueError(f"{found}, not pixels in [0, 1]: is the space normalized?")
+        pixels_NCHW = images_NCHW.clamp(0, 1)
+    else:
+        if max(-least, most) > MOST_NORMALIZED:
+            raise ValueError(f"{found}, which no normalized pixels are: save bytes as uint8, or divide by 255.")
+        if least >= 0 and most <= 1:
+            raise ValueError(f"{found}, as of pixels that are not normalized: is the space unit?")
+        if mean is None or std is None:
+            return images_NCHW
+        if not len(mean) == len(std) == images_NCHW.shape[1]:
+            raise ValueError(f"mean and std have one number for each of {images_NCHW.shape[1]} channels.")
+        pixels_NCHW = images_NCHW * _by_channel(std) + _by_channel(mean)
+    processor = data.processor
+    return (pixels_NCHW - _by_channel(processor.image_mean)) / _by_channel(processor.image_std)
+
+
+def _by_channel(numbers: Sequence[float]) -> Tensor:
+    return torch.tensor(list(numbers)).view(-1, 1, 1)
+
+
+def _logits(probabilities_NL: Tensor) -> Tensor:
+    """Of rows that sum to one; what softmax takes back to them."""
+    if (probabilities_NL < 0).any() or not torch.allclose(probabilities_NL.sum(dim=1), torch.ones(()), atol=1e-3):
+        raise ValueError("Soft labels are probabilities, none negative and of sum 1: apply softmax to logits first.")
+    return probabilities_NL.clamp_min(1e-8).log()
