@@ -11,10 +11,11 @@ import datasets
 import numpy as np
 
 import evaluate
+from haba_hf.evaluation.scores import augmentation_robust_score, label_robust_score
 
 DESCRIPTION = (
     "Accuracy of a student trained on a distilled set, its gain over random real images at equal storage, and what it "
-    "lacks to a student of the full data (as DD-Ranking defines them). Fractions of 1."
+    "lacks to a student of the full data, and the scores of both (as DD-Ranking defines them). Fractions of 1."
 )
 INPUTS = """
 Args:
@@ -22,8 +23,10 @@ Args:
     references: true class of each image, whole numbers.
     random_accuracy: of students of random real images at equal storage, optional.
     full_accuracy: of students of all real images with hard labels, optional.
+    plain_accuracy, plain_random_accuracy: as accuracy and random_accuracy, of students without augmentation, optional.
 Returns:
-    accuracy; with random_accuracy also improvement_over_random; with full_accuracy also hard_label_recovery.
+    accuracy; with random_accuracy also improvement_over_random; with full_accuracy also hard_label_recovery; with both
+    label_robust_score; with random_accuracy and the two plain ones augmentation_robust_score.
 """
 
 
@@ -52,10 +55,24 @@ class DistilledAccuracy(evaluate.Metric):
         """Adds the class of one image."""
         self.add_batch(predictions=[prediction], references=[reference], **kwargs)
 
-    def _compute(self, predictions, references, random_accuracy=None, full_accuracy=None):
+    def _compute(
+        self,
+        predictions,
+        references,
+        random_accuracy=None,
+        full_accuracy=None,
+        plain_accuracy=None,
+        plain_random_accuracy=None,
+    ):
         if not len(references):
             raise ValueError("There are no predictions to score.")
-        for name, value in {"random_accuracy": random_accuracy, "full_accuracy": full_accuracy}.items():
+        given = {
+            "random_accuracy": random_accuracy,
+            "full_accuracy": full_accuracy,
+            "plain_accuracy": plain_accuracy,
+            "plain_random_accuracy": plain_random_accuracy,
+        }
+        for name, value in given.items():
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} is a fraction of 1, got {value}.")
         accuracy = float(np.mean(predictions == references))
@@ -64,6 +81,13 @@ class DistilledAccuracy(evaluate.Metric):
             scores["improvement_over_random"] = accuracy - random_accuracy
         if full_accuracy is not None:
             scores["hard_label_recovery"] = full_accuracy - accuracy
+        if len(scores) == 3:
+            scores["label_robust_score"] = label_robust_score(
+                scores["improvement_over_random"], scores["hard_label_recovery"]
+            )
+        if None not in (random_accuracy, plain_accuracy, plain_random_accuracy):
+            plain = plain_accuracy - plain_random_accuracy
+            scores["augmentation_robust_score"] = augmentation_robust_score(scores["improvement_over_random"], plain)
         return scores
 
 

@@ -24,6 +24,7 @@ from ..evaluation import (
     RANDOM_REAL,
     RANDOM_STORED_ALIKE,
 )
+from ..evaluation.scores import scores_of
 from ..utils.shipped import hub_cards_folder
 from ..utils.text import escape_markdown
 from .artifact import Artifact, without_machine_paths
@@ -169,12 +170,12 @@ def _figures(artifact: Artifact) -> StorageFigures | None:
     return artifact.rows[0].storage if artifact.rows else None
 
 
-def _measures(artifact: Artifact) -> dict[str, float]:
-    """Improvement over random and hard-label recovery, as DD-Ranking defines them, in points."""
+def _measures(artifact: Artifact) -> dict[str, str]:
+    """Improvement over random and hard-label recovery, as DD-Ranking defines them, and its score of both."""
     if not artifact.rows:
         return {}
     own, full = artifact.rows[0], artifact.row(FULL_DATA)
-    hard, measures = artifact.model.config.label_kind == "hard", {}
+    hard, measures = artifact.model.config.label_kind == "hard", dict[str, str]()
     images = "random images" if hard else "random images with hard labels"
     kinds = {
         RANDOM_REAL: "at equal storage",
@@ -185,10 +186,13 @@ def _measures(artifact: Artifact) -> dict[str, float]:
         random_real = artifact.row(system)
         if random_real is not None:
             gain = own.accuracy.mean - random_real.accuracy.mean
-            measures[f"improvement over {images} {kind} (higher is better)"] = 100 * gain
+            measures[f"improvement over {images} {kind} (higher is better)"] = f"{100 * gain:+.1f} points"
     if full is not None and hard:
         gap = full.accuracy.mean - own.accuracy.mean
-        measures["hard-label recovery: full data minus this (lower is better)"] = 100 * gap
+        measures["hard-label recovery: full data minus this (lower is better)"] = f"{100 * gap:+.1f} points"
+    scores = scores_of(artifact.rows, hard)
+    if "label_robust_score" in scores:
+        measures["label-robust score, 0 to 1, of fractions"] = f"{scores['label_robust_score']:.3f}"
     return measures
 
 

@@ -6,6 +6,7 @@ from accelerate import Accelerator
 
 from ..data import Splits
 from ..evaluation import EvaluationArguments, ReportRow, write_results
+from ..evaluation.scores import scores_of
 from ..hub.records import RESULTS
 from ..recipes import Recipe
 from .inputs import evaluation_facts, open_evaluation, open_real_data
@@ -35,15 +36,18 @@ def evaluate(recipe: Recipe, accelerator: Accelerator, splits: Splits | None = N
         data, split = open_real_data(recipe, accelerator, splits)
         systems = [full_data_system(recipe, data, split, accelerator)]
         facts = evaluation_facts(recipe, data, accelerator, None)
+        hard_labels = True
     else:
         opened = open_evaluation(recipe, accelerator, splits)
         systems = compared_systems(recipe, opened, accelerator)
         facts = evaluation_facts(recipe, opened.data, accelerator, opened)
+        hard_labels = opened.model.config.label_kind == "hard"
     rows: list[ReportRow] = []
     for system in systems:
         rows.append(ReportRow(system.name, system.evaluate(), system.storage))
         if accelerator.is_main_process:  # row by row: an interruption loses no more than one
-            write_results(Path(recipe.distillation.output_dir) / results_file(arguments), rows, **facts)
+            path = Path(recipe.distillation.output_dir) / results_file(arguments)
+            write_results(path, rows, scores=scores_of(rows, hard_labels), **facts)
     return rows
 
 

@@ -38,8 +38,9 @@ def test_every_figure_is_in_the_results(artifact, render):
     stated = re.findall(r"\d+\.\d+ ± \d+\.\d+", card)
     expected = [f"{100 * row.accuracy.mean:.1f} ± {100 * row.accuracy.std:.1f}" for row in artifact.rows]
     assert stated == expected == ["81.2 ± 1.2", "70.1 ± 4.6", "93.8 ± 7.9"]
-    assert re.search(r"improvement over random .* \| \+11\.1 \|", card), "81.25 - 70.11"
-    assert re.search(r"hard-label recovery.* \| \+12\.5 \|", card), "93.77 - 81.25"
+    assert re.search(r"improvement over random .* \| \+11\.1 points \|", card), "81.25 - 70.11"
+    assert re.search(r"hard-label recovery.* \| \+12\.5 points \|", card), "93.77 - 81.25"
+    assert "| label-robust score, 0 to 1, of fractions | 0.266 |" in card
     assert "student epochs 40, seed 3" in card
     assert "scored once on the test split" in card
 

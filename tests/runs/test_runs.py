@@ -15,6 +15,7 @@ from transformers import AutoImageProcessor, AutoModel
 from haba_hf import HabaModel
 from haba_hf.data import load_image_data
 from haba_hf.evaluation import evaluate_artifact, evaluate_full_data, markdown_table
+from haba_hf.evaluation.scores import label_robust_score
 from haba_hf.hub import export_artifact, read_artifact, save_gallery
 from haba_hf.hub.artifact import weights_fingerprint
 from haba_hf.recipes import parse_recipe
@@ -186,6 +187,14 @@ def test_distill_and_evaluate_an_image_folder(recipe_of, tmp_path):
     assert results["artifact"] == str(artifact)
     assert results["weights_fingerprint"] == weights_fingerprint(model)
     assert results["recipe_hash"] == recipe.hash
+    ior, hlr = haba.accuracy.mean - random_real.accuracy.mean, full.accuracy.mean - haba.accuracy.mean
+    assert results["scores"] == pytest.approx(
+        {
+            "improvement_over_random": ior,
+            "hard_label_recovery": hlr,
+            "label_robust_score": label_robust_score(ior, hlr),
+        }
+    )
     assert results["settings"]["student_epochs"] == 40
     assert results["settings"]["network_width"] == 8
     assert results["versions"]["torch"] == metadata.version("torch")
