@@ -291,6 +291,16 @@ def test_downstream_speed_prints_a_row_for_each_way():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_a_published_artifact_gives_what_its_card_says():
+    """By the call that the card shows; of the artifact whose data are here."""
+    words = [sys.executable, "training/check_published.py", "digits-dm-1pc"]
+    shown = subprocess.run(words, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    _, student, first, _ = shown.stdout.splitlines()[-1].strip("| ").split(" | ")
+    assert float(student) == pytest.approx(float(first), abs=1.0), "the last digits are a machine's"
+
+
 def test_benchmark_prints_two_tables():
     printed = run_script("benchmark", "--quick", "--cases", "student", "processes")
     assert f"torch {torch.__version__}" in printed
