@@ -17,7 +17,7 @@ from ..evaluation import (
     markdown_table,
     robustness_table,
 )
-from ..utils.text import plain
+from ..utils.text import escape_markdown, plain
 from .artifact import WEIGHTS, Artifact
 from .records import CORESET, CROSS_ARCHITECTURE, DISTILLATION, RESULTS, ROBUSTNESS, measurement_path, read_record
 
@@ -128,10 +128,11 @@ def artifact_summary(artifact: Artifact, show: Callable[[Any], str] = plain) -> 
 
 
 def headline(artifact: Artifact) -> str:
-    """In Markdown what students reach on the artifact, beside real images; empty where it was not measured."""
+    """For a page in Markdown, what students reach on the artifact beside real images; empty if it was not measured."""
     if not artifact.rows:
         return ""
-    own, split = artifact.rows[0], artifact.results.get("evaluation_split", "test")
+    own, settings = artifact.rows[0], artifact.results.get("settings") or {}
+    split = escape_markdown(settings.get("evaluation_split", "test"))
     others = {
         f"random real images of as many {what}": artifact.row(system)
         for what, system in (("floats", RANDOM_REAL), ("bytes", RANDOM_EQUAL_BYTES))
@@ -140,7 +141,7 @@ def headline(artifact: Artifact) -> str:
     others |= {"all real images": artifact.row(FULL_DATA)}
     beside = [f"on {name} {in_percent(row.accuracy.mean, row.accuracy.std)} %" for name, row in others.items() if row]
     sentence = (
-        f"of the {plain(split)} split is classified right by students that saw nothing but these "
+        f"of the {split} split is classified right by students that saw nothing but these "
         f"{own.storage.bytes:,} bytes{'; ' if beside else ''}{', '.join(beside)}."
     )
     return f"# {in_percent(own.accuracy.mean, own.accuracy.std)} %\n\n{sentence}"

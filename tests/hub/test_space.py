@@ -17,6 +17,7 @@ from PIL import Image
 
 from haba_hf import published_artifact
 from haba_hf.hub import read_artifact
+from haba_hf.hub.summary import headline
 from tiny import tiny_data
 from tiny_artifact import tiny_artifact
 
@@ -161,3 +162,13 @@ def test_it_opens_on_the_best_artifact_with_hallucinators(app, tmp_path):
         "haba": tiny_artifact(tmp_path / "haba"),
     }
     assert list(app.best_first(folders)) == ["haba", "unmeasured", "plain"]
+
+
+def test_the_headline_says_what_was_measured_and_nothing_of_a_record_acts(tmp_path):
+    artifact = read_artifact(tiny_artifact(tmp_path))
+    text = headline(artifact)
+    assert text.startswith("# 81.2 ± 1.2 %\n\nof the test split is classified right")
+    assert "these 3,828 bytes; on random real images of as many floats 70.1 ± 4.6 %, on all real images 93.8" in text
+    artifact.results["settings"]["evaluation_split"] = "[x](javascript:y) <b>"
+    assert "[x](" not in headline(artifact) and "<b>" not in headline(artifact)
+    assert headline(read_artifact(tiny_artifact(tmp_path / "other", evaluated=False))) == ""
