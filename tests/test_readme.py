@@ -101,5 +101,6 @@ def test_commands_name_what_exists(page):
     text = (ROOT / page).read_text()
     for path in re.findall(r"(?<![\w/])(?:training|hub_cards|haba_hf|tests)/[\w./-]+\.(?:py|yaml|sh|png|md)\b", text):
         assert (ROOT / path).exists(), path
-    for name in re.findall(r"haba (?:distill|evaluate|select|experts|embed|robustness) ([a-z0-9_]+/[\w-]+)", text):
+    commands = "distill|evaluate|select|experts|embed|robustness"
+    for name in re.findall(rf"haba (?:{commands}) (?!runs/)([a-z0-9_]+/[\w-]+)", text):
         assert recipe_path(name)
