@@ -223,7 +223,7 @@ def test_mistakes_are_one_line(error_of, tmp_path):
     )
 
 
-COMMANDS = ["list", "info", "materialize", "gallery", "listen", "push", "export", "pull", "plan"]
+COMMANDS = ["list", "info", "materialize", "gallery", "listen", "push", "export", "import", "pull", "plan"]
 
 
 def test_help_lists_every_command(capsys):
