@@ -13,11 +13,11 @@ import argparse
 from pathlib import Path
 
 from haba_hf import published_artifact, train_student
-from haba_hf.data import DataArguments, load_image_data
+from haba_hf.data import load_image_data
 from haba_hf.evaluation import accuracy
 from haba_hf.hub import Artifact, read_artifact
 from haba_hf.hub.records import RESULTS
-from haba_hf.recipes.sections import sections_of
+from haba_hf.recipes import data_arguments_of
 from haba_hf.utils.shipped import published_artifacts
 
 
@@ -39,14 +39,12 @@ def main():
 
 def real_test_images(artifact: Artifact, data_root: Path | None):
     """The test split that the artifact's students were scored on, by its own recipe."""
-    known = DataArguments.__dataclass_fields__
-    settings = {name: value for name, value in artifact.recipe.items() if name in known and name != "data_dir"}
-    if data_root is not None and settings["dataset"] != "digits":  # which comes with scikit-learn
-        settings["data_dir"] = str(data_root / settings["dataset"])
-    (arguments,) = sections_of((DataArguments,), settings)
-    data = load_image_data(arguments)
+    dataset, data_dir = artifact.recipe["dataset"], None
+    if data_root is not None and dataset != "digits":  # which comes with scikit-learn
+        data_dir = str(data_root / dataset)
+    data = load_image_data(data_arguments_of(artifact.recipe, data_dir=data_dir))
     if data.fingerprint != artifact.origin["data_fingerprint"]:
-        raise ValueError(f"{settings['dataset']} is not the data that {artifact.directory.name} was made of.")
+        raise ValueError(f"{dataset} is not the data that {artifact.directory.name} was made of.")
     return data.test
 
 

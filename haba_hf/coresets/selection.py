@@ -121,9 +121,19 @@ def real_images_artifact(data: ImageData, rows: Tensor, config: HabaConfig) -> H
         rows (`torch.LongTensor`): of the training split, class by class, as [`store_real_images`] takes them.
         config ([`HabaConfig`]): without hallucinators, such as [`real_images_config`] gives.
     """
+    return plain_artifact(store_real_images(data, rows, config), config)
+
+
+def plain_artifact(bases: Tensor, config: HabaConfig) -> HabaModel:
+    """
+    Bases as an artifact without hallucinators, on the CPU; the global random state is left as it was.
+
+    Args:
+        bases (`torch.Tensor`): `[N, *config.stored_shape]`, class by class.
+    """
     with torch.random.fork_rng(devices=[]):
         model = HabaModel(config)
-    model.bases.data.copy_(store_real_images(data, rows, config))
+    model.bases.data.copy_(bases)
     model.round_to_storage()
     return model
 

@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 
 import evaluate
-from haba_hf.evaluation.scores import augmentation_robust_score, label_robust_score
+from haba_hf.evaluation.scores import augmentation_robust_score, compare
 
 DESCRIPTION = (
     "Accuracy of a student trained on a distilled set, its gain over random real images at equal storage, and what it "
@@ -76,15 +76,7 @@ class DistilledAccuracy(evaluate.Metric):
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} is a fraction of 1, got {value}.")
         accuracy = float(np.mean(predictions == references))
-        scores = {"accuracy": accuracy}
-        if random_accuracy is not None:
-            scores["improvement_over_random"] = accuracy - random_accuracy
-        if full_accuracy is not None:
-            scores["hard_label_recovery"] = full_accuracy - accuracy
-        if len(scores) == 3:
-            scores["label_robust_score"] = label_robust_score(
-                scores["improvement_over_random"], scores["hard_label_recovery"]
-            )
+        scores = {"accuracy": accuracy, **compare(accuracy, random_accuracy, full_accuracy)}
         if None not in (random_accuracy, plain_accuracy, plain_random_accuracy):
             plain = plain_accuracy - plain_random_accuracy
             scores["augmentation_robust_score"] = augmentation_robust_score(scores["improvement_over_random"], plain)

@@ -47,20 +47,26 @@ def augmentation_robust_score(improvement: float, plain_improvement: float, weig
     return _score(weight, improvement, plain_improvement)
 
 
-def scores_of(rows: Sequence[ReportRow], hard_labels: bool) -> dict[str, float]:
+def compare(accuracy: float, random_accuracy: float | None, full_accuracy: float | None) -> dict[str, float]:
     """
-    What the rows of a comparison tell: `improvement_over_random` (at equal storage), and, of an artifact with hard
-    labels beside the full data, `hard_label_recovery` and `label_robust_score`.
+    Of an accuracy, beside that of random real images `improvement_over_random`, beside that of the full data
+    `hard_label_recovery`, and beside both `label_robust_score`.
     """
-    accuracies = {row.system: row.accuracy.mean for row in rows[1:]}
-    own, scores = rows[0].accuracy.mean, {}
-    if RANDOM_REAL in accuracies:
-        scores["improvement_over_random"] = own - accuracies[RANDOM_REAL]
-    if FULL_DATA in accuracies and hard_labels:
-        scores["hard_label_recovery"] = accuracies[FULL_DATA] - own
-    if len(scores) == 2:
+    scores = {}
+    if random_accuracy is not None:
+        scores["improvement_over_random"] = accuracy - random_accuracy
+    if full_accuracy is not None:
+        scores["hard_label_recovery"] = full_accuracy - accuracy
+    if random_accuracy is not None and full_accuracy is not None:
         scores["label_robust_score"] = label_robust_score(**scores)
     return scores
+
+
+def scores_of(rows: Sequence[ReportRow], hard_labels: bool) -> dict[str, float]:
+    """[`compare`] for the rows of a table, at equal storage; the full data count where labels are hard."""
+    accuracies = {row.system: row.accuracy.mean for row in rows[1:]}
+    full_accuracy = accuracies.get(FULL_DATA) if hard_labels else None
+    return compare(rows[0].accuracy.mean, accuracies.get(RANDOM_REAL), full_accuracy)
 
 
 def _score(weight: float, first: float, second: float) -> float:

@@ -125,13 +125,19 @@ def weights_fingerprint(model: HabaModel) -> str:
 
 def fingerprints(model: HabaModel, processor: HabaProcessor) -> dict[str, str]:
     """Of the two files that an artifact is, for the record of where it comes from."""
-    # Where its code lies is no setting: it changes with what is published, and with where that is loaded from.
-    settings = {name: value for name, value in processor.to_dict().items() if name != "auto_map"}
-    text = json.dumps(settings, sort_keys=True, default=str)
+    text = json.dumps(processor_settings(processor), sort_keys=True, default=str)
     return {
         "weights_fingerprint": weights_fingerprint(model),
         "processor_fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16],
     }
+
+
+def processor_settings(processor: HabaProcessor) -> dict[str, Any]:
+    """
+    Without where its code lies, which is no setting: that changes with what is published, and with where it is loaded
+    from.
+    """
+    return {name: value for name, value in processor.to_dict().items() if name != "auto_map"}
 
 
 def check_fingerprints(directory: str | Path, fingerprints: dict[str, str], origin: dict[str, Any]) -> None:

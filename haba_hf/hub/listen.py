@@ -14,7 +14,7 @@ from torch import Tensor
 from ..artifact.loading import HabaProcessor
 from ..artifact.modeling_haba import HabaModel, HabaOutput
 from ..artifact.processing_audio_haba import GRIFFIN_LIM_STEPS, HabaAudioProcessor
-from ..utils.files import atomic_directory
+from ..utils.files import atomic_directory, check_empty
 
 BATCH_SIZE = 64
 
@@ -45,8 +45,7 @@ def save_sounds(
     directory = Path(directory)
     if not isinstance(processor, HabaAudioProcessor):
         raise ValueError("The artifact is of images, which make no sound: haba gallery draws its samples.")
-    if directory.is_dir() and any(directory.iterdir()):
-        raise ValueError(f"{directory} is not empty: name a new folder for the sounds.")
+    check_empty(directory, "sounds")
     output = model.materialize()
     names = _names(model, output)
     with atomic_directory(directory) as aside:
@@ -54,8 +53,7 @@ def save_sounds(
         sounds = (sound_S for samples_BCHW in batches for sound_S in processor.to_sound(samples_BCHW, steps))
         for sound_S, name in zip(sounds, names, strict=True):
             (aside / name).parent.mkdir(exist_ok=True)
-            sound_S = sound_S / sound_S.abs().max().clamp_min(1)
-            soundfile.write(aside / name, sound_S.numpy(), processor.sampling_rate, subtype="PCM_16")
+            soundfile.write(aside / name, _within_limits(sound_S).numpy(), processor.sampling_rate, subtype="PCM_16")
     return [directory / name for name in names]
 
 
@@ -75,21 +73,25 @@ def class_sounds(
     Returns:
         `list[tuple[str, torch.Tensor]]`: names and float `[S]`, within -1 and 1.
     """
-    config = model.config
+    config, ids_LX = model.config, model.sample_ids_by_class()
     per_basis = max(config.num_hallucinators, 1) * config.num_formations
-    if label is None:
-        ids, count = [int((model.class_ids == label).nonzero()[0]) for label in range(config.num_labels)][:most], 1
-    else:
-        ids, count = (model.class_ids == label).nonzero().flatten()[: max(most // per_basis, 1)].tolist(), per_basis
     with torch.no_grad():
-        samples_BCHW = torch.cat([model(torch.tensor([basis])).samples.float()[:count] for basis in ids])
-    names = []
-    for place, basis in enumerate(ids):
-        for j in range(count):
-            name = config.id2label[int(model.class_ids[basis])] if label is None else f"basis {place + 1}"
-            names.append(f"{name}, H{j // config.num_formations + 1}" if config.num_hallucinators else name)
-    sounds = processor.to_sound(samples_BCHW)
-    return [(name, sound_S / sound_S.abs().max().clamp_min(1)) for name, sound_S in zip(names, sounds, strict=True)]
+        shown = ids_LX[:most, 0] if label is None else ids_LX[label, : max(most // per_basis, 1) * per_basis]
+        output = model.restore(shown)
+    named = []
+    for i, sound_S in enumerate(processor.to_sound(output.samples.float())):
+        basis = int(output.basis_ids[i])
+        word = config.id2label[int(model.class_ids[basis])]
+        name = word if label is None else f"basis {basis % config.bases_per_class + 1}"
+        if output.hallucinator_ids is not None:
+            name += f", H{int(output.hallucinator_ids[i]) + 1}"
+        named.append((name, _within_limits(sound_S)))
+    return named
+
+
+def _within_limits(sound_S: Tensor) -> Tensor:
+    """A sound that is too loud for a file or a player, scaled down to their limits."""
+    return sound_S / sound_S.abs().max().clamp_min(1)
 
 
 def _names(model: HabaModel, output: HabaOutput) -> list[Path]:

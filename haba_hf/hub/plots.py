@@ -116,25 +116,23 @@ def plot_embedding(embedding: Embedding, class_names: Sequence[str], path: str |
     figure = Figure(figsize=(6.5, 5), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     labels, sources = embedding.labels.unique().tolist(), embedding.sources.unique().tolist()
-    for i, label in enumerate(labels):
+    colors = {label: f"C{i % 10}" for i, label in enumerate(labels)}
+    markers = {source: EMBEDDING_MARKERS[source % len(EMBEDDING_MARKERS)] for source in sources if source != REAL}
+    for label, color in colors.items():
         for source in sources:
             x, y = embedding.points[(embedding.labels == label) & (embedding.sources == source)].T.numpy()
-            color = f"C{i % 10}"
             if source == REAL:
                 axes.scatter(x, y, s=12, color=color, alpha=0.35, linewidths=0)
             else:
-                marker = EMBEDDING_MARKERS[source % len(EMBEDDING_MARKERS)]
-                axes.scatter(x, y, s=70, marker=marker, color=color, edgecolors="black", zorder=2)
+                axes.scatter(x, y, s=70, marker=markers[source], color=color, edgecolors="black", zorder=2)
     # The legend names colors and markers apart: empty series, which draw nothing else.
-    for i, label in enumerate(labels):
+    for label, color in colors.items():
         name = class_names[label].replace("$", r"\$")  # no formula
-        axes.scatter([], [], s=40, color=f"C{i % 10}", linewidths=0, label=name)
+        axes.scatter([], [], s=40, color=color, linewidths=0, label=name)
     axes.scatter([], [], s=12, color="0.5", alpha=0.5, linewidths=0, label="real image")
-    for source in sources:
-        if source != REAL:
-            name = f"$H_{{{source + 1}}}$" if max(sources) else "sample"
-            marker = EMBEDDING_MARKERS[source % len(EMBEDDING_MARKERS)]
-            axes.scatter([], [], s=50, marker=marker, color="white", edgecolors="black", label=name)
+    for source, marker in markers.items():
+        name = f"$H_{{{source + 1}}}$" if max(sources) else "sample"
+        axes.scatter([], [], s=50, marker=marker, color="white", edgecolors="black", label=name)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))

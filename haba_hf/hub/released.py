@@ -5,7 +5,6 @@ never uploaded, and one is read only where the user names it, by torch's reader 
 Shape legend: N images, C/H/W of an image, L classes.
 """
 
-import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..utils.files import atomic_directory
-from .artifact import Artifact
+from ..utils.files import atomic_directory, check_empty, write_json
+from .artifact import Artifact, processor_settings
 
 LAYOUTS = {
     "mtt": "images.pt and labels.pt, tensors (MTT, FTD, DATM, FreD ...)",
@@ -57,9 +56,8 @@ def write_released(artifact: Artifact, directory: str | Path) -> Path:
             which the layout has no place.
         `OSError`: if it cannot be written.
     """
-    directory, model, processor = Path(directory), artifact.model, artifact.processor
-    if directory.is_dir() and any(directory.iterdir()):
-        raise ValueError(f"{directory} is not empty: name a new folder.")
+    directory, model = Path(directory), artifact.model
+    check_empty(directory, "samples")
     if model.step_sizes is not None:
         raise ValueError("Its students take steps of learned sizes, which the layout mtt has no place for.")
     with torch.no_grad():
@@ -67,13 +65,13 @@ def write_released(artifact: Artifact, directory: str | Path) -> Path:
     about = {
         "class_names": [str(model.config.id2label[label]) for label in range(model.config.num_labels)],
         "student_training": model.config.student_training,
-        **{name: value for name, value in processor.to_dict().items() if name != "auto_map"},
+        **processor_settings(artifact.processor),
     }
     with atomic_directory(directory) as aside:
         torch.save(output["samples"].float().cpu().contiguous(), aside / IMAGES)
         torch.save(output["labels"].detach().cpu().contiguous(), aside / LABELS)
         torch.save(model.student_learning_rate.detach().cpu(), aside / RATE)
-        (aside / ABOUT).write_text(json.dumps(about, indent=2, default=str) + "\n", encoding="utf-8")
+        write_json(aside / ABOUT, about)
     return directory
 
 

@@ -134,12 +134,13 @@ def headline(artifact: Artifact) -> str:
     own, settings = artifact.rows[0], artifact.results.get("settings") or {}
     split = escape_markdown(settings.get("evaluation_split", "test"))
     others = {
-        f"random real images of as many {what}": artifact.row(system)
-        for what, system in (("floats", RANDOM_REAL), ("bytes", RANDOM_EQUAL_BYTES))
+        RANDOM_REAL: "random real images of as many floats",
+        RANDOM_EQUAL_BYTES: "random real images of as many bytes",
+        RANDOM_STORED_ALIKE: "random real images stored alike",
+        FULL_DATA: "all real images",
     }
-    others |= {"random real images stored alike": artifact.row(RANDOM_STORED_ALIKE)}
-    others |= {"all real images": artifact.row(FULL_DATA)}
-    beside = [f"on {name} {in_percent(row.accuracy.mean, row.accuracy.std)} %" for name, row in others.items() if row]
+    rows = [(name, row) for system, name in others.items() if (row := artifact.row(system))]
+    beside = [f"on {name} {in_percent(row.accuracy.mean, row.accuracy.std)} %" for name, row in rows]
     sentence = (
         f"of the {split} split is classified right by students that saw nothing but these "
         f"{own.storage.bytes:,} bytes{'; ' if beside else ''}{', '.join(beside)}."

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from datasets import Dataset, Features, Image
 
-from ..utils.files import atomic_directory
+from ..utils.files import atomic_directory, check_empty
 from .artifact import CARD, Artifact, Files, processor_files, published_records, write_files
 from .cards import EXACT, IMAGES, render_dataset_card
 
@@ -30,8 +30,7 @@ def materialize_artifact(
         `OSError`: if it cannot be written.
     """
     directory = Path(directory)
-    if directory.is_dir() and any(directory.iterdir()):
-        raise ValueError(f"{directory} is not empty: name a new folder for the samples.")
+    check_empty(directory, "samples")
     samples = artifact.model.to_dataset().with_format(None)
     with atomic_directory(directory) as aside:
         for config, table in {EXACT: samples, IMAGES: _as_images(samples, artifact)}.items():

@@ -2,6 +2,7 @@
 
 import re
 
+from ..artifact.configuration_haba import HabaConfig
 from ..utils.shipped import first_sentence, recipe_header, recipe_names, recipe_path
 from .recipe import Recipe, parse_recipe
 
@@ -58,5 +59,5 @@ def _samples(recipe: Recipe) -> str:
     model = recipe.model
     if model.bases_per_class == "auto":
         return "as the budget pays"
-    tiles = model.formation_factor if model.formation_axes == "time" else model.formation_factor**2
-    return f"{model.bases_per_class * max(model.num_hallucinators, 1) * tiles:,}"
+    counts = ("bases_per_class", "num_hallucinators", "formation_factor", "formation_axes")
+    return f"{HabaConfig(num_labels=1, **{name: getattr(model, name) for name in counts}).samples_per_class:,}"

@@ -15,8 +15,8 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -144,6 +144,19 @@ def recipe_of(**fields: Any) -> Recipe:
         `ValueError`: if a value does not fit its field.
     """
     return Recipe(*sections_of(tuple(get_type_hints(Recipe).values()), fields))
+
+
+def data_arguments_of(recipe: Mapping[str, Any], **changes: Any) -> DataArguments:
+    """
+    The section of data of a recipe that was saved, with some of its fields set otherwise.
+
+    Raises:
+        `ValueError`: if a value does not fit its field.
+    """
+    known = {section_field.name for section_field in fields(DataArguments)}
+    values = {name: value for name, value in {**recipe, **changes}.items() if name in known}
+    (arguments,) = sections_of((DataArguments,), values)
+    return arguments
 
 
 def run_script(main: Callable[[], None]) -> None:

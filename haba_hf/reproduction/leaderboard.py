@@ -7,7 +7,9 @@ from typing import Any
 
 from ..evaluation import in_percent
 from ..hub.artifact import Artifact, read_artifact
+from ..hub.sources import source_of
 from ..recipes import Recipe
+from ..runs import student_network
 from .records import Record, read_records
 from .report import is_of_earlier_settings
 from .tables import Table, TableRow, read_table
@@ -17,14 +19,6 @@ FLOAT_BYTES = 4
 # Sizes in images per class, as float32; a system belongs to the first that has room for it.
 SIZES = {0.55: "half an image", 1.1: "1 image", 2.2: "2 images", 11: "10 images"}
 NETWORKS = {"resnet18": "ResNet18", "vgg11": "VGG11", "alexnet": "AlexNet", "transformers/vit": "ViT"}
-NAMES = {
-    "cifar10": "CIFAR-10",
-    "digits": "Digits (8x8)",
-    "fashion_mnist": "Fashion-MNIST",
-    "imagenette": "ImageNette (128x128)",
-    "mini_speech_commands": "Mini Speech Commands (64x64)",
-    "mnist": "MNIST",
-}
 COLUMNS = ("accuracy (%)", "system", "bytes", "samples a class", "minutes", *NETWORKS.values(), "students", "table")
 INTRODUCTION = f"""# Leaderboard
 
@@ -82,7 +76,8 @@ def leaderboard(results: Path, published: Iterable[Path]) -> str:
     entries = [entry for path in sorted(results.glob("*.jsonl")) for entry in _entries(path, artifacts)]
     lines = [INTRODUCTION]
     for dataset in sorted({entry.record["dataset"] for entry in entries}):
-        lines.append(f"## {NAMES.get(dataset, dataset)}\n")
+        source = source_of({"dataset": dataset}, {})
+        lines.append(f"## {source.title if source else dataset}\n")
         for size in SIZES.values():
             of_size = [entry for entry in entries if entry.record["dataset"] == dataset and entry.size == size]
             lines += _section(size, of_size)
@@ -103,10 +98,9 @@ def _entries(path: Path, artifacts: list[Artifact]) -> Iterable[_Entry]:
 
 def _minutes(row: TableRow, record: Record, records: list[Record]) -> float | None:
     """Of the run and of the one it started from; unknown where one is."""
-    seconds = [record["seconds"]]
-    seconds += [other["seconds"] for other in records if row.start is not None and other["row"] == row.start][:1]
-    known = row.start is None or len(seconds) == 2
-    return sum(seconds) / 60 if known and None not in seconds else None
+    starts = [other for other in records if other["row"] == row.start][:1]
+    seconds = [run["seconds"] for run in (record, *starts)]
+    return None if None in seconds or (row.start is not None and not starts) else sum(seconds) / 60
 
 
 def _transfers(record: Record, artifacts: list[Artifact]) -> dict[str, str]:
@@ -120,11 +114,12 @@ def _transfers(record: Record, artifacts: list[Artifact]) -> dict[str, str]:
 
 def _section(size: str, entries: list[_Entry]) -> list[str]:
     """A table of the best of a size and the best of real images; nothing where there are none."""
-    best = sorted(entries, key=lambda entry: -entry.scored["mean"])
-    unique = list({tuple(entry.scored["accuracies"]): entry for entry in reversed(best)}.values())[::-1]
-    learned, real = ([entry for entry in unique if entry.is_real == wanted] for wanted in (False, True))
-    if not unique:
+    if not entries:
         return []
+    unique: dict[tuple[float, ...], _Entry] = {}  # a system may be in several tables
+    for entry in sorted(entries, key=lambda entry: -entry.scored["mean"]):
+        unique.setdefault(tuple(entry.scored["accuracies"]), entry)
+    learned, real = ([entry for entry in unique.values() if entry.is_real == wanted] for wanted in (False, True))
     rows = [_cells(entry) for entry in learned[:BEST] + real[:1]]
     return [
         f"**{size[0].upper()}{size[1:]} per class**\n",
@@ -155,9 +150,10 @@ def _cells(entry: _Entry) -> dict[str, str]:
 
 def _students(recipe: Recipe, scored: Record) -> str:
     """Network and training of the students, so that unlike ones are seen to be."""
-    network, evaluation = recipe.network, recipe.evaluation
-    width = evaluation.student_width or network.network_width
-    name = f"ConvNet-{network.network_depth}, {width} wide" if network.network == "convnet" else network.network
+    network, evaluation = student_network(recipe), recipe.evaluation
+    name = network.network
+    if name == "convnet":
+        name = f"ConvNet-{network.network_depth}, {network.network_width} wide"
     steps = evaluation.evaluation_steps
     training = f"{steps:,} steps" if steps else f"{evaluation.student_epochs:,} epochs"
     return f"{len(scored['accuracies'])} of {name}, {training}"

@@ -14,7 +14,7 @@ from ..hub.galleries import save_gallery
 from ..hub.records import CORESET
 from ..recipes import Recipe
 from ..utils.files import atomic_directory, check_writable, locked, write_json
-from .provenance import draw, environment, write_model
+from .provenance import draw, environment, source_facts, write_model
 
 
 def select_coreset(recipe: Recipe, accelerator: Accelerator) -> Path:
@@ -61,10 +61,7 @@ def _select(recipe: Recipe, accelerator: Accelerator) -> Path:
             provenance = {
                 **write_model(aside, model, data.processor, recipe),
                 "coreset": recipe.coreset.coreset,
-                "recipe_hash": recipe.hash,
-                "dataset": data.name,
-                "data_fingerprint": data.fingerprint,
-                "train_images": len(data.train),
+                **source_facts(recipe, data),
                 "training_rows": dict(zip(data.class_names, rows_of_class, strict=True)),
                 "seconds": round(coreset.seconds, 1),
                 **environment(accelerator),

@@ -37,7 +37,7 @@ from ..recipes import Recipe, section_values
 from ..utils.allocator import peak_memory
 from ..utils.files import atomic_directory, locked, write_json
 from .inputs import load_artifact
-from .provenance import draw, environment, student_network, write_model
+from .provenance import draw, environment, source_facts, student_network, write_model
 
 # What a run computes depends on these sections, and on those of its objective alone.
 RUN_SECTIONS = ("data", "model", "network", "distillation", "adversary")
@@ -173,10 +173,7 @@ def write_artifact(
     with atomic_directory(path) as aside:
         provenance = {
             **write_model(aside, model, data.processor, recipe),
-            "recipe_hash": recipe.hash,
-            "dataset": data.name,
-            "data_fingerprint": data.fingerprint,
-            "train_images": len(data.train),
+            **source_facts(recipe, data),
             "bases_per_class": model.config.bases_per_class,
             "samples_per_class": model.config.samples_per_class,
             "steps": distiller.step_number,

@@ -3,6 +3,7 @@
 Shape legend: N images, C/H/W of an image, L classes.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +13,17 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ..artifact.modeling_haba import HabaModel
-from ..coresets import config_for
+from ..artifact.processing_audio_haba import HabaAudioProcessor
+from ..coresets import plain_artifact
 from ..data import ImageData, load_image_data
+from ..distillation import model_config
 from ..hub.artifact import GALLERY
 from ..hub.galleries import save_gallery
 from ..hub.records import DISTILLATION
 from ..hub.released import ReleasedSet, read_released
 from ..recipes import recipe_of
 from ..utils.files import atomic_directory, check_writable, locked, write_json
-from .provenance import draw, environment, write_model
+from .provenance import draw, environment, source_facts, write_model
 
 # What values of each space may be: learned pixels leave the range of real ones, but not by much.
 MOST_NORMALIZED = 30.0
@@ -82,8 +84,12 @@ def import_released(
         output_dir=str(output_dir),
     )
     data = load_image_data(recipe.data, needs_test=False)
-    model = _model(released, data, space, mean, std, class_names, learning_rate, formation_factor)
-    recipe.model.bases_per_class = model.config.bases_per_class
+    images_NCHW, their_labels = _class_by_class(released, data, space, mean, std, class_names)
+    sizes = dataclasses.replace(recipe.model, bases_per_class=len(images_NCHW) // data.num_labels)
+    recipe = dataclasses.replace(recipe, model=sizes)
+    model = plain_artifact(images_NCHW, model_config(sizes, data))
+    if model.label_logits is not None:
+        model.label_logits.data.copy_(_logits(their_labels))
     accelerator = Accelerator(cpu=True)
     check_writable(output_dir)
     with locked(output_dir), atomic_directory(path) as aside:
@@ -92,10 +98,7 @@ def import_released(
             **write_model(aside, model, data.processor, recipe),
             "imported": f"{', '.join(file.name for file in files)} (layout {layout})",
             "imported_sha256": ", ".join(hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files),
-            "recipe_hash": recipe.hash,
-            "dataset": data.name,
-            "data_fingerprint": data.fingerprint,
-            "train_images": len(data.train),
+            **source_facts(recipe, data),
             "bases_per_class": model.config.bases_per_class,
             "samples_per_class": model.config.samples_per_class,
             **environment(accelerator),
@@ -108,24 +111,23 @@ def import_released(
     return path
 
 
-def _model(
+def _class_by_class(
     released: ReleasedSet,
     data: ImageData,
     space: Space,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     class_names: Sequence[str] | None,
-    learning_rate: float,
-    formation_factor: int,
-) -> HabaModel:
-    """The images as bases, class by class."""
+) -> tuple[Tensor, Tensor]:
+    """Images in model space and their labels, as many of every class, in the order of the data's classes."""
     if tuple(released.images.shape[1:]) != data.image_shape:
         shapes = ["x".join(map(str, shape)) for shape in (released.images.shape[1:], data.image_shape)]
         raise ValueError(f"The images are of {shapes[0]}, those of {data.name} of {shapes[1]}: name their data.")
     images_NCHW = _in_model_space(released.images, data, space, mean, std)
-    labels = released.labels.argmax(dim=1) if released.labels.ndim == 2 else released.labels
+    soft = released.labels.ndim == 2
+    labels = released.labels.argmax(dim=1) if soft else released.labels
     place = _places(class_names, data)
-    if released.labels.ndim == 2 and released.labels.shape[1] != data.num_labels:
+    if soft and released.labels.shape[1] != data.num_labels:
         raise ValueError(f"Labels are of {released.labels.shape[1]} classes, {data.name} has {data.num_labels}.")
     if not 0 <= int(labels.min()) <= int(labels.max()) < data.num_labels:
         raise ValueError(
@@ -140,23 +142,10 @@ def _model(
             "leave some out."
         )
     order = labels.argsort(stable=True)
-    config = config_for(
-        data,
-        bases_per_class=int(counts[0]),
-        num_hallucinators=0,
-        formation_factor=formation_factor,
-        label_kind="soft" if released.labels.ndim == 2 else "hard",
-        student_learning_rate=learning_rate,
-    )
-    with torch.random.fork_rng(devices=[]):
-        model = HabaModel(config)
-    with torch.no_grad():
-        model.bases.copy_(images_NCHW[order])
-        if model.label_logits is not None:
-            probabilities_NL = torch.empty_like(released.labels)
-            probabilities_NL[:, place] = released.labels
-            model.label_logits.copy_(_logits(probabilities_NL[order]))
-    return model
+    if soft:
+        labels = torch.empty_like(released.labels)
+        labels[:, place] = released.labels
+    return images_NCHW[order], labels[order]
 
 
 def _places(class_names: Sequence[str] | None, data: ImageData) -> Tensor:
@@ -172,8 +161,9 @@ def _in_model_space(
     images_NCHW: Tensor, data: ImageData, space: Space, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Tensor:
     """Values as the data's processor normalizes them."""
-    if data.processor.whitening is not None:
-        raise ValueError("ZCA matrices of released code are not this one: import images that are not whitened.")
+    is_pixels = images_NCHW.dtype == torch.uint8 or space == "unit" or mean is not None
+    if is_pixels and isinstance(data.processor, HabaAudioProcessor):
+        raise ValueError(f"{data.name} is sound, whose spectrograms are no pixels: import them normalized, as float.")
     if images_NCHW.dtype == torch.uint8:
         return data.processor.normalize(images_NCHW)
     least, most = images_NCHW.min().item(), images_NCHW.max().item()
@@ -192,8 +182,7 @@ def _in_model_space(
         if not len(mean) == len(std) == images_NCHW.shape[1]:
             raise ValueError(f"mean and std have one number for each of {images_NCHW.shape[1]} channels.")
         pixels_NCHW = images_NCHW * _by_channel(std) + _by_channel(mean)
-    processor = data.processor
-    return (pixels_NCHW - _by_channel(processor.image_mean)) / _by_channel(processor.image_std)
+    return data.processor.normalize(pixels_NCHW)
 
 
 def _by_channel(numbers: Sequence[float]) -> Tensor:

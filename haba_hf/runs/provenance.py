@@ -5,12 +5,14 @@ import platform
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from ..artifact.loading import HabaProcessor
 from ..artifact.modeling_haba import HabaModel
+from ..data import ImageData
 from ..evaluation import student_training
 from ..hub.artifact import fingerprints
 from ..hub.records import RECIPE
@@ -29,6 +31,16 @@ def environment(accelerator: Accelerator) -> dict:
         "mixed_precision": accelerator.mixed_precision,
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in libraries},
+    }
+
+
+def source_facts(recipe: Recipe, data: ImageData) -> dict[str, Any]:
+    """Which recipe and which real data an artifact is of."""
+    return {
+        "recipe_hash": recipe.hash,
+        "dataset": data.name,
+        "data_fingerprint": data.fingerprint,
+        "train_images": len(data.train),
     }
 
 

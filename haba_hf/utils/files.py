@@ -197,6 +197,15 @@ def check_recorded(
     return has
 
 
+def check_empty(directory: Path, content: str) -> None:
+    """
+    Raises:
+        `ValueError`: if there is anything in a folder that is to hold some content alone.
+    """
+    if directory.is_dir() and any(directory.iterdir()):
+        raise ValueError(f"{directory} is not empty: name a new folder for the {content}.")
+
+
 def check_writable(directory: str | Path) -> None:
     """
     Makes `directory` and writes a byte there, so that a long run fails at its start and not at its end.

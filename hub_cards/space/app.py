@@ -10,6 +10,7 @@ Needs `pip install "haba-hf[space]"`. The address is printed; GRADIO_SERVER_PORT
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +24,7 @@ from haba_hf.hub import Artifact, artifact_summary, fetch_artifact, mixture_pict
 from haba_hf.hub.galleries import fits
 from haba_hf.hub.listen import class_sounds
 from haba_hf.hub.summary import headline
-from haba_hf.recipes.sections import sections_of
+from haba_hf.recipes import data_arguments_of
 from haba_hf.utils.shipped import published_artifacts
 from haba_hf.utils.text import escape_markdown
 
@@ -52,26 +53,21 @@ class RealImages:
         Raises:
             `ValueError`, `OSError`: if there are none, and why.
         """
-        names = {section_field.name for section_field in dataclasses.fields(DataArguments)}
-        settings = {name: value for name, value in artifact.recipe.items() if name in names} | {"zca": False}
-        name, folder = settings.get("dataset"), Path(str(settings.get("data_dir")))
+        name, folder = artifact.recipe.get("dataset"), Path(str(artifact.recipe.get("data_dir")))
         if self.data_root is not None:
             folder = self.data_root / str(name)
-        if not (is_ours and folder.is_dir()):
-            if name not in NAMED_DATASETS:  # a recipe from elsewhere has nothing loaded that we do not know
-                raise ValueError("the record of this artifact names no data set that can be loaded here")
-            settings.pop("data_dir", None)
-        else:
-            settings["data_dir"] = str(folder)
-        data = self.load(tuple(sorted(settings.items(), key=lambda item: item[0])))
+        data_dir = str(folder) if is_ours and folder.is_dir() else None
+        if data_dir is None and name not in NAMED_DATASETS:  # others load nothing that we do not know
+            raise ValueError("the record of this artifact names no data set that can be loaded here")
+        arguments = data_arguments_of(artifact.recipe, data_dir=data_dir, zca=False)
+        data = self.load(json.dumps(dataclasses.asdict(arguments)))
         if not fits(data, artifact):
             raise ValueError("those of its data set have other classes or another size")
         return data
 
     @staticmethod
-    def _load(settings: tuple) -> ImageData:
-        (arguments,) = sections_of((DataArguments,), dict(settings))
-        return load_image_data(arguments, needs_test=False)
+    def _load(settings: str) -> ImageData:
+        return load_image_data(DataArguments(**json.loads(settings)), needs_test=False)
 
 
 def build(folders: dict[str, Path], real_images: RealImages) -> gr.Blocks:

@@ -1,6 +1,7 @@
 """The Space as a visitor sees it, in a browser without a window."""
 
 import importlib.util
+import json
 import os
 import shutil
 import socket
@@ -144,7 +145,7 @@ def test_a_stranger_s_recipe_loads_nothing_that_we_do_not_know(app, tmp_path):
     artifact = read_artifact(tiny_artifact(tmp_path))
     loaded = []
     images = app.RealImages(None)
-    images.load = lambda settings: loaded.append(dict(settings)) or tiny_data()
+    images.load = lambda settings: loaded.append(json.loads(settings)) or tiny_data()
     for dataset in (str(tmp_path), "someone/large"):
         artifact.recipe["dataset"] = dataset
         with pytest.raises(ValueError, match="no data set that can be loaded here"):
@@ -153,6 +154,13 @@ def test_a_stranger_s_recipe_loads_nothing_that_we_do_not_know(app, tmp_path):
     with pytest.raises(ValueError, match="other classes or another size"):
         images.of(artifact, is_ours=False)
     assert [settings.get("data_dir") for settings in loaded] == [None]
+
+
+def test_a_recipe_may_hold_lists(app, tmp_path):
+    artifact = read_artifact(tiny_artifact(tmp_path))
+    artifact.recipe.update({"dataset": "digits", "words": ["yes", "no"]})
+    with pytest.raises(ValueError, match="digits has no clips"):
+        app.RealImages(None).of(artifact, is_ours=False)
 
 
 def test_it_opens_on_the_best_artifact_with_hallucinators(app, tmp_path):

@@ -14,6 +14,7 @@ from haba_hf.hub import export_artifact, push_artifact, read_artifact, render_mo
 from haba_hf.hub.released import read_released, write_released
 from haba_hf.recipes import parse_recipe
 from haba_hf.runs import evaluate, import_released
+from speech_clips import write_clips
 from tiny import tiny_accelerator
 
 DIGITS = published_artifact("digits-dm-1pc")
@@ -166,3 +167,20 @@ def test_from_the_command_line(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["import", str(tmp_path / "nothing.pt"), str(tmp_path / "x"), "--layout", "dc", "--dataset", "digits"])
     assert "There is no file" in capsys.readouterr().err
+
+
+def test_spectrograms_are_imported_as_they_are_and_never_as_pixels(tmp_path):
+    """Two clips of each of two words, in the space of their processor; as bytes they would be pictures."""
+    data_dir = write_clips(tmp_path / "clips", range(10))
+    data = load_image_data(DataArguments("words", data_dir=str(data_dir)), needs_test=False)
+    rows = torch.cat([data.train.of_class(label)[:1] for label in range(data.num_labels)])
+    samples = data.processor.normalize(data.train.images[rows])
+    torch.save(torch.arange(data.num_labels), tmp_path / "labels.pt")
+    for name, images in {"floats": samples, "bytes": samples.to(torch.uint8)}.items():
+        torch.save(images, tmp_path / f"{name}.pt")
+    settings = {"dataset": "words", "data_dir": str(data_dir)}
+    path = imported((tmp_path / "floats.pt", tmp_path / "labels.pt"), tmp_path / "theirs", **settings)
+    assert torch.equal(read_artifact(path).model.bases.detach(), samples)
+    for name, space in (("bytes", "normalized"), ("floats", "unit")):
+        with pytest.raises(ValueError, match="whose spectrograms are no pixels"):
+            imported((tmp_path / f"{name}.pt", tmp_path / "labels.pt"), tmp_path / name, space=space, **settings)
