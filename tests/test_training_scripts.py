@@ -54,13 +54,13 @@ def run_script(name, *arguments, launch=()):
     return done.stdout
 
 
-def in_two_processes():
+def in_two_processes(config="cpu-2", *more):
     """The words that launch a script in two processes on the CPU."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     launcher = ["-m", "accelerate.commands.launch", "--main_process_port", str(port)]
-    return [*launcher, "--config_file", str(TRAINING / "launch" / "cpu-2.yaml")]
+    return [*launcher, "--config_file", str(TRAINING / "launch" / f"{config}.yaml"), *more]
 
 
 def metrics_of(output_dir):
@@ -129,6 +129,24 @@ def error_of(run_here, capfd):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_two_machines_distil_what_two_processes_of_one_do(tmp_path):
+    """The configuration for two machines, with one process each and the loopback between them."""
+    run_script("distill.py", *DM, *TO, tmp_path / "one", launch=in_two_processes())
+
+    launch = in_two_processes("nodes-2x8", "--num_processes", "2", "--main_process_ip", "127.0.0.1", "--machine_rank")
+    words = [TRAINING / "distill.py", *DM, *TO, tmp_path / "two"]
+    machines = [
+        subprocess.Popen([sys.executable, *map(str, [*launch, rank, *words])], env=ENVIRONMENT) for rank in (0, 1)
+    ]
+    assert [machine.wait(300) for machine in machines] == [0, 0]
+
+    (one, two) = (HabaModel.from_pretrained(tmp_path / name / "artifact").state_dict() for name in ("one", "two"))
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    assert json.loads((tmp_path / "two" / "artifact" / "distillation.json").read_text())["processes"] == 2
+    assert [line["step"] for line in metrics_of(tmp_path / "two")] == [1, 2, 3, 4]  # of the first machine alone
+
+
 def test_distribution_matching_in_two_processes_then_evaluate_and_train_a_student(tmp_path):
     """`haba` is distilled, evaluated and trained on; every number that is printed is in the files."""
     where = ["--output_dir", tmp_path]

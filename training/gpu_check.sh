@@ -43,9 +43,9 @@ stage() {  # NAME MOST_SECONDS COMMAND...: runs it within what is left; says how
   [ $status -eq 0 ] || failed=1
 }
 
-cases=(); [ -z "$tiny" ] || cases=(--cases dm mtt-1 expert --repeats 2)
-stage steps 180 "$python" training/benchmark/on_device.py --out "$out/steps.jsonl" --device "$device" --seconds 5 $tiny "${cases[@]}"
-stage tests 180 "$python" -m pytest -m gpu tests/gpu -p no:cacheprovider --junitxml "$out/tests.xml"
+cases=() most=180; [ -z "$tiny" ] || cases=(--cases dm mtt-1 expert --repeats 2) most=3600
+stage steps $most "$python" training/benchmark/on_device.py --out "$out/steps.jsonl" --device "$device" --seconds 5 $tiny "${cases[@]}"
+stage tests $most "$python" -m pytest -m gpu tests/gpu -p no:cacheprovider --junitxml "$out/tests.xml"
 [ ! -f "$out/tests.xml" ] || "$python" - "$out" <<'PYTHON'
 import json, pathlib, sys
 from xml.etree import ElementTree
