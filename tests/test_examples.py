@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from haba_hf import HabaModel
+from haba_hf import HabaModel, published_artifact
 from haba_hf.data import DataArguments, load_image_data
 from haba_hf.distillation import ModelArguments, initial_model
 
@@ -78,8 +78,51 @@ def test_trainer_takes_classifiers_of_transformers(model_type, config, accuracy_
     assert accuracy_of("trainer.py", *options) > 0.25, "chance is 0.1"
 
 
+@pytest.fixture
+def printed_by(monkeypatch, capsys, tmp_path):
+    """Runs an example on the digits that come with the package; returns what it printed and the record it wrote."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+
+    def run(name, *options):
+        words = [name, str(published_artifact("digits-dm-1pc")), "digits", "--out", "record.json", *options]
+        monkeypatch.setattr(sys, "argv", words)
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out, json.loads(Path("record.json").read_text())
+
+    yield run
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.slow
+def test_architectures_are_ranked(printed_by):
+    printed, record = printed_by("architecture_search.py", "--epochs", "3")
+    assert len(record["networks"]) == len(set(record["networks"])) == 20
+    for name in ("artifact", "equal bytes", "all images"):
+        assert len(record[name]["accuracies"]) == 20
+        assert f"{name} seconds" in printed
+    assert record["all images"]["rank_correlation"] == pytest.approx(1)
+    assert record["artifact"]["rank_correlation"] > 0.3
+
+
+@pytest.mark.slow
+def test_a_memory_keeps_classes_known(printed_by):
+    _, record = printed_by("continual_learning.py", "--steps", "40")
+    # bytes of bases, hallucinators and rate; 64 pixels of one byte, of 10 classes
+    assert (record["bytes"], record["real_per_class"]) == (
+        HabaModel.from_pretrained(published_artifact("digits-dm-1pc")).storage().bytes,
+        9,
+    )
+    at_the_end = {
+        name: sum(runs[-1] for runs in record[name]) / 2 for name in ("distilled", "real, equal bytes", "none")
+    }
+    assert at_the_end["none"] < 0.3 < min(at_the_end["distilled"], at_the_end["real, equal bytes"])
+
+
 def test_examples_are_short_and_all_tested(artifact):
-    examples = {path.name for path in EXAMPLES.glob("*.py")}
-    assert examples == {"trainer.py", "dataloader.py", "accelerate_loop.py", "datasets_torch.py"}
-    assert all(len((EXAMPLES / name).read_text().splitlines()) < 40 for name in examples)
+    lines = {path.name: len(path.read_text().splitlines()) for path in EXAMPLES.glob("*.py")}
+    loops = {"trainer.py", "dataloader.py", "accelerate_loop.py", "datasets_torch.py"}
+    assert lines.keys() == loops | {"architecture_search.py", "continual_learning.py"}
+    assert all(count < 40 for name, count in lines.items() if name in loops)
+    assert max(lines.values()) <= 60
     assert HabaModel.from_pretrained(artifact).config.num_samples == 60

@@ -60,7 +60,7 @@ with open(out / "tests.jsonl", "w") as file:
 PYTHON
 if [ -n "$data" ]; then
   small=(); [ -z "$tiny" ] || small=(--steps 2 --max_train_samples 1000 --real_batch_size 4 --network_width 4 --student_width 4
-    --evaluation_steps 2 --evaluation_seeds 1 --num_experts 1 --student_steps 2)
+    --evaluation_steps 2 --evaluation_seeds 1 --num_experts 1 --expert_batch_size 32 --max_start 2 --expert_span 1 --student_steps 2)
   row="1: 64 frequencies, 5 hallucinators of 1x1 maps"
   work=$(mktemp -d)
   stage rows 3600 "$python" training/reproduce.py storage_cifar10 --rows "$row" "$row, by MTT" --data_root "$data" \
