@@ -126,3 +126,25 @@ def test_examples_are_short_and_all_tested(artifact):
     assert all(count < 40 for name, count in lines.items() if name in loops)
     assert max(lines.values()) <= 60
     assert HabaModel.from_pretrained(artifact).config.num_samples == 60
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_and_shows_what_it_says(monkeypatch, capsys):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    notebook = json.loads((EXAMPLES / "teach_in_a_minute.ipynb").read_text())
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    scope = {}
+    for cell in cells:
+        exec("".join(cell["source"]), scope)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+    assert scope["reached"] > max(scope["beside"], 0.85)
+    shown = [output for cell in cells for output in cell["outputs"]]
+    assert sum("image/png" in output.get("data", {}) for output in shown) == 3
+    said = "".join(line for output in shown for line in output.get("text", []))
+    printed = capsys.readouterr().out
+    assert said.splitlines()[0] in printed.splitlines()
+    reached, beside = (float(number) for number in re.findall(r"([\d.]+)%", said))
+    assert 100 * scope["reached"] == pytest.approx(reached, abs=3)  # another processor, other last digits
+    assert 100 * scope["beside"] == pytest.approx(beside, abs=6)
