@@ -8,7 +8,7 @@ Shape legend: V views (hallucinators compared), B bases, D features, L classes.
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from accelerate import Accelerator
@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..artifact.modeling_haba import HabaModel
-from ..data.augmentation import DsaAugmentation
+from ..data.augmentation import DsaAugmentation, DsaParameters
 from ..data.image_data import ImageData
+from ..data.splits import images_at_once
 from ..networks import NetworkArguments, build_feature_network
 from ..utils.checks import Settings, check_between, check_counts, check_positive
 from .arguments import DistillationArguments
@@ -107,7 +108,7 @@ class Adversary:
 
     Args:
         network_arguments ([`NetworkArguments`]): architecture of F.
-        arguments ([`DistillationArguments`]): `seed`, `dsa`.
+        arguments ([`DistillationArguments`]): `seed`, `dsa`, `micro_batch_size`.
         settings ([`AdversaryArguments`]): the game.
     """
 
@@ -124,11 +125,16 @@ class Adversary:
             network_arguments, real_data.image_shape, real_data.num_labels, seed=arguments.seed
         ).to(accelerator.device)
         self.augmentation = DsaAugmentation(arguments.dsa, per_sample=True)
+        self.micro_batch_size = arguments.micro_batch_size
 
     def backward(self, model: HabaModel, generator: torch.Generator) -> dict[str, float]:
         """
         Adds the gradient of lambda_cos * L_cos to the parameters of `model` and that of lambda_con * L_con +
         lambda_task * L_task to those of `network`.
+
+        The losses compare every sample with every other, but of each they see the features alone. Where F does not
+        take all samples at once, features are computed without a graph, then the gradients of the losses with respect
+        to them, and then a few samples at a time again, with a graph that these go through (Gao et al., 2021).
         """
         settings = self.settings
         num_hallucinators, num_bases = model.config.num_hallucinators, model.config.num_bases
@@ -138,21 +144,40 @@ class Adversary:
         basis_ids = torch.randperm(num_bases, generator=generator)[:bases]
         output = model(basis_ids.repeat(views), hallucinator_ids.repeat_interleave(bases))
 
-        samples = output.samples.detach().requires_grad_()
-        augmented = self.augmentation(samples, generator)
-        features = self.network.features(augmented)
+        samples = output.samples.detach()
+        augmentation = self.augmentation.draw(len(samples), generator)
+        at_once = min(self.micro_batch_size or len(samples), images_at_once(samples))
+        rows_at_once = [slice(first, first + at_once) for first in range(0, len(samples), at_once)]
+        whole = self._see(samples, augmentation, rows_at_once[0]) if len(rows_at_once) == 1 else None
+        if whole is not None:
+            features = whole[1].detach()
+        else:
+            with torch.no_grad():
+                features = torch.cat([self._see(samples, augmentation, rows)[1] for rows in rows_at_once])
+
+        features.requires_grad_()
         features_VBD = features.view(views, -1, features.shape[1])  # B counts every formation of a basis
         l_cos = cosine_loss(features_VBD)
-        classes = model.class_ids[output.basis_ids[: features_VBD.shape[1]]]
         if settings.contrast == "instance":
             l_con = contrastive_loss(features_VBD, settings.temperature)
         else:
+            classes = model.class_ids[output.basis_ids[: features_VBD.shape[1]]]
             l_con = supervised_contrastive_loss(features_VBD, classes, settings.temperature)
         l_task = F.cross_entropy(self.network.classifier(features), output.labels.detach())
 
-        (d_samples,) = torch.autograd.grad(settings.lambda_cos * l_cos, samples, retain_graph=True)
+        learned = list(self.network.parameters())
+        (for_samples,) = torch.autograd.grad(settings.lambda_cos * l_cos, features, retain_graph=True)
+        (settings.lambda_con * l_con + settings.lambda_task * l_task).backward(inputs=[features, *learned])
+        for_network = cast(Tensor, features.grad)
+        d_samples = torch.empty_like(samples)
+        for rows in rows_at_once:
+            x, seen = whole or self._see(samples, augmentation, rows)
+            (d_samples[rows],) = torch.autograd.grad(seen, x, for_samples[rows], retain_graph=True)
+            seen.backward(for_network[rows], inputs=learned)
         output.samples.backward(d_samples)
-        torch.autograd.backward(
-            settings.lambda_con * l_con + settings.lambda_task * l_task, inputs=list(self.network.parameters())
-        )
         return {"l_cos": l_cos.item(), "l_con": l_con.item(), "l_task": l_task.item()}
+
+    def _see(self, samples: Tensor, augmentation: DsaParameters, rows: slice) -> tuple[Tensor, Tensor]:
+        """Some of the samples, as a leaf, and their features once augmented."""
+        x = samples[rows].requires_grad_()
+        return x, self.network.features(DsaAugmentation.apply(x, augmentation.of(rows)))

@@ -168,6 +168,14 @@ class DistillationArguments(Settings):
             "help": "Bases of a student step (MTT), or of a step of the inner network (CAFE, LD); by default all."
         },
     )
+    micro_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Samples that go through a network at once: of a student step by the adjoint (MTT), by default "
+            "all; in the adversary, by default as many as 256 of 32x32.",
+            "result": False,
+        },
+    )
     pairing: Literal["step", "sample"] = field(
         default="step",
         metadata={"help": "MTT, DD: one hallucinator for a whole student step, or one for each sample."},
@@ -202,7 +210,7 @@ class DistillationArguments(Settings):
     def __post_init__(self):
         super().__post_init__()
         check_counts(self, "steps", "real_batch_size", "student_batch_size", "checkpoint_every")
-        check_counts(self, "samples_per_class")
+        check_counts(self, "samples_per_class", "micro_batch_size")
         check_counts(self, "validation_seeds", "validation_epochs")
         check_positive(self, "max_minutes", "inner_learning_rate")
         rates = [name for name in vars(self) if name.endswith("_learning_rate")]

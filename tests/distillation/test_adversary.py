@@ -165,6 +165,9 @@ def naive_losses(adversary, arguments, model, generator):
         ({"adversary_hallucinators": 3, "adversary_bases": 5, "lambda_cos": 0.7, "lambda_con": 0.3}, "soft", 1),
         ({"adversary_hallucinators": 9, "adversary_bases": 99, "lambda_task": 0.2}, "hard", 1),
         ({"dsa": "none"}, "hard", 1),
+        ({"micro_batch_size": 5}, "soft", 2),
+        ({"micro_batch_size": 1, "adversary_bases": 3}, "hard", 2),
+        ({"micro_batch_size": 7, "contrast": "supervised", "temperature": 0.5, "lambda_task": 0.2}, "hard", 2),
     ],
 )
 def test_gradients_of_both_players(settings, label_kind, formation_factor):
@@ -199,6 +202,15 @@ def test_gradients_of_both_players(settings, label_kind, formation_factor):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-8, atol=1e-12)
 
 
+def test_what_fits_into_one_pass_is_computed_once(monkeypatch):
+    data = tiny_data()
+    adversary = double_adversary(data, tiny_recipe(micro_batch_size=16))
+    features, passes = adversary.network.features, []
+    monkeypatch.setattr(adversary.network, "features", lambda x: passes.append(len(x)) or features(x))
+    adversary.backward(tiny_model(data).double(), torch.Generator().manual_seed(0))
+    assert passes == [16]
+
+
 def test_gradients_are_added():
     data = tiny_data()
     adversary = double_adversary(data, tiny_recipe())
@@ -208,6 +220,33 @@ def test_gradients_are_added():
     adversary.backward(model, torch.Generator().manual_seed(0))
     for name, gradient in (gradients(model) | gradients(adversary.network)).items():
         torch.testing.assert_close(gradient, 2 * once[name])
+
+
+@pytest.mark.parametrize("contrast", ["instance", "supervised"])
+@pytest.mark.parametrize(
+    ("micro_batch_size", "expected_passes"),
+    [(None, [40, 24] * 2), (64, [40, 24] * 2), (30, [30, 30, 4] * 2), (1, [1] * 128)],
+)
+def test_a_pass_takes_no_more_samples_than_it_may(monkeypatch, contrast, micro_batch_size, expected_passes):
+    """And the two players get, to the last digits, the gradients of one pass over all samples."""
+    data = tiny_data()
+    recipe = tiny_recipe(micro_batch_size=micro_batch_size, contrast=contrast)
+    model = tiny_model(data, formation_factor=2).double()
+    together, apart = double_adversary(data, tiny_recipe(contrast=contrast)), double_adversary(data, recipe)
+    expected = together.backward(model, torch.Generator().manual_seed(3))
+    of_samples = gradients(model)
+    model.zero_grad()
+
+    passes = []
+    features = apart.network.features
+    monkeypatch.setattr(apart.network, "features", lambda x: passes.append(len(x)) or features(x))
+    monkeypatch.setattr("haba_hf.data.splits.PIXELS_AT_ONCE", 40 * 8 * 8)  # 2 views of 8 bases, in 4 tiles each: 64
+    assert apart.backward(model, torch.Generator().manual_seed(3)) == pytest.approx(expected, rel=1e-12)
+    assert passes == expected_passes
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, of_samples[name], rtol=1e-10, atol=1e-14)
+    for parameter, expected in zip(apart.network.parameters(), together.network.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, expected.grad, rtol=1e-10, atol=1e-14)
 
 
 def test_the_game_is_played():

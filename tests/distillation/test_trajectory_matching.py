@@ -294,11 +294,16 @@ def test_experts_too_short():
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"micro_batch_size": 2, "unroll": "graph"}, "micro_batch_size needs unroll: adjoint"),
-        ({"micro_batch_size": 0}, "micro_batch_size must be at least 1, got 0"),
+        ({"student_steps": 0}, "student_steps must be at least 1, got 0"),
         ({"kept_megabytes": -1}, "kept_megabytes must be 0 or more, got -1"),
     ],
 )
 def test_settings_that_make_no_sense(settings, problem):
     with pytest.raises(ValueError, match=problem):
         TrajectoryMatchingArguments(**settings)
+
+
+def test_one_graph_has_no_micro_batches():
+    data, recipe = tiny_data(), tiny_recipe(micro_batch_size=2, unroll="graph")
+    with pytest.raises(ValueError, match="micro_batch_size needs unroll: adjoint"):
+        TrajectoryMatching(FewExperts(data), NETWORK, recipe.distillation, recipe.trajectory_matching)

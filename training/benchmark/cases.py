@@ -7,6 +7,7 @@ from functools import partial
 from benchmark.workloads import (
     QUICK,
     Size,
+    adversary,
     augment,
     distill,
     epochs,
@@ -129,6 +130,14 @@ CASES = {
         two(
             partial(distill, bases_per_class=10, student_steps=5, micro_batch_size=10),
             partial(distill, bases_per_class=10, student_steps=5),
+        ),
+    ),
+    "adversary": Case(
+        "adversary, 50 bases per class of 3x32x32: 256 samples at once / all 1,000",
+        "s",
+        two(
+            in_color(partial(adversary, bases_per_class=50)),
+            in_color(partial(adversary, bases_per_class=50, at_once=True)),
         ),
     ),
     "mtt-64px": Case(

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from haba_hf.data.augmentation import DsaAugmentation
 from haba_hf.distillation import DistributionMatching, TrajectoryMatching
+from haba_hf.distillation.adversary import Adversary, contrastive_loss, cosine_loss
 from haba_hf.distillation.objectives.trajectory_matching import draw_pairs
 from haba_hf.networks import ConvNet
 
@@ -76,6 +77,27 @@ class NaiveDistributionMatching(DistributionMatching):
             loss = loss + (means[0].detach() - means[1]).square().sum()
         loss.backward()
         return {"l_dd": loss.item()}
+
+
+class AdversaryAtOnce(Adversary):
+    """All samples in one pass and one graph."""
+
+    def backward(self, model, generator):
+        settings = self.settings
+        hallucinators = torch.randperm(model.config.num_hallucinators, generator=generator)
+        hallucinators = hallucinators[: settings.adversary_hallucinators]
+        bases = torch.randperm(model.config.num_bases, generator=generator)
+        output = model(bases.repeat(len(hallucinators)), hallucinators.repeat_interleave(len(bases)))
+        samples = output.samples.detach().requires_grad_()
+        features = self.network.features(self.augmentation(samples, generator))
+        features_VBD = features.view(len(hallucinators), len(bases), -1)
+        l_cos, l_con = cosine_loss(features_VBD), contrastive_loss(features_VBD, settings.temperature)
+        l_task = F.cross_entropy(self.network.classifier(features), output.labels)
+        (d_samples,) = torch.autograd.grad(settings.lambda_cos * l_cos, samples, retain_graph=True)
+        output.samples.backward(d_samples)
+        l_f = settings.lambda_con * l_con + settings.lambda_task * l_task
+        l_f.backward(inputs=list(self.network.parameters()))
+        return {"l_cos": l_cos.item(), "l_con": l_con.item(), "l_task": l_task.item()}
 
 
 def train_on_real(network, images, labels, processor, batch_size, learning_rate, seed):

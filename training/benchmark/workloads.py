@@ -227,6 +227,26 @@ def distill(
     return run
 
 
+def adversary(size: Size, bases_per_class: int, at_once: bool = False):
+    """A step of the adversary alone; `at_once`, all samples in one pass."""
+    import torch
+
+    from benchmark.naive import AdversaryAtOnce
+    from haba_hf.distillation.adversary import Adversary, AdversaryArguments
+    from haba_hf.distillation.arguments import DistillationArguments
+
+    kind = AdversaryAtOnce if at_once else Adversary
+    sections = convnet(size), DistillationArguments(), AdversaryArguments()
+    player = kind(*sections, random_data(size, 1), accelerator_of(size))
+    model, generator = artifact(size, bases_per_class), torch.Generator().manual_seed(0)
+
+    def run() -> int:
+        player.backward(model, generator)
+        return 1
+
+    return run
+
+
 def experts(size: Size, naive: bool = False, real: bool = False, bf16: bool = True):
     """An epoch of an expert; of real images, each run that of another seed, and its accuracy on the test images."""
     import torch

@@ -36,13 +36,6 @@ class TrajectoryMatchingArguments(Settings):
     unroll: Literal["graph", "adjoint"] = field(
         default="adjoint", metadata={"help": "Constant memory, or one graph over all steps.", "result": False}
     )
-    micro_batch_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "By the adjoint: samples of a student step that go through the network at once; by default all.",
-            "result": False,
-        },
-    )
     kept_megabytes: int = field(
         default=2000,
         metadata={
@@ -54,9 +47,7 @@ class TrajectoryMatchingArguments(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        check_counts(self, "student_steps", "expert_span", "max_start", "micro_batch_size")
-        if self.micro_batch_size is not None and self.unroll == "graph":
-            raise ValueError("micro_batch_size needs unroll: adjoint.")
+        check_counts(self, "student_steps", "expert_span", "max_start")
         if self.kept_megabytes < 0:
             raise ValueError(f"kept_megabytes must be 0 or more, got {self.kept_megabytes}.")
 
@@ -71,11 +62,12 @@ class TrajectoryMatching:
     Args:
         experts ([`ExpertStore`]): recorded trajectories of the same network and data.
         network_arguments ([`NetworkArguments`]): the network of the experts.
-        arguments ([`DistillationArguments`]): `student_batch_size`, `pairing`, `dsa`, `lambda_dd`.
+        arguments ([`DistillationArguments`]): `student_batch_size`, `micro_batch_size`, `pairing`, `dsa`, `lambda_dd`.
         settings ([`TrajectoryMatchingArguments`]): where experts are met, and how the student is unrolled.
 
     Raises:
-        `ValueError`: if the experts hold fewer snapshots than `max_start` + `expert_span`.
+        `ValueError`: if the experts hold fewer snapshots than `max_start` + `expert_span`, or `unroll` is `"graph"`
+            with micro-batches.
     """
 
     learns_student_learning_rate = True
@@ -92,6 +84,8 @@ class TrajectoryMatching:
                 f"The experts hold {experts.num_snapshots} snapshots, but max_start + expert_span = "
                 f"{settings.num_snapshots}: record longer experts or lower one of the two."
             )
+        if arguments.micro_batch_size is not None and settings.unroll == "graph":
+            raise ValueError("micro_batch_size needs unroll: adjoint.")
         self.experts = experts
         self.network_arguments = network_arguments
         self.arguments = arguments
@@ -122,7 +116,7 @@ class TrajectoryMatching:
         if settings.unroll == "graph":
             loss, gradients = match_by_graph(step_loss, start, target, *run)
         else:
-            memory = settings.micro_batch_size, settings.kept_megabytes * 10**6
+            memory = arguments.micro_batch_size, settings.kept_megabytes * 10**6
             loss, gradients = match_by_adjoint(step_loss, start, target, *run, *memory)
 
         gradients.backward(arguments.lambda_dd, output.samples, output.labels, alpha_S)
