@@ -136,8 +136,8 @@ CASES = {
         "adversary, 50 bases per class of 3x32x32: 256 samples at once / all 1,000",
         "s",
         two(
-            in_color(partial(adversary, bases_per_class=50)),
-            in_color(partial(adversary, bases_per_class=50, at_once=True)),
+            resized(partial(adversary, bases_per_class=50), side=32, channels=3),
+            resized(partial(adversary, bases_per_class=50, at_once=True), side=32, channels=3),
         ),
     ),
     "mtt-64px": Case(
