@@ -1,27 +1,13 @@
-"""To the Hub and back: what of an artifact's folder is uploaded, in one commit, and what of a repository is taken.
-And the same without a Hub, into a folder."""
+"""An artifact to the Hub and back: what of its folder is uploaded, and what of a repository is taken. And the same
+without a Hub, into a folder."""
 
-import hashlib
 import inspect
 import json
-import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import validate_repo_id
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..artifact import modeling_haba
@@ -46,6 +32,7 @@ from .artifact import (
 )
 from .cards import eval_results_yaml, render_model_card
 from .records import RECORDS
+from .repositories import RepoType, check_destination, fetch_files, is_of, push_files
 from .tables import materialize_artifact
 
 EVAL_RESULTS = ".eval_results/haba.yaml"
@@ -108,43 +95,27 @@ def push_artifact(
         `OSError`: if the Hub cannot be reached or refuses; the repository then is as it was, or, if it is new, empty,
             which is said.
     """
-    repo_id = checked_repo_id(repo_id)
-    if create_pr and revision not in (None, "main"):
-        raise ValueError(f"A pull request is opened against main: give create_pr, or the branch {revision!r}.")
+    check_destination(repo_id, revision, create_pr)
     refuse_unsafe_files(directory)
     artifact = read_artifact(directory)
-    api = HfApi(token=token, library_name="haba_hf")
-    repo_type = "dataset" if as_dataset else "model"
+    repo_type: RepoType = "dataset" if as_dataset else "model"
     with tempfile.TemporaryDirectory() as folder:
         if as_dataset:
             files = _dataset_files(artifact, repo_id, tags, Path(folder))
         else:
             files = _model_files(artifact, repo_id, include_code, tags)
-        with clear_hub_errors(repo_id, revision):
-            is_new = not api.repo_exists(repo_id, repo_type=repo_type)
-            url = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True)
-        try:
-            with clear_hub_errors(repo_id, revision):
-                if revision is not None:
-                    _make_branch(api, repo_id, repo_type, revision)
-                there = api.list_repo_files(repo_id, repo_type=repo_type, revision=revision)
-                stale = sorted(name for name in there if _is_of(name, (*KNOWN, *TABLES)) and name not in files)
-                commit = api.create_commit(
-                    repo_id,
-                    [CommitOperationAdd(name, content) for name, content in files.items()]
-                    + [CommitOperationDelete(name) for name in stale],
-                    commit_message=commit_message
-                    or f"Publish {'samples' if as_dataset else 'an artifact'} of haba_hf",
-                    commit_description=commit_description,
-                    repo_type=repo_type,
-                    revision=revision,
-                    create_pr=create_pr,
-                )
-        except OSError as error:
-            if is_new:  # not deleted: the token may have no right to, and the name is the user's
-                raise OSError(f"{error} The new repository is empty: push again, or delete it on the Hub.") from error
-            raise
-    return commit.pr_url or str(url)
+        return push_files(
+            files,
+            repo_id,
+            repo_type,
+            (*KNOWN, *TABLES),
+            private=private,
+            revision=revision,
+            create_pr=create_pr,
+            commit_message=commit_message or f"Publish {'samples' if as_dataset else 'an artifact'} of haba_hf",
+            commit_description=commit_description,
+            token=token,
+        )
 
 
 def export_artifact(
@@ -200,7 +171,7 @@ def pull_artifact(repo_id: str, local_dir: str | Path, revision: str | None = No
     with atomic_directory(local_dir) as aside:
         for path in snapshot.rglob("*"):
             name = path.relative_to(snapshot).as_posix()
-            if _is_of(name, KNOWN) and path.is_file():
+            if is_of(name, KNOWN) and path.is_file():
                 (aside / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, aside / name)  # the cache holds links
     return local_dir
@@ -218,96 +189,7 @@ def fetch_artifact(
         token (`str`, *optional*): by default the one of `hf auth login` or `HF_TOKEN`; `False`: none, for a stranger.
         most_bytes (`int`, *optional*): refuse, before anything is fetched, an artifact that takes more.
     """
-    repo_id = checked_repo_id(repo_id)
-    with clear_hub_errors(repo_id, revision):
-        api = HfApi(token=token, library_name="haba_hf")
-        info = api.model_info(repo_id, revision=revision)
-        tree = api.list_repo_tree(repo_id, recursive=True, revision=info.sha)
-        listed = [entry for entry in tree if isinstance(entry, RepoFile)]
-        names = [file.path for file in listed]
-        for name in names:
-            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
-                raise ValueError(f"{repo_id} holds a file {name!r} that would leave its folder: do not use it.")
-        missing = [name for name in REQUIRED if name not in names]
-        if missing:
-            pickles = " (pickled weights are not read)" if WEIGHTS in missing else ""
-            raise ValueError(f"{repo_id} holds no artifact, it lacks {', '.join(missing)}{pickles}.")
-        files = [file for file in listed if _is_of(file.path, KNOWN)]
-        size = sum(file.size for file in files)
-        if most_bytes is not None and size > most_bytes:
-            raise ValueError(f"{repo_id} takes {size:,} bytes, more than the {most_bytes:,} that are fetched here.")
-        snapshot = Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(KNOWN), token=token))
-        _verify(snapshot, repo_id, files)
-        return snapshot
-
-
-def _verify(snapshot: Path, repo_id: str, files: Sequence[RepoFile]) -> None:
-    """What arrived is what the Hub has, by its own digests; the client looks at sizes alone."""
-    for entry in files:
-        path = snapshot / entry.path
-        content = path.read_bytes()
-        if entry.lfs is not None:
-            found, wanted = hashlib.sha256(content).hexdigest(), entry.lfs.sha256
-        else:  # as git names a file's content
-            found, wanted = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest(), entry.blob_id
-        if found != wanted:
-            path.resolve().unlink()  # out of the cache, so that it is fetched anew
-            path.unlink(missing_ok=True)
-            raise OSError(f"{repo_id}: {entry.path} arrived with other content than the Hub has: try again.")
-
-
-def checked_repo_id(repo_id: str) -> str:
-    """`owner/name` as it is; anything else is a `ValueError`."""
-    if repo_id.count("/") != 1 or not all(re.fullmatch(r"\w[\w.-]*", part) for part in repo_id.split("/")):
-        raise ValueError(f"{repo_id!r} is no name on the Hub: give owner/name, in letters, digits, '-', '_' and '.'.")
-    validate_repo_id(repo_id)
-    return repo_id
-
-
-@contextmanager
-def clear_hub_errors(repo_id: str, revision: str | None = None) -> Iterator[None]:
-    """What the client raises as one sentence, an `OSError`, that says what to do. It never holds a token."""
-    try:
-        yield
-    except Exception as error:
-        fault = _fault_of_hub(error, revision)
-        if fault is None:
-            raise
-        raise OSError(f"{repo_id}: {fault}.") from error
-
-
-def _fault_of_hub(error: BaseException, revision: str | None) -> str | None:
-    """
-    What went wrong between here and the Hub; `None` of any other error. The client wraps what it met, a status above
-    all, in errors of its own, so that all that led to one counts.
-    """
-    causes: list[BaseException] = [error]
-    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
-        causes.append(cause)
-    if isinstance(error, RevisionNotFoundError):
-        return f"there is no revision {revision!r} on the Hub: look up its branches and tags"
-    answered = next((cause for cause in causes if isinstance(cause, HfHubHTTPError)), None)
-    if answered is not None:
-        status = answered.response.status_code
-        missing = "the Hub lacks a file that it lists or was sent: try again"
-        if isinstance(answered, RepositoryNotFoundError):
-            missing = "there is no such repository on the Hub, or it is private: check the name or `hf auth login`"
-        advice = {
-            401: "the Hub does not accept the token, or there is none: run `hf auth login`, or set HF_TOKEN",
-            403: "the token has no right to do this: use one that has",
-            404: missing,
-            429: "too many requests: try again in some minutes",
-        }
-        unknown = "the Hub has a fault of its own: try again later" if status >= 500 else "the Hub refuses"
-        return f"{advice.get(status, unknown)} (HTTP {status})"
-    if isinstance(error, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set, so the Hub is not asked: unset it"
-    unanswered = next((cause for cause in causes if isinstance(cause, (HTTPError, LocalEntryNotFoundError))), None)
-    if unanswered is not None:
-        return f"the connection to the Hub failed ({type(unanswered).__name__}): try again, what arrived is kept"
-    if isinstance(error, (json.JSONDecodeError, TypeError, LookupError, AttributeError, RuntimeError)):
-        return "the Hub answered something else than it should: check HF_ENDPOINT and proxies, or try again later"
-    return None
+    return fetch_files(repo_id, "model", KNOWN, REQUIRED, "artifact", revision, token=token, most_bytes=most_bytes)
 
 
 def _model_files(artifact: Artifact, repo_id: str, include_code: bool, tags: Sequence[str] | None = None) -> Files:
@@ -342,18 +224,5 @@ def code_files(processor: type[HabaProcessor] = HabaImageProcessor) -> list[Path
 
 def _refuse_other_folders(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if names and (not names.issuperset(REQUIRED) or not all(_is_of(name, LOCAL) for name in names)):
+    if names and (not names.issuperset(REQUIRED) or not all(is_of(name, LOCAL) for name in names)):
         raise ValueError(f"{folder} holds other files than an artifact's: name a new folder.")
-
-
-def _make_branch(api: HfApi, repo_id: str, repo_type: str, revision: str) -> None:
-    try:
-        api.repo_info(repo_id, repo_type=repo_type, revision=revision)
-    except RevisionNotFoundError:
-        api.create_branch(repo_id, branch=revision, repo_type=repo_type)
-
-
-def _is_of(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a file's name is one of ours; `*` stands for a part of a name, never for a folder."""
-    path = PurePosixPath(name)
-    return any(len(path.parts) == pattern.count("/") + 1 and path.match(pattern) for pattern in patterns)
