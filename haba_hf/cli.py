@@ -6,6 +6,7 @@
     haba push runs/digits-dm-1pc/artifact me/haba-digits
     haba export runs/digits-dm-1pc/artifact my-folder   # what a push uploads, in a folder
     haba pull me/haba-digits my-copy
+    haba experts push experts/digits me/experts-digits  # and haba experts pull me/experts-digits FOLDER
     haba list recipes                                   # or artifacts, datasets
     haba plan --images_per_class 10 --num_labels 10 --sample_shape 3 32 32
 
@@ -41,8 +42,11 @@ RECIPE_COMMANDS = {
     "evaluate": "Train fresh students on an artifact: haba evaluate digits/dm-1pc --references random",
     "robustness": "Score students under 19 corruptions: haba robustness cifar10/dm-1pc",
     "embed": "Draw samples among real images by t-SNE: haba embed cifar10/dm-1pc --embedded_classes 0 1 2",
-    "experts": "Record experts, which trajectory matching needs first: haba experts digits/mtt-1pc",
+    "experts": "Record experts, which trajectory matching needs first: haba experts digits/mtt-1pc; to the Hub and "
+    "back: haba experts push, haba experts pull",
 }
+# Commands of two words, the second in place of a recipe.
+PUSH_EXPERTS, PULL_EXPERTS = "experts push", "experts pull"
 OBJECTIVES = (
     *("distribution_matching", "trajectory_matching", "gradient_matching", "idc", "feature_alignment"),
     "label_distillation",
@@ -91,6 +95,8 @@ def _read(words: list[str]) -> tuple[str, argparse.Namespace | list[str]] | None
     Raises:
         `ValueError`, `FileNotFoundError`: of a slip that shows without running anything.
     """
+    if " ".join(words[:2]) in (PUSH_EXPERTS, PULL_EXPERTS):
+        words = [" ".join(words[:2]), *words[2:]]
     if words and words[0] in RECIPE_COMMANDS:
         command, of_recipe = words[0], [word for word in words[1:] if word != "--json"]
         if any(word in ("-h", "--help", "--help-all") for word in of_recipe):
@@ -238,6 +244,20 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     pull.add_argument("repo_id", help="owner/name on the Hub")
     pull.add_argument("folder", help="a new folder, or that of an artifact to replace")
     pull.add_argument("--revision", help="branch, tag or commit")
+
+    push_experts = _add(
+        commands, PUSH_EXPERTS, "Publish experts as a data set: haba experts push experts/digits me/experts-digits"
+    )
+    push_experts.add_argument("folder", help="of the experts, a recipe's experts_dir")
+    pull_experts = _add(commands, PULL_EXPERTS, "Fetch experts: haba experts pull me/experts-digits experts/digits")
+    for command in (push_experts, pull_experts):
+        command.add_argument("repo_id", help="owner/name on the Hub")
+    pull_experts.add_argument("folder", help="a new folder, then a recipe's experts_dir")
+    push_experts.add_argument("--private", action="store_true", help="make a new repository private")
+    push_experts.add_argument("--revision", help="branch to commit to")
+    push_experts.add_argument("--create-pr", action="store_true", help="open a pull request in place of a commit")
+    push_experts.add_argument("--message", help="what the commit says")
+    pull_experts.add_argument("--revision", help="branch, tag or commit")
 
     plan = _add(
         commands,

@@ -24,7 +24,9 @@ from .hub import (
     list_artifacts,
     materialize_artifact,
     pull_artifact,
+    pull_experts,
     push_artifact,
+    push_experts,
     read_artifact,
     save_gallery,
     save_sounds,
@@ -180,6 +182,23 @@ def _pull(arguments: argparse.Namespace) -> Answer:
     return {"folder": str(path)}, f"{path} is written; see it by haba info {path}"
 
 
+def _push_experts(arguments: argparse.Namespace) -> Answer:
+    url = push_experts(
+        arguments.folder,
+        arguments.repo_id,
+        private=arguments.private or None,
+        revision=arguments.revision,
+        create_pr=arguments.create_pr,
+        commit_message=arguments.message,
+    )
+    return {"url": url}, url
+
+
+def _pull_experts(arguments: argparse.Namespace) -> Answer:
+    path = pull_experts(arguments.repo_id, arguments.folder, arguments.revision)
+    return {"experts_dir": str(path)}, f"Experts: {path}. Use them: haba distill RECIPE --experts_dir {path}"
+
+
 def _plan(arguments: argparse.Namespace) -> Answer:
     shape = tuple(arguments.sample_shape)
     plans = plan_storage(
@@ -289,5 +308,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "export": _export,
     "import": _import,
     "pull": _pull,
+    "experts push": _push_experts,
+    "experts pull": _pull_experts,
     "plan": _plan,
 }

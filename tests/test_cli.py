@@ -143,6 +143,26 @@ def test_push_info_and_pull(haba, error_of, tmp_path, monkeypatch):
         assert "the token has no right to do this" in error_of("push", artifact, "me/tiny")
 
 
+def test_experts_are_recorded_pushed_and_pulled(haba, error_of, tmp_path, monkeypatch):
+    experts = tmp_path / "experts"
+    sizes = ["--num_experts", "1", "--max_start", "1", "--expert_span", "1", "--network_depth", "2"]
+    words = ["digits/mtt-1pc", *sizes, "--network_width", "4", "--experts_dir", experts, "--json"]
+    assert json.loads(haba("experts", *words)) == {"experts_dir": str(experts)}
+    with serving(tmp_path, monkeypatch) as hub:
+        sent = ["experts", "push", experts, "me/experts", "--private", "--message", "By hand"]
+        assert haba(*sent).strip() == f"{hub.url}/datasets/me/experts"
+        repo = hub.repos[("dataset", "me/experts")]
+        assert repo.private and repo.commits[-1][1] == "By hand"
+        answer = json.loads(haba("experts", "pull", "me/experts", tmp_path / "copy", "--json"))
+        assert answer == {"experts_dir": str(tmp_path / "copy")}
+        found = (tmp_path / "copy" / "expert-0000.safetensors").read_bytes()
+        assert found == (experts / "expert-0000.safetensors").read_bytes()
+        assert "| data | digits |" in (tmp_path / "copy" / "README.md").read_text()
+        assert "is not empty" in error_of("experts", "pull", "me/experts", tmp_path / "copy")
+    assert "holds no experts" in error_of("experts", "push", tmp_path, "me/experts")
+    assert "the following arguments are required: repo_id" in error_of("experts", "push", tmp_path)
+
+
 def test_plan_lists_what_a_budget_pays_for(haba, error_of):
     shape = ["--num_labels", "10", "--sample_shape", "3", "32", "32"]
     plans = json.loads(haba("plan", "--images_per_class", "10", *shape, "--json"))["plans"]
@@ -223,21 +243,24 @@ def test_mistakes_are_one_line(error_of, tmp_path):
     )
 
 
-COMMANDS = ["list", "info", "materialize", "gallery", "listen", "push", "export", "import", "pull", "plan"]
+COMMANDS = [
+    *("list", "info", "materialize", "gallery", "listen", "push", "export", "import", "pull"),
+    *("experts push", "experts pull", "plan"),
+]
 
 
 def test_help_lists_every_command(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     printed = capsys.readouterr().out
-    listed = re.findall(r"(?m)^    ([a-z]+)", printed.split("\n  COMMAND\n")[1].split("\n\n")[0])
+    listed = re.findall(r"(?m)^    ([a-z]+(?: [a-z]+)?)", printed.split("\n  COMMAND\n")[1].split("\n\n")[0])
     assert listed == [*RECIPE_COMMANDS, *COMMANDS]
 
 
 @pytest.mark.parametrize("command", [*RECIPE_COMMANDS, *COMMANDS])
 def test_help_teaches(command, capsys):
     with pytest.raises(SystemExit) as stop:
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     assert stop.value.code == 0
     assert f"haba {command} " in capsys.readouterr().out.replace("\n", " ")
     if command in RECIPE_COMMANDS:

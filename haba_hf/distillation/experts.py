@@ -2,7 +2,8 @@
 2022).
 
 One safetensors file per expert holds `snapshots` [S, P]: S moments of one network's P parameters, flattened in the
-order of `named_parameters()`. Only the S snapshots that the recipe's run can draw are recorded.
+order of `named_parameters()`. Only the S snapshots that the recipe's run can draw are recorded. Its header says what
+trained it and, for a reader, the name of the data and the validation accuracy of the last snapshot.
 """
 
 import json
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 
 from ..data.augmentation import DSA_STRATEGY, DsaAugmentation
 from ..data.image_data import ImageData
+from ..evaluation.training import accuracy
 from ..networks import NetworkArguments, build_network
 from ..utils.checks import MOST_SEED, Settings, check_between, check_counts, check_momentum, check_positive
 from ..utils.files import atomic_file, check_recorded, check_writable
@@ -146,8 +148,12 @@ def record_experts(
         seed = derived_seed(arguments.expert_seed, index, WEIGHTS)
         expert = build_network(network_arguments, data.image_shape, data.num_labels, seed)
         snapshots = _train(expert, data, arguments, index, num_snapshots, accelerator)
+        about = {"dataset": data.name}
+        if len(data.validation):
+            score = accuracy(expert, data.validation.images, data.validation.labels, data.processor)
+            about["validation_accuracy"] = f"{score:.4f}"
         with atomic_file(path) as aside:
-            save_file({"snapshots": snapshots}, aside, expected)
+            save_file({"snapshots": snapshots}, aside, expected | about)
     accelerator.wait_for_everyone()
     return paths
 

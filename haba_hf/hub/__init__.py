@@ -2,6 +2,7 @@
 
 from .artifact import Artifact, read_artifact
 from .cards import render_dataset_card, render_model_card
+from .experts import pull_experts, push_experts, read_experts
 from .galleries import mixture_picture, save_contact_sheet, save_gallery
 from .listen import save_sounds
 from .mixtures import mix_hallucinators
@@ -24,8 +25,11 @@ __all__ = [
     "plot_robustness",
     "plot_training_curves",
     "pull_artifact",
+    "pull_experts",
     "push_artifact",
+    "push_experts",
     "read_artifact",
+    "read_experts",
     "render_dataset_card",
     "render_model_card",
     "save_contact_sheet",

@@ -108,16 +108,25 @@ def eval_results_yaml(artifact: Artifact) -> str | None:
     return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
 
 
-def _render(template: str, artifact: Artifact, repo_id: str, metadata: str, **variables: Any) -> str:
+def fill_template(template: str, **variables: Any) -> str:
+    """A card of one of the templates in `hub_cards/`."""
     # Sandboxed, and values are only ever printed: a template in a class name stays text.
     environment = SandboxedEnvironment(
         loader=FileSystemLoader(hub_cards_folder()), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["inline"] = escape_markdown
     environment.filters["digits"] = lambda values: ", ".join(f"{value:.4g}" for value in values)
+    text = environment.get_template(template).render(**variables)
+    text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    ModelCard(text)  # refuses metadata that the Hub could not read
+    return text
+
+
+def _render(template: str, artifact: Artifact, repo_id: str, metadata: str, **variables: Any) -> str:
     model, measurements = artifact.model, artifact.measurements
     step_sizes = model.step_sizes
-    text = environment.get_template(template).render(
+    return fill_template(
+        template,
         metadata=metadata.strip(),
         repo_id=repo_id,
         config=model.config,
@@ -143,9 +152,6 @@ def _render(template: str, artifact: Artifact, repo_id: str, metadata: str, **va
         citation=PAPER,
         **variables,
     )
-    text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
-    ModelCard(text)  # refuses metadata that the Hub could not read
-    return text
 
 
 def _is_speech(artifact: Artifact) -> bool:

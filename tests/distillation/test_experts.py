@@ -8,6 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from haba_hf.data import Split
 from haba_hf.data.augmentation import DSA_STRATEGY, DsaAugmentation
 from haba_hf.distillation import ExpertArguments, ExpertStore, experts, record_experts
 from haba_hf.distillation.experts import expert_path, flat_parameters, recording_bytes
@@ -132,6 +133,22 @@ def test_global_random_state_is_neither_used_nor_changed(tmp_path):
     (again, _) = record(tiny_experts(tmp_path / "b"))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(load_file(path)["snapshots"], load_file(again)["snapshots"])
+
+
+def test_a_file_says_its_data_and_what_the_expert_reached(tmp_path):
+    data = tiny_data()
+    (path, _) = record(tiny_experts(tmp_path / "a"), data, num_snapshots=4)
+    network = build_network(NETWORK, data.image_shape, data.num_labels, seed=0)
+    torch.nn.utils.vector_to_parameters(load_file(path)["snapshots"][-1], network.parameters())
+    predicted = network(data.processor.normalize(data.validation.images)).argmax(dim=1)
+    expected = (predicted == data.validation.labels).double().mean().item()
+    header, *_ = contents(path)
+    assert header["dataset"] == "tiny"
+    assert header["validation_accuracy"] == f"{expected:.4f}"
+
+    data.validation = Split(data.validation.images[:0], data.validation.labels[:0])
+    (path, _) = record(tiny_experts(tmp_path / "b"), data)
+    assert "validation_accuracy" not in contents(path)[0]
 
 
 def test_half_precision(tmp_path):
