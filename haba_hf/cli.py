@@ -212,9 +212,10 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     export.add_argument("--no-code", action="store_true", help="leave out the code that trust_remote_code=True runs")
     export.add_argument(
         "--layout",
-        choices=("haba", "mtt"),
+        choices=("haba", "mtt", "folder"),
         default="haba",
-        help="mtt: all samples as images_best.pt and labels_best.pt, which scorers of other projects read (haba)",
+        help="mtt: all samples as images_best.pt and labels_best.pt, which scorers of other projects read; folder: as "
+        "pictures <class>/<number>.png with a metadata.csv (haba)",
     )
 
     bring = _add(
@@ -222,10 +223,11 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
         "import",
         "Somebody's released set: haba import images_best.pt runs/theirs --labels labels_best.pt --dataset cifar10",
     )
-    bring.add_argument("images", help="the file of images, or of images and labels")
+    bring.add_argument("images", help="the file of images, or of images and labels; the folder of pictures")
     bring.add_argument("folder", help="a new folder; the artifact is in its artifact/")
     bring.add_argument("--labels", help="the file of labels, of the layout mtt")
-    bring.add_argument("--layout", choices=("mtt", "dc", "idc", "npz"), default="mtt", help="whose release (mtt)")
+    layouts = ("mtt", "dc", "idc", "npz", "folder")
+    bring.add_argument("--layout", choices=layouts, default="mtt", help="whose release, or folder of pictures (mtt)")
     bring.add_argument("--dataset", required=True, help="the real data it was made of, as in a recipe")
     bring.add_argument("--data_dir", help="folder to load them from instead of the Hub")
     bring.add_argument(

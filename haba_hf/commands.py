@@ -31,6 +31,7 @@ from .hub import (
     save_gallery,
     save_sounds,
 )
+from .hub.pictures import write_pictures
 from .hub.records import CORESET, DISTILLATION
 from .hub.released import write_released
 from .recipes import Recipe, parse_recipe
@@ -45,6 +46,7 @@ from .runs import (
     select_coreset,
     start_accelerator,
 )
+from .utils.text import some
 
 # What a command gives back: an object for --json, and the text it prints without.
 Answer = tuple[dict[str, Any], str]
@@ -160,10 +162,11 @@ def _push(arguments: argparse.Namespace) -> Answer:
 
 
 def _export(arguments: argparse.Namespace) -> Answer:
-    if arguments.layout == "mtt":
-        written = write_released(read_artifact(arguments.artifact), arguments.folder)
-        names = sorted(path.name for path in written.iterdir())
-        return {"folder": str(written)}, f"{written} is written: {', '.join(names)}"
+    if arguments.layout != "haba":
+        write = {"mtt": write_released, "folder": write_pictures}[arguments.layout]
+        written = write(read_artifact(arguments.artifact), arguments.folder)
+        names = some(sorted(path.name for path in written.iterdir()))
+        return {"folder": str(written)}, f"{written} is written: {names}"
     path = export_artifact(
         arguments.artifact, arguments.folder, repo_id=arguments.repo_id, include_code=not arguments.no_code
     )

@@ -92,7 +92,7 @@ class ImageDecoder:
             if self.resize is None and (image.height, image.width) != size:
                 raise ValueError(
                     f"The image of row {row} of the {split} split is {image.height}x{image.width} while others are "
-                    f"{size[0]}x{size[1]}; set resize."
+                    f"{size[0]}x{size[1]}; set resize, or bring them to one size."
                 )
             if image.height != image.width and self.resize is not None and not self.center_crop:
                 self._say(

@@ -64,6 +64,11 @@ def open_folder(folder: Path, config: str | None = None) -> Tables:
         return _open_parquet(folder, parquet, config)
     if config is not None:
         raise ValueError(f"{folder} holds no parquet files, so it has no dataset_config {config!r}: leave it out.")
+    return open_pictures(folder)
+
+
+def open_pictures(folder: Path) -> Tables:
+    """The last two layouts of [`open_folder`]: files named by `metadata.csv` or `metadata.jsonl`, or class folders."""
     return _open_metadata(folder) or open_class_folders(folder)
 
 

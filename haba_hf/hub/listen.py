@@ -3,7 +3,6 @@
 Shape legend: B samples of a batch, C/H/W of a sample; S sound samples.
 """
 
-import re
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +14,7 @@ from ..artifact.loading import HabaProcessor
 from ..artifact.modeling_haba import HabaModel, HabaOutput
 from ..artifact.processing_audio_haba import GRIFFIN_LIM_STEPS, HabaAudioProcessor
 from ..utils.files import atomic_directory, check_empty
+from ..utils.text import file_word
 
 BATCH_SIZE = 64
 
@@ -105,8 +105,7 @@ def _names(model: HabaModel, output: HabaOutput) -> list[Path]:
         numbers["formation"] = output.formation_ids
     names = []
     for i, label in enumerate(labels.tolist()):
-        # A class name may be any text: it must not lead out of the folder.
-        word = re.sub(r"[^\w-]", "_", model.config.id2label[label])
+        word = file_word(model.config.id2label[label])
         parts = [f"{part}{int(ids[i]) + 1}" for part, ids in numbers.items()]
         names.append(Path(f"{label}_{word}") / f"{'_'.join(parts)}.wav")
     return names

@@ -1,5 +1,5 @@
 """
-Distilled sets in the layouts of released code, out and in. They are pickles of tensors: those that are written are
+Distilled sets in the layouts of released code, out and in. Most are pickles of tensors: those that are written are
 never uploaded, and one is read only where the user names it, by torch's reader of tensors alone.
 
 Shape legend: N images, C/H/W of an image, L classes.
@@ -17,12 +17,14 @@ from torch import Tensor
 
 from ..utils.files import atomic_directory, check_empty, write_json
 from .artifact import Artifact, processor_settings
+from .pictures import read_pictures
 
 LAYOUTS = {
     "mtt": "images.pt and labels.pt, tensors (MTT, FTD, DATM, FreD ...)",
     "dc": "one file with a list of [images, labels] under `data`, one for each experiment (DC, DSA, DM, CAFE)",
     "idc": "one file with [images, labels] (IDC)",
     "npz": "one file with arrays `images` and `labels`",
+    "folder": "a folder of pictures, <class>/*.png",
 }
 IMAGES, LABELS, RATE, ABOUT = "images_best.pt", "labels_best.pt", "lr_best.pt", "about.json"
 
@@ -34,18 +36,21 @@ class ReleasedSet:
         images (`torch.Tensor`): `[N, C, H, W]`, uint8 or float32, in whatever space they were saved.
         labels (`torch.Tensor`): int64 `[N]`, or float32 `[N, L]`.
         notes (`list[str]`): what of the files was left out.
+        class_names (`list[str]`, *optional*): in the order of the labels, where the files say it.
     """
 
     images: Tensor
     labels: Tensor
     notes: list[str]
+    class_names: list[str] | None = None
 
 
 def write_released(artifact: Artifact, directory: str | Path) -> Path:
     """
     All samples as `images_best.pt` (float32 `[N, C, H, W]`, normalized), `labels_best.pt` (int64 `[N]`, or float32
     `[N, L]` if soft) and `lr_best.pt`, the layout of MTT's release, which DD-Ranking, DC-BENCH, BEARD and
-    DD-RobustBench read. `about.json` says what the tensors do not: classes, mean and deviation of the channels.
+    DD-RobustBench read. The rate is that of the students that were measured, if it is set for them, else the stored
+    one. `about.json` says what the tensors do not: classes, mean and deviation of the channels.
 
     Args:
         artifact ([`Artifact`]): whose samples.
@@ -62,6 +67,8 @@ def write_released(artifact: Artifact, directory: str | Path) -> Path:
         raise ValueError("Its students take steps of learned sizes, which the layout mtt has no place for.")
     with torch.no_grad():
         output = model.materialize()
+    measured_by = (model.config.student_training or {}).get("evaluation_learning_rate")
+    rate = model.student_learning_rate.detach().cpu() if measured_by is None else torch.tensor(float(measured_by))
     about = {
         "class_names": [str(model.config.id2label[label]) for label in range(model.config.num_labels)],
         "student_training": model.config.student_training,
@@ -70,7 +77,7 @@ def write_released(artifact: Artifact, directory: str | Path) -> Path:
     with atomic_directory(directory) as aside:
         torch.save(output["samples"].float().cpu().contiguous(), aside / IMAGES)
         torch.save(output["labels"].detach().cpu().contiguous(), aside / LABELS)
-        torch.save(model.student_learning_rate.detach().cpu(), aside / RATE)
+        torch.save(rate, aside / RATE)
         write_json(aside / ABOUT, about)
     return directory
 
@@ -80,7 +87,7 @@ def read_released(images: str | Path, labels: str | Path | None, layout: str) ->
     Images and labels of somebody's release.
 
     Args:
-        images (`str`): the file of images, or of both.
+        images (`str`): the file of images, or of both; the folder of pictures.
         labels (`str`, *optional*): the file of labels, of the layout mtt.
         layout (`str`): one of `LAYOUTS`.
 
@@ -94,6 +101,8 @@ def read_released(images: str | Path, labels: str | Path | None, layout: str) ->
     if (labels is not None) != (layout == "mtt"):
         advice = "name labels" if layout == "mtt" else "leave labels out"
         raise ValueError(f"The layout {layout} is {LAYOUTS[layout]}: {advice}.")
+    if layout == "folder":
+        return ReleasedSet(*read_pictures(images))
     notes: list[str] = []
     if layout == "mtt":
         found = _load(images), _load(labels or "")

@@ -19,10 +19,12 @@ from ..data import ImageData, load_image_data
 from ..distillation import model_config
 from ..hub.artifact import GALLERY
 from ..hub.galleries import save_gallery
+from ..hub.pictures import class_folders
 from ..hub.records import DISTILLATION
 from ..hub.released import ReleasedSet, read_released
 from ..recipes import recipe_of
 from ..utils.files import atomic_directory, check_writable, locked, write_json
+from ..utils.text import some
 from .provenance import draw, environment, source_facts, write_model
 
 # What values of each space may be: learned pixels leave the range of real ones, but not by much.
@@ -58,7 +60,8 @@ def import_released(
         space (`str`, *optional*, defaults to `"normalized"`): of values of float: normalized by channel, or `"unit"`,
             pixels in [0, 1]. Bytes are pixels.
         mean, std (`list[float]`, *optional*): what values were normalized by, by default as the data's processor does.
-        class_names (`list[str]`, *optional*): in the order of the labels, by default that of the data.
+        class_names (`list[str]`, *optional*): in the order of the labels, by default what the files say, else that of
+            the data. A folder's are matched with the data's, as they are or as [`class_folders`] writes them.
         learning_rate (`float`, *optional*, defaults to 0.01): of its students.
         formation_factor (`int`, *optional*, defaults to 1): tiles a side that an image is cut into (IDC).
 
@@ -84,6 +87,7 @@ def import_released(
         output_dir=str(output_dir),
     )
     data = load_image_data(recipe.data, needs_test=False)
+    class_names = class_names or released.class_names
     images_NCHW, their_labels = _class_by_class(released, data, space, mean, std, class_names)
     sizes = dataclasses.replace(recipe.model, bases_per_class=len(images_NCHW) // data.num_labels)
     recipe = dataclasses.replace(recipe, model=sizes)
@@ -97,7 +101,7 @@ def import_released(
         provenance = {
             **write_model(aside, model, data.processor, recipe),
             "imported": f"{', '.join(file.name for file in files)} (layout {layout})",
-            "imported_sha256": ", ".join(hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files),
+            "imported_sha256": ", ".join(map(_digest, files)),
             **source_facts(recipe, data),
             "bases_per_class": model.config.bases_per_class,
             "samples_per_class": model.config.samples_per_class,
@@ -111,6 +115,16 @@ def import_released(
     return path
 
 
+def _digest(path: Path) -> str:
+    """The first 16 digits of the SHA-256 of a file, or of the names and contents of a folder's."""
+    digest = hashlib.sha256() if path.is_dir() else hashlib.sha256(path.read_bytes())
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            digest.update(file.relative_to(path).as_posix().encode() + b"\0")
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
 def _class_by_class(
     released: ReleasedSet,
     data: ImageData,
@@ -120,10 +134,13 @@ def _class_by_class(
     class_names: Sequence[str] | None,
 ) -> tuple[Tensor, Tensor]:
     """Images in model space and their labels, as many of every class, in the order of the data's classes."""
-    if tuple(released.images.shape[1:]) != data.image_shape:
-        shapes = ["x".join(map(str, shape)) for shape in (released.images.shape[1:], data.image_shape)]
+    images = released.images
+    if released.class_names is not None and images.shape[1] == 1:  # pictures without color of data in color
+        images = images.expand(-1, data.image_shape[0], -1, -1)
+    if tuple(images.shape[1:]) != data.image_shape:
+        shapes = ["x".join(map(str, shape)) for shape in (images.shape[1:], data.image_shape)]
         raise ValueError(f"The images are of {shapes[0]}, those of {data.name} of {shapes[1]}: name their data.")
-    images_NCHW = _in_model_space(released.images, data, space, mean, std)
+    images_NCHW = _in_model_space(images, data, space, mean, std)
     soft = released.labels.ndim == 2
     labels = released.labels.argmax(dim=1) if soft else released.labels
     place = _places(class_names, data)
@@ -152,9 +169,13 @@ def _places(class_names: Sequence[str] | None, data: ImageData) -> Tensor:
     """Where each of their labels is among the data's classes."""
     if class_names is None:
         return torch.arange(data.num_labels)
-    if sorted(class_names) != sorted(data.class_names):
-        raise ValueError(f"class_names must be those of {data.name} in their order: {', '.join(data.class_names)}.")
-    return torch.tensor([data.class_names.index(name) for name in class_names])
+    for known in (data.class_names, class_folders(data.class_names)):
+        if sorted(class_names) == sorted(known):
+            return torch.tensor([known.index(name) for name in class_names])
+    raise ValueError(
+        f"The classes are {some(class_names)}, those of {data.name} {', '.join(data.class_names)}: call them alike, "
+        "or give class_names in the order of the labels, which of a folder is that of its sorted names."
+    )
 
 
 def _in_model_space(

@@ -22,6 +22,11 @@ def plain(text: Any) -> str:
     return line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]}…"
 
 
+def file_word(text: str) -> str:
+    """Text as a part of a file's name: what is no letter, digit, `_` or `-` is `_`, so that it leads nowhere else."""
+    return re.sub(r"[^\w-]", "_", text)
+
+
 def some(names: Iterable[Any], separator: str = ", ") -> str:
     """The first names of a list, and how many more there are."""
     known = [plain(name) for name in names]

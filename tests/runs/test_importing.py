@@ -137,7 +137,7 @@ IMAGES, LABELS = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_see
         (IMAGES, torch.nn.functional.one_hot(LABELS, 12) * 1.0, {}, "Labels are of 12 classes, digits has 10"),
         (IMAGES, torch.full((20,), 0.5), {}, "labels are whole numbers"),
         (IMAGES, torch.arange(19), {}, "expected images"),
-        (IMAGES, LABELS, {"class_names": ["a"] * 10}, "class_names must be those of digits"),
+        (IMAGES, LABELS, {"class_names": ["a"] * 10}, "those of digits 0, 1, .*: call them alike"),
         (IMAGES, LABELS, {"mean": [0.1, 0.2], "std": [1.0, 1.0]}, "one number for each of 1 channels"),
         (IMAGES, LABELS, {"layout": "zip"}, "There is no layout 'zip'"),
         (IMAGES, LABELS, {"layout": "idc"}, "leave labels out"),
@@ -184,3 +184,10 @@ def test_spectrograms_are_imported_as_they_are_and_never_as_pixels(tmp_path):
     for name, space in (("bytes", "normalized"), ("floats", "unit")):
         with pytest.raises(ValueError, match="whose spectrograms are no pixels"):
             imported((tmp_path / f"{name}.pt", tmp_path / "labels.pt"), tmp_path / name, space=space, **settings)
+
+
+def test_the_rate_beside_the_samples_is_that_of_the_students_measured(tmp_path):
+    artifact = read_artifact(DIGITS)
+    artifact.model.config.student_training["evaluation_learning_rate"] = 0.03
+    folder = write_released(artifact, tmp_path / "mtt")
+    assert torch.load(folder / "lr_best.pt").item() == pytest.approx(0.03)
