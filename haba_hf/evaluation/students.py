@@ -3,16 +3,18 @@
 All randomness comes from generators seeded by (seed, network index), so a result depends neither on the global random
 state (which stays as it was) nor on how many processes share the students.
 
-Shape legend: L classes.
+Shape legend: S students, L classes.
 """
 
 import dataclasses
+import math
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
@@ -25,7 +27,7 @@ from ..utils.progress import Progress
 from ..utils.seeds import derived_seed, seeded_generator
 from .arguments import EvaluationArguments
 from .protocols import OnEpoch, StudentTraining, artifact_training
-from .training import accuracy
+from .training import right_by_class
 
 # The independent streams of one student: its weights; its batches, pairing and augmentation; its real images, if
 # drawn.
@@ -46,6 +48,9 @@ class AccuracyResult:
             given.
         steps (`int`, *optional*): SGD steps of a student.
         samples (`int`, *optional*): what a student has seen in all of them, counting each as often as it came.
+        class_accuracies (`list[float]`, *optional*): of each class, the mean over the students; `None` of one without
+            images in the split.
+        balanced_accuracies (`list[float]`, *optional*): of each student, the mean over the classes that have images.
     """
 
     mean: float
@@ -55,6 +60,8 @@ class AccuracyResult:
     validation_accuracies: list[float] = field(default_factory=list)
     steps: int | None = None
     samples: int | None = None
+    class_accuracies: list[float | None] = field(default_factory=list)
+    balanced_accuracies: list[float] = field(default_factory=list)
 
 
 def train_fresh_student(
@@ -120,7 +127,7 @@ def evaluate_students(
     _, channels, height, width = split.images.shape
     shapes = (channels, height, width), num_labels
     indices = range(accelerator.process_index, args.evaluation_seeds, accelerator.num_processes)
-    outcomes: list[tuple[int, list[float], str]] = []
+    outcomes: list[tuple[int, list[list[int]], str]] = []  # of each split, how many of each class are right
     epochs, shown = len(indices) * training.epochs, accelerator.is_main_process
     with Progress("students", epochs, "epoch", shown=shown) as progress:
         for index in indices:
@@ -128,19 +135,26 @@ def evaluate_students(
                 network = train_fresh_student(
                     index, training, network_args, seed, *shapes, on_epoch=lambda epoch, loss: progress.update()
                 )
-                scores = [accuracy(network, scored.images, scored.labels, processor) for scored in splits]
+                rights = [
+                    right_by_class(network, scored.images, scored.labels, processor, num_labels).tolist()
+                    for scored in splits
+                ]
             except FloatingPointError as error:
                 # Raised after the gather, by all processes: one that left now would let the others wait for ever.
                 outcomes.append((index, [], str(error)))
                 break
-            outcomes.append((index, scores, ""))
+            outcomes.append((index, rights, ""))
             if on_student is not None:
                 on_student(index, network)
     outcomes = sorted(gather_object(outcomes))
     for index, _, problem in outcomes:
         if problem:
             raise FloatingPointError(f"Student {index} of {args.evaluation_seeds}: {problem}")
-    accuracies, *others = ([scores[i] for _, scores, _ in outcomes] for i in range(len(splits)))
+    accuracies, *others = (
+        [sum(rights[i]) / len(scored) for _, rights, _ in outcomes] for i, scored in enumerate(splits)
+    )
+    right_SL = torch.tensor([rights[0] for _, rights, _ in outcomes], dtype=torch.float64)
+    recall_SL = right_SL / torch.bincount(split.labels, minlength=num_labels)  # NaN of a class without images
     return AccuracyResult(
         mean=statistics.fmean(accuracies),
         std=statistics.pstdev(accuracies),
@@ -149,6 +163,8 @@ def evaluate_students(
         validation_accuracies=others[0] if others else [],
         steps=training.steps,
         samples=training.samples,
+        class_accuracies=[None if math.isnan(mean) else mean for mean in recall_SL.mean(dim=0).tolist()],
+        balanced_accuracies=recall_SL.nanmean(dim=1).tolist(),
     )
 
 

@@ -111,7 +111,6 @@ def train_by_sgd(
     return network
 
 
-@torch.no_grad()
 def accuracy(
     network: nn.Module,
     images: Tensor,
@@ -119,8 +118,23 @@ def accuracy(
     processor: HabaProcessor,
     batch_size: int | None = None,
 ) -> float:
+    """Fraction of images whose largest logit is their label; arguments and errors as of [`right_by_class`]."""
+    num_labels = int(labels.max()) + 1 if len(labels) else 0
+    return right_by_class(network, images, labels, processor, num_labels, batch_size).sum().item() / len(images)
+
+
+@torch.no_grad()
+def right_by_class(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    processor: HabaProcessor,
+    num_labels: int,
+    batch_size: int | None = None,
+) -> Tensor:
     """
-    Fraction of images whose largest logit is their label, in one pass over all of them.
+    How many images of each class have their largest logit at their label, in one pass over all of them: int64 `[L]`,
+    on the network's device.
 
     Args:
         network (`nn.Module`): scored in evaluation mode, left in the mode it was in.
@@ -128,6 +142,7 @@ def accuracy(
             device and normalized there.
         labels (`torch.Tensor`): int64 `[n]`.
         processor ([`HabaImageProcessor`]): the artifact's, which takes the images to its model space.
+        num_labels (`int`): L.
         batch_size (`int`, *optional*): bounds the memory, by default to that of 256 images of 32x32; the result does
             not depend on it.
 
@@ -140,14 +155,15 @@ def accuracy(
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
-    correct = torch.zeros((), dtype=torch.long, device=device)
+    right_L = torch.zeros(num_labels, dtype=torch.long, device=device)
     finite = torch.ones((), dtype=torch.bool, device=device)
     batch_size = batch_size or images_at_once(images)
     for images_BCHW, labels_B in zip(images.split(batch_size), labels.split(batch_size), strict=True):
         logits_BL = logits_of(network, processor.normalize(images_BCHW.to(device)))
-        correct += (logits_BL.argmax(dim=1) == labels_B.to(device)).sum()
+        labels_B = labels_B.to(device)
+        right_L.index_add_(0, labels_B, (logits_BL.argmax(dim=1) == labels_B).long())
         finite &= logits_BL.isfinite().all()
     network.train(was_training)
     if not finite:
         raise FloatingPointError("The network's logits are NaN or infinite: its training has diverged.")
-    return correct.item() / len(images)
+    return right_L

@@ -168,6 +168,7 @@ def _accuracy(record: Record) -> AccuracyResult:
     _check_numbers(record)
     result = AccuracyResult(**record)
     math.fsum([result.mean, result.std, result.seconds, *result.accuracies])  # all of them are there
+    math.fsum([*result.balanced_accuracies, *(of or 0 for of in result.class_accuracies)])
     return result
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..artifact.budget import describe_basis
+from ..data.image_data import MOST_CLASSES_LISTED
 from ..evaluation import (
     FULL_DATA,
     RANDOM_EQUAL_BYTES,
@@ -124,7 +125,22 @@ def artifact_summary(artifact: Artifact, show: Callable[[Any], str] = plain) -> 
         ", ".join(origin) or "no distillation.json: where it comes from is not on record",
         *([] if artifact.rows else ["no results.json: its accuracy is not on record"]),
         *measured_tables(artifact, show).values(),
+        *_class_accuracies(artifact, show),
     ]
+
+
+def _class_accuracies(artifact: Artifact, show: Callable[[Any], str]) -> list[str]:
+    """A sentence on the accuracy of each class; of many classes, the worst and the best."""
+    found = artifact.rows[0].accuracy.class_accuracies if artifact.rows else []
+    scored = [(of, artifact.model.config.id2label[label]) for label, of in enumerate(found) if of is not None]
+    if not scored:
+        return []
+    shown, which = scored, "each class"
+    if len(scored) > MOST_CLASSES_LISTED:
+        scored.sort(key=lambda pair: pair[0])
+        shown, which = [*scored[:3], *scored[-3:]], f"the three worst and best of {len(scored)} classes"
+    listed = ", ".join(f"{show(name)} {100 * of:.1f}" for of, name in shown)
+    return [f"Accuracy (%) of {which}: {listed}"]
 
 
 def headline(artifact: Artifact) -> str:

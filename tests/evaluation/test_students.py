@@ -1,9 +1,11 @@
+import dataclasses
 import json
 import os
 import random
 import subprocess
 import sys
 import textwrap
+import warnings
 from contextlib import nullcontext
 from functools import partial
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
 from torch import nn
 from torch.nn import functional as F
 
@@ -140,6 +142,25 @@ def test_validation_is_scored_on_the_same_students():
     both = evaluate(split=test, validation_split=validation)
     assert both.accuracies == evaluate(split=test).accuracies
     assert both.validation_accuracies == evaluate(split=validation).accuracies
+
+
+def test_accuracies_of_classes_are_those_of_sklearn():
+    """On a split of 100, 40 and 10 images of three classes and none of the fourth."""
+    test, networks = noisy_test(), {}
+    rows = torch.cat([test.of_class(label)[:count] for label, count in enumerate((100, 40, 10))])
+    uneven = Split(test.images[rows], test.labels[rows])
+    result = evaluate(args=make_args(student_epochs=8), split=uneven, on_student=networks.__setitem__)
+    recalls = []
+    for index, network in networks.items():
+        predicted = network(make_processor().normalize(uneven.images)).argmax(dim=1)
+        assert result.accuracies[index] == accuracy_score(uneven.labels, predicted)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a student may name the class that has no images
+            expected = balanced_accuracy_score(uneven.labels, predicted)
+        assert result.balanced_accuracies[index] == pytest.approx(expected)
+        recalls.append(recall_score(uneven.labels, predicted, average=None, labels=range(3)))
+    assert result.class_accuracies[:3] == pytest.approx(np.mean(recalls, axis=0))
+    assert result.class_accuracies[3] is None and result.mean != pytest.approx(np.mean(result.balanced_accuracies))
 
 
 def test_the_stored_learning_rate_is_the_default():
@@ -348,6 +369,17 @@ def test_the_table():
     assert lines[2] == "| HaBa | 81.0 ± 0.8 | 809 | 3,236 | 3.16 | 1.264% | 1,000 | 20,000 | 12 |"
     assert lines[3].startswith("| Random |") and lines[4] == ""
     assert "population standard deviation over 3 students" in lines[5]
+
+
+def test_balanced_accuracy_has_a_column_where_it_differs():
+    even = dataclasses.replace(make_row().accuracy, balanced_accuracies=[0.8001, 0.81, 0.82])
+    assert markdown_table([make_row(accuracy=even)]) == markdown_table([make_row()]), "as printed"
+    uneven = dataclasses.replace(even, balanced_accuracies=[0.5, 0.6, 0.7])
+    lines = markdown_table([make_row(accuracy=uneven), make_row(system="Older")]).splitlines()
+    assert lines[0].startswith("| system | accuracy (%) | balanced (%) | floats |")
+    assert lines[2].startswith("| HaBa | 81.0 ± 0.8 | 60.0 ± 8.2 | 809 |")
+    assert lines[3].startswith("| Older | 81.0 ± 0.8 | - | 809 |")
+    assert len({line.count("|") for line in lines[:4]}) == 1 and "Balanced: the mean over the classes" in lines[6]
 
 
 def test_results_are_written_in_one_piece(tmp_path, monkeypatch):
