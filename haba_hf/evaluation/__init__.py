@@ -19,6 +19,7 @@ from .robustness import (
     RobustnessResult,
     TrainedStudents,
     robustness_table,
+    score_under_attack,
     score_under_corruption,
 )
 from .students import AccuracyResult, evaluate_artifact, evaluate_students, student_training, train_student
@@ -53,6 +54,7 @@ __all__ = [
     "markdown_table",
     "random_real_artifact",
     "robustness_table",
+    "score_under_attack",
     "score_under_corruption",
     "student_training",
     "train_by_sgd",

@@ -60,11 +60,12 @@ def markdown_table(rows: Sequence[ReportRow]) -> str:
         of not in ("-", in_percent(row.accuracy.mean, row.accuracy.std))
         for of, row in zip(balanced, rows, strict=True)
     )
-    cells = [[*COLUMNS], ["---"] * len(COLUMNS), *map(_cells, rows)]
+    cells = [[*COLUMNS], *map(_cells, rows)]
     if differs:
-        for line, cell in zip(cells, [BALANCED, "---", *balanced], strict=True):
+        for line, cell in zip(cells, [BALANCED, *balanced], strict=True):
             line.insert(2, cell)
     lines = [f"| {' | '.join(line)} |\n" for line in cells]
+    lines.insert(1, f"|{'---|' * len(cells[0])}\n")
     students = "/".join(str(n) for n in sorted({len(row.accuracy.accuracies) for row in rows}))
     whitening = max(row.storage.whitening_bytes for row in rows)
     note = WHITENING_NOTE.format(whitening) if whitening else ""

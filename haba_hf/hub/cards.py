@@ -223,6 +223,8 @@ def _settings(record: dict[str, Any]) -> str:
     left_out = ["artifact", "students_of", "references", "evaluation_split", "architectures"]
     if settings.get("references") != "all":
         left_out += [name for name in settings if name.startswith("real_")]  # of students of the full data
+    if settings.get("attack_epsilons") is None:
+        left_out.append("attack_steps")
     if settings.get("evaluation_steps") is not None:
         left_out.append("student_epochs")  # steps count in their place
     pairs = {name: value for name, value in settings.items() if value is not None and name not in left_out}

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..data.corruptions import CORRUPTIONS, SEVERITIES, STANDARD_CORRUPTIONS
 from ..evaluation import REAL, Embedding, RobustnessResult
+from ..evaluation.attacks import FGSM, PGD
 from .tiles import DPI, save_figure
 
 EMBEDDING_MARKERS = "os^DvP*X<>"
@@ -76,6 +78,7 @@ def plot_robustness(results: Sequence[RobustnessResult], path: str | Path) -> No
     """
     Draws the curve of the supplement's Fig. 2: accuracy against severity (0: clean images), the mean over all 19
     corruptions as a line with a band of one standard deviation over the students, over the 15 standard ones dashed.
+    Beside it, if students were attacked, accuracy against epsilon, under PGD as a line and under FGSM dashed.
 
     Args:
         results (`Sequence[RobustnessResult]`): a line for each system.
@@ -84,20 +87,31 @@ def plot_robustness(results: Sequence[RobustnessResult], path: str | Path) -> No
     Raises:
         `OSError`: if the file cannot be written.
     """
-    figure = Figure(figsize=(6, 4), dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
-    severities = [0, *SEVERITIES]
+    attacked = any(result.attacks for result in results)
+    figure = Figure(figsize=(12 if attacked else 6, 4), dpi=DPI, layout="constrained")
+    panels = figure.subplots(1, 2 if attacked else 1, squeeze=False, sharey=True)[0]
     for i, result in enumerate(results):
-        means, stds = 100 * np.array(result.curve()).T
-        axes.plot(severities, means, color=f"C{i}", marker="o", markersize=4, label=result.system)
-        axes.fill_between(severities, means - stds, means + stds, color=f"C{i}", alpha=0.2, linewidth=0)
-        standard, _ = 100 * np.array(result.curve(STANDARD_CORRUPTIONS)).T
-        axes.plot(severities, standard, color=f"C{i}", linestyle="--", linewidth=1)
-    axes.set_xlabel(f"severity (0: clean); mean of {len(CORRUPTIONS)} corruptions, dashed: the standard 15")
-    axes.set_ylabel("accuracy (%)")
-    axes.grid(alpha=0.3)
-    axes.legend()
+        _draw_curves(panels[0], [0, *SEVERITIES], result.curve(), result.curve(STANDARD_CORRUPTIONS), i, result.system)
+        if attacked:
+            of_pgd, of_fgsm = result.attack_curve(PGD), result.attack_curve(FGSM)
+            _draw_curves(panels[1], [0, *result.epsilons], of_pgd, of_fgsm, i, result.system)
+            panels[1].set_xlabel("epsilon (1/255 of a pixel's range); PGD, dashed: FGSM")
+    panels[0].set_xlabel(f"severity (0: clean); mean of {len(CORRUPTIONS)} corruptions, dashed: the standard 15")
+    panels[0].set_ylabel("accuracy (%)")
+    panels[0].legend()
     save_figure(figure, path)
+
+
+Curve = Sequence[tuple[float, float]]
+
+
+def _draw_curves(axes: Axes, levels: Sequence[float], curve: Curve, dashed: Curve, i: int, label: str) -> None:
+    """Two curves of the i-th system in its color, the first with a band of one standard deviation."""
+    means, stds = 100 * np.array(curve).T
+    axes.plot(levels, means, color=f"C{i}", marker="o", markersize=4, label=label)
+    axes.fill_between(levels, means - stds, means + stds, color=f"C{i}", alpha=0.2, linewidth=0)
+    axes.plot(levels, 100 * np.array(dashed).T[0], color=f"C{i}", linestyle="--", linewidth=1)
+    axes.grid(alpha=0.3)
 
 
 def plot_embedding(embedding: Embedding, class_names: Sequence[str], path: str | Path) -> None:

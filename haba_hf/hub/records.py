@@ -184,7 +184,8 @@ def _architecture_row(row: Record) -> ArchitectureRow:
 
 
 def _robustness_result(row: Record) -> RobustnessResult:
-    return RobustnessResult(str(row["system"]), row["clean"], row["accuracies"])
+    attacks, epsilons = row.get("attacks") or {}, row.get("epsilons") or []  # older results have none
+    return RobustnessResult(str(row["system"]), row["clean"], row["accuracies"], attacks, epsilons)
 
 
 # Of each measurement: the artifact's field, where the file has its rows, how one is read, and the table they make.

@@ -18,6 +18,7 @@ from ..evaluation import (
     markdown_table,
     robustness_table,
 )
+from ..evaluation.attacks import ATTACKS
 from ..utils.text import escape_markdown, plain
 from .artifact import WEIGHTS, Artifact
 from .records import CORESET, CROSS_ARCHITECTURE, DISTILLATION, RESULTS, ROBUSTNESS, measurement_path, read_record
@@ -83,7 +84,15 @@ def artifact_facts(artifact: Artifact) -> dict[str, Any]:
         "architectures": [
             {"architecture": row.architecture, **asdict(row.accuracy)} for row in artifact.architectures
         ],
-        "robustness": [{"system": row.system, "curve": row.curve()} for row in artifact.robustness],
+        "robustness": [
+            {
+                "system": row.system,
+                "curve": row.curve(),
+                "epsilons": row.epsilons,
+                "attack_curves": {name: row.attack_curve(name) for name in ATTACKS if row.attacks},
+            }
+            for row in artifact.robustness
+        ],
     }
 
 

@@ -18,6 +18,7 @@ from ..evaluation import (
     embed_samples,
     evaluate_across,
     evaluate_full_data,
+    score_under_attack,
     score_under_corruption,
 )
 from ..hub.galleries import save_contact_sheet
@@ -61,8 +62,9 @@ def evaluate_architectures(recipe: Recipe, accelerator: Accelerator) -> list[Arc
 
 def evaluate_robustness(recipe: Recipe, accelerator: Accelerator) -> list[RobustnessResult]:
     """
-    Trains students on an artifact and scores them under the 19 corruptions of CIFAR-10-C at 5 severities; beside it,
-    as `references` says, students of random real images at equal storage and of the full training set.
+    Trains students on an artifact and scores them under the 19 corruptions of CIFAR-10-C at 5 severities and, with
+    `attack_epsilons`, attacked by FGSM and PGD; beside it, as `references` says, students of random real images at
+    equal storage and of the full training set.
 
     Returns:
         The results, which are also written to `output_dir/robustness.json`, with the curve of the supplement's Fig. 2
@@ -83,6 +85,13 @@ def evaluate_robustness(recipe: Recipe, accelerator: Accelerator) -> list[Robust
         clean = system.evaluate(on_student=networks.__setitem__)
         trained.append(TrainedStudents(system.name, system.processor, networks, clean))
     results = score_under_corruption(trained, corrupted, accelerator)
+    if (epsilons := recipe.robustness.attack_epsilons) is not None:
+        epsilons, steps, seed = sorted(set(epsilons)), recipe.robustness.attack_steps, recipe.distillation.seed
+        attacked = score_under_attack(trained, opened.split, epsilons, steps, seed, accelerator)
+        results = [
+            dataclasses.replace(result, attacks=attacks, epsilons=epsilons)
+            for result, attacks in zip(results, attacked, strict=True)
+        ]
     if accelerator.is_main_process:
         output_dir = Path(recipe.distillation.output_dir)
         curves = [

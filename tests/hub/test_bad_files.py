@@ -90,6 +90,7 @@ def test_fields_of_a_processor(artifact, field, value):
         ("../results.json", "rows", [[]], "is not what an evaluation writes"),
         ("../cross_architecture.json", "rows", [{"architecture": "convnet"}], "is not what an evaluation writes"),
         ("../robustness.json", "systems", 3, "is not what an evaluation writes"),
+        ("../robustness.json", "systems", [{"attacks": {"FGSM": 3}}], "is not what an evaluation writes"),
     ],
 )
 def test_fields_of_records(artifact, name, field, value, says):

@@ -11,7 +11,14 @@ import yaml
 from huggingface_hub import DatasetCard, ModelCard
 
 from fake_hub import environment_of, serving
-from haba_hf.hub import artifact_summary, push_artifact, read_artifact, render_dataset_card, render_model_card
+from haba_hf.hub import (
+    artifact_facts,
+    artifact_summary,
+    push_artifact,
+    read_artifact,
+    render_dataset_card,
+    render_model_card,
+)
 from haba_hf.hub.cards import eval_results_yaml
 from haba_hf.hub.sources import SOURCES, source_of
 from haba_hf.utils.text import escape_markdown
@@ -85,6 +92,39 @@ def test_what_was_analysed_is_stated_and_nothing_else(tmp_path, render):
     assert card.count("Scored on the test split. Settings: network convnet, student epochs 40, seed 3.") == 2
     assert "![Accuracy against severity](robustness.png)" in card
     assert "Not measured" not in card
+
+
+def test_attacks_are_stated_and_older_files_without_them_are_read(tmp_path, render):
+    directory, path = tiny_artifact(tmp_path, analysed=True), tmp_path / "robustness.json"
+    record = json.loads(path.read_text())
+    (system,) = record["systems"]
+    older = {name: value for name, value in system.items() if name not in ("attacks", "epsilons")}
+    path.write_text(json.dumps(record | {"systems": [older]}))
+    assert "Under attack" not in render(read_artifact(directory), "me/tiny")
+    scores = {"FGSM": [[0.5, 0.7], [0.1, 0.3]], "PGD": [[0.4, 0.6], [0.0, 0.1]]}
+    settings = record["settings"] | {"attack_epsilons": [1.0, 4.0], "attack_steps": 7}
+    attacked = {"systems": [older | {"attacks": scores, "epsilons": [1.0, 4.0]}], "settings": settings}
+    path.write_text(json.dumps(record | attacked))
+    artifact = read_artifact(directory)
+    assert artifact.robustness[0].attacks == scores
+    card = render(artifact, "me/tiny")
+    assert "| HaBa, 3 hallucinators | PGD | 81.2 ± 1.2 | 50.0 ± 10.0 | 5.0 ± 5.0 |" in card
+    assert r"attack epsilons \[1.0, 4.0\], attack steps 7" in card
+    facts = artifact_facts(artifact)["robustness"][0]
+    assert facts["epsilons"] == [1.0, 4.0] and facts["attack_curves"]["FGSM"][2] == pytest.approx((0.2, 0.1))
+
+
+def test_the_accuracy_of_each_class_is_told(tmp_path):
+    directory, path = tiny_artifact(tmp_path), tmp_path / "results.json"
+    record = json.loads(path.read_text())
+    record["rows"][0]["accuracy"] |= {"class_accuracies": [0.5, None, 1.0, 0.25], "balanced_accuracies": [0.6, 0.5]}
+    path.write_text(json.dumps(record))
+    told = artifact_summary(read_artifact(directory))[-1]
+    assert re.fullmatch(r"Accuracy \(%\) of each class: .* 50\.0, .* 100\.0, .* 25\.0", told)
+    record["rows"][0]["accuracy"]["class_accuracies"] = [0.5]
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"is not the artifact that its results\.json is of"):
+        read_artifact(directory)
 
 
 def test_each_measurement_that_lacks_is_said_to_lack(artifact, render, tmp_path):

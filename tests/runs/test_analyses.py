@@ -84,8 +84,8 @@ def test_rows_are_written_as_they_come(recipe_of, tmp_path):
 
 
 def test_robustness(recipe_of, tmp_path):
-    recipe, accelerator = recipe_of(corruption_images=8), tiny_accelerator()
-    results = evaluate_robustness(recipe, accelerator)
+    recipe = recipe_of("--attack_epsilons", "32", "4", corruption_images=8, attack_steps=3)
+    results = evaluate_robustness(recipe, tiny_accelerator())
     names = ["HaBa, 2 hallucinators", "random real, equal storage", "random real, equal bytes", "full data"]
     assert [result.system for result in results] == names
     found = written(tmp_path, "robustness.json")
@@ -99,6 +99,10 @@ def test_robustness(recipe_of, tmp_path):
     for name in ("robustness.png", "corruptions.png"):
         assert min(Image.open(tmp_path / "run" / name).size) > 50
     assert found["settings"]["corruption_images"] == 8
+    assert [system["attacks"] for system in found["systems"]] == [result.attacks for result in results]
+    assert found["systems"][0]["epsilons"] == [4, 32] and found["settings"]["attack_steps"] == 3
+    clean, near, far = (mean for mean, _ in results[0].attack_curve("PGD"))
+    assert clean >= near > far
 
 
 def test_the_script_prints_the_table(recipe_of, tmp_path, monkeypatch, capsys):
