@@ -59,6 +59,7 @@ def choose_coreset(
     arguments: CoresetArguments,
     seed: int,
     accelerator: Accelerator,
+    repeat: bool = False,
 ) -> Coreset:
     """
     Chooses `images_per_class` training images of every class, after training the expert if there is none in
@@ -68,27 +69,32 @@ def choose_coreset(
 
     Args:
         seed (`int`): of the random draw, or of the expert.
+        repeat (`bool`, *optional*, defaults to `False`): of a class with fewer images take all, in the order of
+            choice, again and again.
 
     Raises:
-        `ValueError`: if a class has fewer training images, or `coreset_dir` holds an expert of something else.
+        `ValueError`: if a class has fewer training images, or with `repeat` none, or `coreset_dir` holds an expert of
+            something else.
         `OSError`: if `coreset_dir` cannot be written.
         `FloatingPointError`: if the expert diverges.
     """
     started = time.perf_counter()
-    members = data.rows_of_classes(at_least=images_per_class)
+    members = data.rows_of_classes(at_least=1 if repeat else images_per_class)
     if arguments.coreset == "random":
-        return Coreset(random_images(data, images_per_class, seed), time.perf_counter() - started)
+        return Coreset(random_images(data, images_per_class, seed, repeat), time.perf_counter() - started)
     path = record_expert_features(data, network_arguments, arguments, seed, accelerator)
     started = time.perf_counter()
+    counts = [min(len(rows), images_per_class) for rows in members]
     with safe_open(path, framework="pt") as file:
         if arguments.coreset == "forgetting":
             events_n = file.get_tensor("forgetting_events")
-            chosen = [most_forgotten(events_n[rows], images_per_class) for rows in members]
+            chosen = [most_forgotten(events_n[rows], count) for rows, count in zip(members, counts, strict=True)]
         else:
             choose = herding if arguments.coreset == "herding" else k_center
-            chosen = [choose(file.get_tensor(features_of(label)), images_per_class) for label in range(len(members))]
+            chosen = [choose(file.get_tensor(features_of(label)), count) for label, count in enumerate(counts)]
         seconds = float(file.metadata()["seconds"])
-    rows = torch.cat([rows[indices] for rows, indices in zip(members, chosen, strict=True)])
+    again = torch.arange(images_per_class)
+    rows = torch.cat([rows[indices[again % len(indices)]] for rows, indices in zip(members, chosen, strict=True)])
     return Coreset(rows, seconds + time.perf_counter() - started)
 
 
@@ -138,18 +144,37 @@ def plain_artifact(bases: Tensor, config: HabaConfig) -> HabaModel:
     return model
 
 
-def store_real_images(data: ImageData, rows: Tensor, config: HabaConfig) -> Tensor:
+# Standard deviation of the noise on copies, of normalized pixels: a tenth of a channel's own, if not whitened.
+COPY_NOISE = 0.1
+
+
+def store_real_images(
+    data: ImageData, rows: Tensor, config: HabaConfig, generator: torch.Generator | None = None
+) -> Tensor:
     """
     Training images as bases, `[N, *config.stored_shape]`.
 
     Args:
         rows (`torch.LongTensor`): of the training split, class by class: one for each basis or, with multi-formation,
             one for each of its tiles (IDC; Kim et al., ICML 2022).
+        generator (`torch.Generator`, *optional*): of N(0, 0.1^2) on each image that came before among the rows; by
+            default copies are exact.
     """
     images = data.processor.normalize(data.train.images[rows])
+    if generator is not None:
+        copies = _are_copies(rows)
+        images[copies] += COPY_NOISE * torch.randn(images[copies].shape, generator=generator)
     if len(rows) > config.num_bases:
         images = _tiled(images, *config.formation_grid)
     return store_images(images, config)
+
+
+def _are_copies(rows: Tensor) -> Tensor:
+    """Bool, which rows came before."""
+    order = rows.argsort(stable=True)
+    copies = torch.zeros(len(rows), dtype=torch.bool)
+    copies[order[1:]] = rows[order[1:]] == rows[order[:-1]]
+    return copies
 
 
 def _tiled(images_XCHW: Tensor, rows: int, columns: int) -> Tensor:

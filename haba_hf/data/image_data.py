@@ -124,6 +124,10 @@ class ImageData:
         """
         return self.processor.normalize(self.train.images[self.draw_rows_per_class(count, generator)])
 
+    def train_images_per_class(self) -> list[int]:
+        """Training images of each class."""
+        return torch.bincount(self.train.labels, minlength=self.num_labels).tolist()
+
     def draw_rows_per_class(self, count: int, generator: torch.Generator, repeat: bool = False) -> torch.Tensor:
         """
         The rows (int64 `[num_labels * count]`) that [`draw_per_class`] draws.
@@ -152,7 +156,8 @@ class ImageData:
             if len(rows) < at_least:
                 raise ValueError(
                     f"Class {name!r} has {len(rows)} training images, fewer than the {at_least} asked for: lower "
-                    "bases_per_class (or, of an evaluation, the storage budget)."
+                    "bases_per_class (or, of an evaluation, the storage budget), or fill it with copies by "
+                    "repeat_images."
                 )
         return rows_of_classes
 

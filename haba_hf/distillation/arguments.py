@@ -77,6 +77,14 @@ class ModelArguments(Settings):
             "multi-formation, or as N(0, 1)."
         },
     )
+    repeat_images: bool = field(
+        default=False,
+        metadata={
+            "help": "Fill a class that has fewer training images than it needs: all of them, again and again. In a "
+            "coreset the copies are exact; bases that start as copies have noise of deviation 0.1 (of normalized "
+            "pixels) on them. By default such a class is refused."
+        },
+    )
     init_from: str | None = field(
         default=None,
         metadata={

@@ -67,14 +67,17 @@ def initial_model(arguments: ModelArguments, data: ImageData, seed: int) -> Haba
     as it was.
 
     Bases are `bases_per_class` random training images of each class without replacement (`basis_init="real"`), or
-    N(0, 1), and stored as the config says. With multi-formation, `basis_init="mix"` makes a basis of as many images as
-    it has tiles (IDC; Kim et al., ICML 2022). Soft labels start near their class or, with `label_init="uniform"`,
-    alike for all classes. With `init_from`, bases, soft labels and hallucinators are those of another artifact; if
-    that has no hallucinators or hard labels, these start anew.
+    N(0, 1), and stored as the config says. With `repeat_images`, a class of fewer images gives all of them again and
+    again, each copy with noise N(0, 0.1^2) of its own, so that no two bases start, and stay, alike. With
+    multi-formation, `basis_init="mix"` makes a basis of as many images as it has tiles (IDC; Kim et al., ICML 2022).
+    Soft labels start near their class or, with `label_init="uniform"`, alike for all classes. With `init_from`, bases,
+    soft labels and hallucinators are those of another artifact; if that has no hallucinators or hard labels, these
+    start anew.
 
     Raises:
-        `ValueError`: if a class has fewer training images than its bases are made of, or the artifact of `init_from`
-            is damaged, of other data, or of other bases or hallucinators than the recipe says.
+        `ValueError`: if a class has fewer training images than its bases are made of and `repeat_images` is not set,
+            or the artifact of `init_from` is damaged, of other data, or of other bases or hallucinators than the
+            recipe says.
         `OSError`: if there is no such artifact.
     """
     config = model_config(arguments, data)
@@ -83,8 +86,9 @@ def initial_model(arguments: ModelArguments, data: ImageData, seed: int) -> Haba
         model = HabaModel(config)
     if arguments.init_from is None and arguments.basis_init != "noise":
         count = config.num_formations if arguments.basis_init == "mix" else 1
-        rows = data.draw_rows_per_class(config.bases_per_class * count, seeded_generator(seed))
-        model.bases.data.copy_(store_real_images(data, rows, config))
+        generator, repeat = seeded_generator(seed), arguments.repeat_images
+        rows = data.draw_rows_per_class(config.bases_per_class * count, generator, repeat)
+        model.bases.data.copy_(store_real_images(data, rows, config, generator if repeat else None))
     if arguments.label_init == "uniform" and model.label_logits is not None:
         model.label_logits.data.zero_()
     if arguments.init_from is not None:

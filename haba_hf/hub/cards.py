@@ -18,6 +18,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from ..artifact.budget import StorageFigures, describe_basis, describe_storage
 from ..artifact.processing_audio_haba import HabaAudioProcessor
+from ..data.image_data import MOST_CLASSES_LISTED
 from ..evaluation import (
     RANDOM_EQUAL_BYTES,
     RANDOM_REAL,
@@ -247,9 +248,8 @@ def _facts(artifact: Artifact) -> dict[str, str]:
     ]
     memory = record.get("peak_memory_bytes")
     facts = {
-        "data": f"{record['train_images']:,} training {'clips' if _is_speech(artifact) else 'images'}"
-        if "train_images" in record
-        else None,
+        "data": _training_images(artifact) if "train_images" in record else None,
+        "classes of fewer images": "filled with copies" if recipe.get("repeat_images") else None,
         "hash of the data": record.get("data_fingerprint"),
         **_method(artifact),
         "seed": recipe.get("seed"),
@@ -260,6 +260,20 @@ def _facts(artifact: Artifact) -> dict[str, str]:
         "recipe hash": record.get("recipe_hash"),
     }
     return {label: str(value) for label, value in facts.items() if value not in (None, "")}
+
+
+def _training_images(artifact: Artifact) -> str:
+    """How many there were, and of each class: of few classes each, else the least and the most."""
+    record, id2label = artifact.origin, artifact.model.config.id2label
+    text = f"{record['train_images']:,} training {'clips' if _is_speech(artifact) else 'images'}"
+    counts = record.get("train_images_per_class")  # older records have none
+    if not counts:
+        return text
+    if len(set(counts)) == 1:
+        return f"{text}, {counts[0]:,} of each class"
+    if len(counts) == len(id2label) <= MOST_CLASSES_LISTED:
+        return f"{text}; " + ", ".join(f"{id2label[label]} {count:,}" for label, count in enumerate(counts))
+    return f"{text}, {min(counts):,} to {max(counts):,} of a class"
 
 
 def _method(artifact: Artifact) -> dict[str, Any]:

@@ -46,12 +46,14 @@ COUNTS = [
 ]
 NUMBERS = ("seconds", "evaluation_learning_rate")
 TABLES = ("versions", "settings", "training_rows")
+LISTS = ("train_images_per_class",)
 OPEN = ("ended_by", "peak_memory_bytes", "evaluation_steps", "evaluation_learning_rate")  # may be null
 KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     **dict.fromkeys(WORDS, (str, "text")),
     **dict.fromkeys(COUNTS, (int, "a whole number")),
     **dict.fromkeys(NUMBERS, ((int, float), "a number")),
     **dict.fromkeys(TABLES, (dict, "names and values")),
+    **dict.fromkeys(LISTS, (list, "whole numbers")),
 }
 
 
@@ -151,6 +153,8 @@ def _check_kinds(path: Path, record: Record) -> None:
             continue
         kind, words = KINDS[name]
         is_one = isinstance(value, kind) and not isinstance(value, bool)
+        if name in LISTS:
+            is_one = is_one and all(type(number) is int for number in value)
         if not is_one or (isinstance(value, float) and not math.isfinite(value)):
             raise ValueError(f"{name} in {path} is not {words}: mend or remove the file.")
 

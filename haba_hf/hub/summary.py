@@ -24,7 +24,7 @@ from .artifact import WEIGHTS, Artifact
 from .records import CORESET, CROSS_ARCHITECTURE, DISTILLATION, RESULTS, ROBUSTNESS, measurement_path, read_record
 
 # Of a record's fields, those that fill a screen.
-LONG_FIELDS = ("versions", "training_rows")
+LONG_FIELDS = ("versions", "training_rows", "train_images_per_class")
 
 
 def list_artifacts(folder: str | Path) -> list[dict[str, str]]:

@@ -54,7 +54,9 @@ def _select(recipe: Recipe, accelerator: Accelerator) -> Path:
         check_budget(config, settings.storage_budget)
     if accelerator.is_main_process:
         check_writable(recipe.distillation.output_dir)
-        coreset = choose_coreset(data, config.bases_per_class, recipe.network, recipe.coreset, seed, accelerator)
+        coreset = choose_coreset(
+            data, config.bases_per_class, recipe.network, recipe.coreset, seed, accelerator, settings.repeat_images
+        )
         rows_of_class = coreset.rows.view(data.num_labels, -1).tolist()
         with atomic_directory(path) as aside:
             model = real_images_artifact(data, coreset.rows, config)

@@ -41,6 +41,7 @@ def source_facts(recipe: Recipe, data: ImageData) -> dict[str, Any]:
         "dataset": data.name,
         "data_fingerprint": data.fingerprint,
         "train_images": len(data.train),
+        "train_images_per_class": data.train_images_per_class(),
     }
 
 

@@ -285,6 +285,18 @@ def test_too_few_images_are_an_error_before_training(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("rule", ["random", "herding", "k_center", "forgetting"])
+def test_a_class_of_fewer_images_is_filled_with_copies(tmp_path, rule):
+    """Eight of six images: all in the order of choice, and the first two again."""
+    data = tiny_data()
+    arguments = CoresetArguments(coreset=rule, coreset_epochs=1, coreset_dsa="none", coreset_dir=str(tmp_path))
+    common = (NETWORK, arguments, 0, tiny_accelerator())
+    rows = choose_coreset(data, 8, *common, repeat=True).rows.view(4, 8)
+    six = choose_coreset(data, 6, *common).rows.view(4, 6)
+    assert torch.equal(rows[:, :6], six) and torch.equal(rows[:, 6:], six[:, :2])
+    assert all(set(of.tolist()) == set(data.train.of_class(label).tolist()) for label, of in enumerate(six))
+
+
 @pytest.mark.parametrize("name", ["coreset_epochs", "coreset_batch_size", "coreset_learning_rate"])
 def test_settings_are_checked(name):
     with pytest.raises(ValueError, match=f"{name} must be"):

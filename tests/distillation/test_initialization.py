@@ -116,7 +116,7 @@ def test_sizes_reach_the_config():
         storage_dtype="int8",
     )
     config = initial_model(arguments, data, seed=0).config
-    for name in vars(arguments).keys() - {"basis_init", "label_init", "storage_budget", "init_from"}:
+    for name in vars(arguments).keys() - {"basis_init", "label_init", "storage_budget", "init_from", "repeat_images"}:
         assert vars(config)[name] == vars(arguments)[name]
     assert config.sample_shape == (3, 8, 8)
     assert config.id2label == {0: "class 0", 1: "class 1", 2: "class 2", 3: "class 3"}
@@ -146,7 +146,7 @@ def test_identity_start_restores_real_images():
 
 def test_fewer_images_than_bases():
     data = tiny_data(images_per_class=3)
-    with pytest.raises(ValueError, match=r"Class 'class 0' has 3 training images, fewer than the 4 asked for: lower"):
+    with pytest.raises(ValueError, match=r"Class 'class 0' has 3 training images, fewer than the 4 .* repeat_images"):
         initial_model(ModelArguments(bases_per_class=4), data, seed=0)
 
 
@@ -157,6 +157,25 @@ def saved(model, data, folder):
     model.save_pretrained(folder)
     data.processor.save_pretrained(folder)
     return str(folder)
+
+
+def test_a_class_of_fewer_images_is_filled_with_noisy_copies():
+    """Ten bases of three images: each image once as it is, then again with noise of its own."""
+    data = tiny_data(images_per_class=3, side=16)
+    arguments = ModelArguments(bases_per_class=10, num_hallucinators=0, repeat_images=True)
+    bases = initial_model(arguments, data, seed=2).bases.detach().view(4, 10, 3, 16, 16)
+    for label in range(4):
+        own = data.processor.normalize(data.train.images[data.train.of_class(label)])
+        first = bases[label, :3]
+        assert all((first == image).flatten(1).all(dim=1).sum() == 1 for image in own), "in some order"
+        noise = bases[label, 3:] - first[torch.arange(7) % 3]
+        assert noise.std().item() == pytest.approx(0.1, rel=0.05) and abs(noise.mean().item()) < 0.01
+        assert len(noise.flatten(1).unique(dim=0)) == 7, "each of its own"
+    again = initial_model(arguments, data, seed=2).bases.view(4, 10, 3, 16, 16)
+    assert torch.equal(again, bases)
+    enough = dataclasses.replace(arguments, bases_per_class=3)
+    plain = dataclasses.replace(enough, repeat_images=False)
+    assert torch.equal(initial_model(enough, data, 2).bases, initial_model(plain, data, 2).bases)
 
 
 def test_bases_of_any_storage_start_as_images_that_are_stored_so():

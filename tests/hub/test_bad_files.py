@@ -82,6 +82,7 @@ def test_fields_of_a_processor(artifact, field, value):
     [
         ("distillation.json", "train_images", "many", "train_images in .* is not a whole number"),
         ("distillation.json", "train_images", True, "train_images in .* is not a whole number"),
+        ("distillation.json", "train_images_per_class", [1, "two"], "is not whole numbers"),
         ("distillation.json", "seconds", None, "seconds in .* is not a number"),
         ("distillation.json", "versions", ["torch"], "versions in .* is not names and values"),
         ("distillation.json", "dataset", 3, "dataset in .* is not text"),

@@ -127,6 +127,23 @@ def test_the_accuracy_of_each_class_is_told(tmp_path):
         read_artifact(directory)
 
 
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ([12, 12, 12, 12], "54,000 training images, 12 of each class"),
+        ([4000, 12, 30, 5], r"54,000 training images; .* 4,000, .* 12, .* 30, .* 5"),
+        ([4, 1200], "54,000 training images, 4 to 1,200 of a class"),
+    ],
+)
+def test_training_images_of_each_class_are_stated(tmp_path, render, counts, words):
+    """All of them if they are the same, each of few classes, or the least and the most."""
+    directory = tiny_artifact(tmp_path)
+    path = directory / "distillation.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"train_images_per_class": counts}))
+    card = render(read_artifact(directory), "me/tiny")
+    assert re.search(rf"\| data \| {words} \|", card)
+
+
 def test_each_measurement_that_lacks_is_said_to_lack(artifact, render, tmp_path):
     card = render(artifact, "me/tiny")
     assert "Not measured: there is no `cross_architecture.json`." in card
