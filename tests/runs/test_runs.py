@@ -156,6 +156,7 @@ def test_distill_and_evaluate_an_image_folder(recipe_of, tmp_path):
         "recipe_hash": recipe.hash,
         "dataset": "pictures",
         "train_images": 18,
+        "train_images_per_class": [6, 6, 6],
         "bases_per_class": 1,
         "samples_per_class": 2,
         "steps": 5,
