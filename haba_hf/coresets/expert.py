@@ -162,10 +162,9 @@ def _features(network: FeatureNetwork, data: ImageData, label: int, accelerator:
     """Features `[N, D]` of the images of one class, on the CPU."""
     network.eval()
     parts = []
-    images = data.train.images[data.train.of_class(label)]
-    for images_BCHW in images.split(images_at_once(images)):
+    for rows_B in data.train.of_class(label).split(images_at_once(data.train.images)):
         with accelerator.autocast():
-            features_BD = network.features(data.processor.normalize(images_BCHW.to(accelerator.device)))
+            features_BD = network.features(data.normalized(rows_B, accelerator.device))
         parts.append(features_BD.float().cpu())
     return torch.cat(parts)
 

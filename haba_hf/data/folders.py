@@ -8,17 +8,25 @@ import csv
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Image, load_from_disk
+from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Image, Split, load_from_disk
+from datasets.data_files import DataFilesDict, DataFilesList
+from datasets.exceptions import DatasetGenerationError
+from datasets.io.parquet import ParquetDatasetReader
 from datasets.table import InMemoryTable
 from PIL import Image as PILImage
 
+from ..utils.files import check_free_disk
 from ..utils.text import some
+from . import pixel_store
 from .splits import role_of
 
 # What Pillow reads of pictures; files of programs and of print (EPS starts an interpreter) are no data.
@@ -84,7 +92,6 @@ def _open_saved(folder: Path) -> Tables:
 
 
 def _open_parquet(folder: Path, files: list[Path], config: str | None) -> Tables:
-    """Read without a copy in the datasets cache."""
     of_config: dict[str, dict[str, list[Path]]] = {}
     for file in files:
         parts = list(file.relative_to(folder).parts[:-1])
@@ -109,28 +116,57 @@ def _split_in(stem: str) -> str:
 
 
 def _read_parquet(files: list[Path]) -> Dataset:
-    tables = []
+    """The files of a split as one table: in memory, or if they are large as `datasets` maps them from its cache."""
+    schemas, size = [], 0
     for file in files:
-        try:
-            tables.append(pq.read_table(file, partitioning=None))
-        except (OSError, pa.ArrowException) as error:
-            raise ValueError(f"{file} cannot be read as parquet: {error}") from error
-    first = _features(tables[0])
-    for file, table in zip(files[1:], tables[1:], strict=True):
-        for column, feature in _features(table).items():
+        with _reading(file):
+            kept = pq.read_metadata(file)
+            schemas.append(kept.schema.to_arrow_schema())
+            size += sum(kept.row_group(group).total_byte_size for group in range(kept.num_row_groups))
+    first = _features(schemas[0])
+    for file, schema in zip(files[1:], schemas[1:], strict=True):
+        for column, feature in _features(schema).items():
             if isinstance(feature, ClassLabel) and feature != first.get(column):
                 raise ValueError(
                     f"{file} names the classes of column {column!r} otherwise than {files[0].name}: a label would "
                     "mean two things. Write them again with the same names."
                 )
     try:
+        if size > pixel_store.MOST_BYTES_IN_MEMORY:
+            return _map_parquet(files, size)
+        tables = []
+        for file in files:
+            with _reading(file):
+                tables.append(pq.read_table(file, partitioning=None))
         return Dataset(InMemoryTable(pa.concat_tables(tables, promote_options="default")))
-    except pa.ArrowException as error:
-        raise ValueError(f"{files[0].parent}: the files of a split have columns that do not fit: {error}") from error
+    except (pa.ArrowException, DatasetGenerationError) as error:
+        cause = error.__cause__ or error
+        raise ValueError(f"{files[0].parent}: the files of a split have columns that do not fit: {cause}") from error
 
 
-def _features(table: pa.Table) -> Features:
-    return Dataset(InMemoryTable(table.slice(0, 0))).features
+def _map_parquet(files: list[Path], size: int) -> Dataset:
+    """Through an Arrow file in the cache of `datasets`, which is found again until a file of these changes."""
+    states = [(str(file.resolve()), str(file.stat().st_size), str(file.stat().st_mtime_ns)) for file in files]
+    # As a list of its own, since `datasets` would take a path with brackets for a pattern.
+    listed = DataFilesDict({"train": DataFilesList([path for path, *_ in states], [state for _, *state in states])})
+    reader = ParquetDatasetReader(listed, split=Split.TRAIN)
+    if not Path(reader.builder.cache_dir).exists():
+        what = f"the parquet files of {files[0].parent}, unpacked,"
+        advice = "set HF_DATASETS_CACHE to a folder on a larger disk"
+        check_free_disk(datasets.config.HF_DATASETS_CACHE, size, what, advice)
+    return reader.read()
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{file} cannot be read as parquet: {error}") from error
+
+
+def _features(schema: pa.Schema) -> Features:
+    return Dataset(InMemoryTable(schema.empty_table())).features
 
 
 # --- metadata --------------------------------------------------------------------------------------------------------

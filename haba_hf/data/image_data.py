@@ -1,14 +1,16 @@
-"""A data set in memory, ready for distillation."""
+"""A data set, ready for distillation."""
 
 from dataclasses import dataclass, field, replace
 
 import torch
 
 from ..artifact.loading import HabaProcessor
+from ..utils.allocator import free_memory
 from ..utils.text import plain
 from .splits import Split
 
 MOST_CLASSES_LISTED = 20
+SHARE_OF_FREE_MEMORY = 0.5  # of an accelerator, for training images
 
 
 @dataclass
@@ -35,7 +37,7 @@ class ImageData:
     processor: HabaProcessor
     fingerprint: str
     notes: list[str] = field(default_factory=list)
-    _on_device: dict[torch.device, torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _read_from: dict[torch.device, torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def num_labels(self) -> int:
@@ -168,13 +170,20 @@ class ImageData:
         Args:
             rows (`torch.LongTensor` `[n]`): which, on the CPU or that device.
             device (`torch.device`): an accelerator keeps all training images, as they are in the split, from the first
-                call on, so that none of them waits for the host again.
+                call on, so that none of them waits for the host again; if they would take more than half of the memory
+                that is free then, every call copies its own.
         """
+        images = self._images_for(device)
+        return self.processor.normalize(images[rows.to(images.device)].to(device))
+
+    def _images_for(self, device: torch.device) -> torch.Tensor:
+        """The training images where they are to be read for a device: there, or on the CPU."""
         if device.type == "cpu":
-            return self.processor.normalize(self.train.images[rows])
-        if device not in self._on_device:
-            self._on_device[device] = self.train.images.to(device)
-        return self.processor.normalize(self._on_device[device][rows.to(device)])
+            return self.train.images
+        if device not in self._read_from:
+            fit = self.train.images.nbytes <= SHARE_OF_FREE_MEMORY * free_memory(device)
+            self._read_from[device] = self.train.images.to(device) if fit else self.train.images
+        return self._read_from[device]
 
     def draw_among(
         self, rows: torch.Tensor, count: int, generator: torch.Generator, device: torch.device

@@ -1,11 +1,10 @@
-"""Real data in: named data sets, Hub ids and own folders, as tensors that stay resident: images in uint8, speech as
-log spectrograms in float32.
+"""Real data in: named data sets, Hub ids and own folders, as tensors in memory or mapped from a file: images in uint8,
+speech as log spectrograms in float32.
 """
 
 # Shape suffixes: n images, C channels, H height, W width.
 
 import difflib
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,14 +14,16 @@ import torch
 from datasets import Dataset, load_dataset
 
 from ..artifact.processing_haba import HabaImageProcessor
-from ..artifact.whitening_haba import EPSILON, ZcaWhitening
+from ..artifact.whitening_haba import ZcaWhitening
 from .arguments import NAMED_DATASETS, DataArguments, named_dataset
 from .decoding import ImageDecoder
 from .folders import Tables, open_folder
 from .image_data import ImageData
 from .imagenet import IMAGENET_SUBSETS, open_wnid_folder, stream_from_hub
+from .pixel_store import SplitSource, decode_split
 from .speech import find_audio_column, hold_out_test_speakers, load_speech
 from .splits import ROLES, Split, hold_out, role_of, subset
+from .statistics import begin_fingerprint, channel_statistics, end_fingerprint, statistics_of_counts
 from .tables import class_names_of, find_image_column, find_label_column, read_labels
 
 # One test split of the digits for every run, whatever its data_seed.
@@ -97,7 +98,10 @@ def _space(args: DataArguments, name: str, train: Split, whitening: ZcaWhitening
         return {"whitening": whitening or ZcaWhitening.fit(train.images)}
     known, num_channels = named_dataset(args.dataset), train.images.shape[1]
     if known is None or known.image_mean is None:
-        image_mean, image_std = channel_statistics(train.images)
+        if train.facts is None:
+            image_mean, image_std = channel_statistics(train.images)
+        else:
+            image_mean, image_std = statistics_of_counts(torch.tensor(train.facts.channel_counts))
         return {"image_mean": image_mean, "image_std": image_std}
     if len(known.image_mean) != num_channels:
         raise ValueError(
@@ -105,29 +109,6 @@ def _space(args: DataArguments, name: str, train: Split, whitening: ZcaWhitening
             "give other data another name."
         )
     return {"image_mean": known.image_mean, "image_std": known.image_std}
-
-
-def channel_statistics(images: torch.Tensor) -> tuple[list[float], list[float]]:
-    """
-    Exact mean and standard deviation of each channel of uint8 images [n, C, H, W], for pixels in [0, 1].
-
-    Raises:
-        `ValueError`: if a channel is constant.
-    """
-    values = torch.arange(256, dtype=torch.float64) / 255
-    means, stds = [], []
-    for channel in range(images.shape[1]):
-        histogram = torch.zeros(256, dtype=torch.int64)
-        for chunk in images[:, channel].split(4096):
-            histogram += torch.bincount(chunk.flatten(), minlength=256)
-        weights = histogram / histogram.sum(dtype=torch.float64)
-        mean = (weights * values).sum()
-        std = (weights * (values - mean) ** 2).sum().sqrt()
-        if std == 0:
-            raise ValueError(f"Channel {channel} has the same value in all training images; they hold no information.")
-        means.append(mean.item())
-        stds.append(std.item())
-    return means, stds
 
 
 def _load_digits(args: DataArguments) -> tuple[list[str], dict[str, Split]]:
@@ -250,9 +231,10 @@ def _load_table_data(name: str, opened: Tables, args: DataArguments) -> tuple[li
     for split in rows:  # "train" comes first and sets the shape of the others
         if len(rows[split]) == 0:
             continue
-        images_nCHW = decoder.decode(tables[table_of[split]], image_column, rows[split], table_of[split], shape)
-        shape = shape or tuple(images_nCHW.shape[1:])
-        splits[split] = Split(images_nCHW, labels[split][rows[split]])
+        table, of_rows = table_of[split], labels[split][rows[split]]
+        source = SplitSource(decoder, tables[table], image_column, rows[split], of_rows, table, shape)
+        splits[split] = decode_split(source)
+        shape = shape or tuple(splits[split].images.shape[1:])
     return class_names, splits
 
 
@@ -289,9 +271,8 @@ def _open_tables(args: DataArguments) -> tuple[str, Tables]:
 
 
 def _fingerprint(train: Split, zca: bool) -> str:
-    digest = hashlib.sha256(repr(tuple(train.images.shape)).encode())
+    if train.facts is not None:
+        return train.facts.whitened_fingerprint if zca else train.facts.fingerprint
+    digest = begin_fingerprint(tuple(train.images.shape))
     digest.update(train.images.contiguous().numpy().data)
-    digest.update(train.labels.numpy().data)
-    if zca:  # not the matrix, whose last digits are the machine's
-        digest.update(f"zca {EPSILON}".encode())
-    return digest.hexdigest()[:16]
+    return end_fingerprint(digest, train.labels, zca)

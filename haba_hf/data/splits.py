@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .statistics import ImageFacts
+
 # What data sets call their splits, in any case of the letters.
 ROLES = {
     "train": ("train", "training"),
@@ -27,12 +29,15 @@ class Split:
 
     Args:
         images (`torch.Tensor`): uint8 [n, C, H, W], or of speech log spectrograms, float32 [n, 1, H, W]: what the
-            processor normalizes.
+            processor normalizes. More than memory should hold are mapped from a file: read them by rows or in
+            batches, and never write to them.
         labels (`torch.Tensor`): int64 [n].
+        facts ([`ImageFacts`], *optional*): of mapped images, what reading them all has told.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
+    facts: ImageFacts | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -79,7 +79,7 @@ def read_labels(table: Dataset, label_column: str, class_names: list[str], split
     feature = table.features[label_column]
     if not _is_label(feature):
         raise ValueError(f"Column {label_column!r} of the {split} split holds no labels but {feature}.")
-    values = table.with_format("arrow")[:][label_column].to_pylist()
+    values = table.select_columns([label_column]).with_format("arrow")[:][label_column].to_pylist()
     unlabeled = sum(value is None or (value == -1 and "-1" not in class_names) for value in values)
     if unlabeled:
         raise ValueError(

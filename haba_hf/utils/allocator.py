@@ -1,8 +1,12 @@
-"""The memory of a process on a CPU: what it frees stays with it, and how much it has held at most."""
+"""Memory: what a process on a CPU frees stays with it, how much it has held at most, and what of a device is free."""
 
 import ctypes
 import platform
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 # glibc's names for mallopt (malloc.h).
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -34,3 +38,12 @@ def peak_memory() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak  # everywhere else in KiB
+
+
+def free_memory(device: "torch.device") -> int:
+    """Bytes of an accelerator's memory that nothing holds."""
+    import torch  # here, since `haba --help` does without it
+
+    if device.type == "mps":  # whose memory is the system's, of which it recommends a part
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return torch.accelerator.get_memory_info(device)[0]

@@ -218,6 +218,24 @@ def check_writable(directory: str | Path) -> None:
     (Path(directory) / ".writable").unlink(missing_ok=True)
 
 
+def check_free_disk(folder: str | Path, needed: int, what: str, advice: str) -> None:
+    """
+    Refuses to begin writing what the disk has no room for.
+
+    Args:
+        folder (`str`): where it goes; it is there already.
+        needed (`int`): bytes.
+        what (`str`), advice (`str`): for the message: what is written, and what else may be done than to free some.
+
+    Raises:
+        `OSError`: if fewer bytes are free.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        sizes = f"{what} take {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free in {folder}"
+        raise OSError(errno.ENOSPC, f"{sizes}; {advice}")
+
+
 def _exchange(path: Path, aside: Path) -> None:
     """Puts `aside` in the place of `path`, whose old content goes only when that has worked."""
     if not path.exists():

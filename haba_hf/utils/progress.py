@@ -38,13 +38,13 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def update(self, **values: float) -> None:
-        """One unit more, and what to say of it."""
-        self.done += 1
+    def update(self, units: int = 1, /, **values: float) -> None:
+        """So many units more, and what to say of them."""
+        self.done += units
         said = [f"{name} {value:.4g}" for name, value in values.items()]
         if self._bar is not None:
             self._bar.set_postfix_str(", ".join(said), refresh=False)
-            self._bar.update()
+            self._bar.update(units)
         elif self.shown and self._is_time():
             self._last = time.monotonic()
             left = (self._last - self._started) / (self.done - self._began_with) * (self.total - self.done)

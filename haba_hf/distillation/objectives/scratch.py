@@ -6,6 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ...utils.allocator import free_memory
+
 # Of the memory that an accelerator has free when a run begins: what is put aside may take so much of it.
 SHARE_OF_FREE_MEMORY = 0.5
 
@@ -28,8 +30,7 @@ class Scratch(Protocol):
 def scratch_for(device: torch.device) -> Scratch:
     """A file for a CPU, whose memory is what the file is to spare; memory for an accelerator, which would wait."""
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return ScratchMemory(int(SHARE_OF_FREE_MEMORY * free))
+        return ScratchMemory(int(SHARE_OF_FREE_MEMORY * free_memory(device)))
     return ScratchFile()
 
 
