@@ -131,17 +131,22 @@ def _read_parquet(files: list[Path]) -> Dataset:
                     f"{file} names the classes of column {column!r} otherwise than {files[0].name}: a label would "
                     "mean two things. Write them again with the same names."
                 )
+    if size > pixel_store.MOST_BYTES_IN_MEMORY:
+        for file, schema in zip(files, schemas, strict=True):
+            if {*schema.names} != {*schemas[0].names}:
+                raise ValueError(
+                    f"{file} has the columns {some(schema.names)}, and {files[0].name} has {some(schemas[0].names)}: "
+                    "large files of a split need the same ones."
+                )
+        return _map_parquet(files, size)
     try:
-        if size > pixel_store.MOST_BYTES_IN_MEMORY:
-            return _map_parquet(files, size)
         tables = []
         for file in files:
             with _reading(file):
                 tables.append(pq.read_table(file, partitioning=None))
         return Dataset(InMemoryTable(pa.concat_tables(tables, promote_options="default")))
-    except (pa.ArrowException, DatasetGenerationError) as error:
-        cause = error.__cause__ or error
-        raise ValueError(f"{files[0].parent}: the files of a split have columns that do not fit: {cause}") from error
+    except pa.ArrowException as error:
+        raise ValueError(f"{files[0].parent}: the files of a split have columns that do not fit: {error}") from error
 
 
 def _map_parquet(files: list[Path], size: int) -> Dataset:
@@ -150,11 +155,18 @@ def _map_parquet(files: list[Path], size: int) -> Dataset:
     # As a list of its own, since `datasets` would take a path with brackets for a pattern.
     listed = DataFilesDict({"train": DataFilesList([path for path, *_ in states], [state for _, *state in states])})
     reader = ParquetDatasetReader(listed, split=Split.TRAIN)
-    if not Path(reader.builder.cache_dir).exists():
-        what = f"the parquet files of {files[0].parent}, unpacked,"
-        advice = "set HF_DATASETS_CACHE to a folder on a larger disk"
-        check_free_disk(datasets.config.HF_DATASETS_CACHE, size, what, advice)
-    return reader.read()
+    unpacked, cache = Path(reader.builder.cache_dir), Path(datasets.config.HF_DATASETS_CACHE).expanduser()
+    if unpacked.exists():
+        return reader.read()
+    what = f"the parquet files of {files[0].parent}"
+    with pixel_store.one_process(cache / pixel_store.FOLDER / reader.builder.config_id, f"unpacks {what}"):
+        if not unpacked.exists():  # no other process has done it while this one waited
+            advice = "set HF_DATASETS_CACHE to a folder on a larger disk"
+            check_free_disk(cache, size, f"{what}, unpacked,", advice)
+        try:
+            return reader.read()
+        except DatasetGenerationError as error:
+            raise ValueError(f"{what} cannot be read as one table: {error.__cause__ or error}") from error
 
 
 @contextmanager
@@ -327,7 +339,8 @@ def table_of_files(files_of: dict[str, list[Path]], classes: list[str], kind: st
 
 def _table(columns: dict[str, Any], kind: str, label: ClassLabel | None = None) -> Dataset:
     """A table whose column `kind`, `image` or `audio`, names files that are read later."""
-    entries = [{"bytes": None, "path": str(path)} for path in columns[kind]]
+    paths = pa.array([str(path) for path in columns[kind]], pa.string())
+    entries = pa.StructArray.from_arrays([pa.nulls(len(paths), pa.binary()), paths], names=["bytes", "path"])
     others = Dataset.from_dict({name: values for name, values in columns.items() if name != kind}).features
     feature = Audio(decode=False) if kind == "audio" else Image(decode=False)
     features = Features({**others, **({} if label is None else {"label": label}), kind: feature})

@@ -137,8 +137,7 @@ def _stored_split(source: SplitSource) -> Split:
     folder = Path(datasets.config.HF_DATASETS_CACHE).expanduser() / FOLDER / source.key()
     found = _open(folder)
     if found is None:
-        check_writable(folder.parent)
-        with _one_process(folder, source.name):
+        with one_process(folder, f"decodes the {source.name} split"):
             found = _open(folder)
             if found is None:  # no other process has made it while this one waited
                 _write(folder, source)
@@ -153,12 +152,22 @@ def _stored_split(source: SplitSource) -> Split:
 
 
 @contextmanager
-def _one_process(folder: Path, split: str) -> Iterator[None]:
+def one_process(folder: Path, does: str) -> Iterator[None]:
+    """
+    Holds what is about to be made as `folder`, after any other process that does.
+
+    Args:
+        does (`str`): what another process does in the meantime, for a user who waits.
+
+    Raises:
+        `OSError`: if nothing can be written beside `folder`.
+    """
+    check_writable(folder.parent)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"waiting for another process, which decodes the {split} split", file=sys.stderr, flush=True)
+        print(f"waiting for another process, which {does}", file=sys.stderr, flush=True)
         lock.acquire()
     try:
         yield

@@ -107,7 +107,7 @@ def evaluate_full_data(
     Students of the whole training split: what distillation could at best recover. The recipe is the artifacts', with
     `real_student_epochs`, `real_student_learning_rate` and `real_evaluation_seeds` in place of theirs.
 
-    The images stay on the device as they are in the split and are normalized batch by batch.
+    The images stay on the device, if they fit, as they are in the split and are normalized batch by batch.
 
     Args:
         data ([`ImageData`]): the real data.

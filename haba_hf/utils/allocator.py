@@ -31,7 +31,10 @@ def keep_freed_memory() -> bool:
 
 
 def peak_memory() -> int | None:
-    """The most bytes of memory that this process has held so far; `None` on systems that do not tell."""
+    """
+    The most bytes of memory that this process has held so far, pages of mapped files among them; `None` on systems
+    that do not tell.
+    """
     try:
         import resource  # not on Windows
     except ImportError:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, load_dataset
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from haba_hf.data import DataArguments, load_image_data
+from haba_hf.data import DataArguments, load_image_data, pixel_store
+from haba_hf.data.folders import open_folder
 from image_sets import CLASS_LABEL, load, pixels_of, rows_of, write_parquet
 from speech_clips import write_clips
 
@@ -239,6 +241,48 @@ def test_unfit_metadata(tmp_path, content, says):
     (tmp_path / "set" / "metadata.csv").write_text(content)
     with pytest.raises(ValueError, match=says):
         load(tmp_path / "set")
+
+
+@pytest.fixture
+def mapped(monkeypatch):
+    monkeypatch.setattr(pixel_store, "MOST_BYTES_IN_MEMORY", 0)
+
+
+def test_large_parquet_files_are_mapped_from_the_cache(tmp_path, mapped):
+    """Their folder looks like a pattern."""
+    folder = tmp_path / "a [v1] *"
+    for number, first in ((0, 0), (1, 3)):
+        write_parquet(folder / f"train-{number}.parquet", rows_of(3, first=first))
+    table = open_folder(folder).splits["train"]
+    assert table.cache_files and table.features["label"] == CLASS_LABEL
+    assert table["label"][:] == [0, 1, 2] * 6
+    again = open_folder(folder).splits["train"]
+    assert (again.cache_files, again._fingerprint) == (table.cache_files, table._fingerprint)
+    write_parquet(folder / "train-1.parquet", rows_of(4, first=3))
+    assert len(open_folder(folder).splits["train"]) == 21
+
+
+def test_large_parquet_files_that_do_not_fit_together(tmp_path, mapped):
+    write_parquet(tmp_path / "train-0.parquet", rows_of(3))
+    write_parquet(tmp_path / "train-1.parquet", rows_of(3), image_column="picture")
+    with pytest.raises(
+        ValueError, match=r"train-1.parquet has the columns picture, label, and train-0.parquet has image"
+    ):
+        open_folder(tmp_path)
+    Dataset.from_dict({"image": [1.5], "label": [0]}).to_parquet(str(tmp_path / "train-1.parquet"))
+    with pytest.raises(ValueError, match=r"the parquet files of .* cannot be read as one table: "):
+        open_folder(tmp_path)
+
+
+def test_large_parquet_files_need_room_once(tmp_path, mapped, monkeypatch):
+    write_parquet(tmp_path / "train-0.parquet", rows_of(3))
+    free = [100, 10**9, 100]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free[0]))
+    with pytest.raises(OSError, match=r"parquet files of .* unpacked, take .*; set HF_DATASETS_CACHE"):
+        open_folder(tmp_path)
+    for _ in range(2):  # the second time it is there
+        free.pop(0)
+        open_folder(tmp_path)
 
 
 def test_a_file_that_is_no_parquet(tmp_path):

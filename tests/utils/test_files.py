@@ -1,16 +1,25 @@
 import errno
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from haba_hf.utils.files import atomic_directory, atomic_file, check_writable, locked, remove_leftovers
+from haba_hf.utils.files import (
+    atomic_directory,
+    atomic_file,
+    check_free_disk,
+    check_writable,
+    locked,
+    remove_leftovers,
+)
 
 
 def tree(folder):
@@ -247,6 +256,14 @@ def test_check_writable_finds_a_full_disk(tmp_path, monkeypatch):
     with cannot_write(tmp_path / ".writable", "No space left on device. "):
         check_writable(tmp_path)
     assert tree(tmp_path) == []
+
+
+def test_what_a_disk_has_no_room_for_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * 10**9))
+    check_free_disk(tmp_path, 2 * 10**9, "the pixels", "make them smaller")
+    says = rf"the pixels take 2\.5 GB and 2\.0 GB are free in {tmp_path}; make them smaller"
+    with pytest.raises(OSError, match=says):
+        check_free_disk(tmp_path, 25 * 10**8, "the pixels", "make them smaller")
 
 
 # --- runs that were killed, and runs that meet -----------------------------------------------------------------------
