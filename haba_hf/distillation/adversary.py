@@ -122,8 +122,10 @@ class Adversary:
     ):
         self.settings = settings
         self.network = build_feature_network(
-            network_arguments, real_data.image_shape, real_data.num_labels, seed=arguments.seed
+            network_arguments, real_data.image_shape, real_data.num_labels, arguments.seed, real_data.processor
         ).to(accelerator.device)
+        # A probe's backbone is frozen: its features still hold views apart, by L_cos, and L_con has nothing to move.
+        self.trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         self.augmentation = DsaAugmentation(arguments.dsa, per_sample=True)
         self.micro_batch_size = arguments.micro_batch_size
 
@@ -165,15 +167,14 @@ class Adversary:
             l_con = supervised_contrastive_loss(features_VBD, classes, settings.temperature)
         l_task = F.cross_entropy(self.network.classifier(features), output.labels.detach())
 
-        learned = list(self.network.parameters())
         (for_samples,) = torch.autograd.grad(settings.lambda_cos * l_cos, features, retain_graph=True)
-        (settings.lambda_con * l_con + settings.lambda_task * l_task).backward(inputs=[features, *learned])
+        (settings.lambda_con * l_con + settings.lambda_task * l_task).backward(inputs=[features, *self.trained])
         for_network = cast(Tensor, features.grad)
         d_samples = torch.empty_like(samples)
         for rows in rows_at_once:
             x, seen = whole or self._see(samples, augmentation, rows)
             (d_samples[rows],) = torch.autograd.grad(seen, x, for_samples[rows], retain_graph=True)
-            seen.backward(for_network[rows], inputs=learned)
+            seen.backward(for_network[rows], inputs=self.trained)
         output.samples.backward(d_samples)
         return {"l_cos": l_cos.item(), "l_con": l_con.item(), "l_task": l_task.item()}
 

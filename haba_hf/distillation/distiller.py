@@ -305,7 +305,7 @@ class Distiller:
             optimizers["optimizer"] = torch.optim.SGD(groups, momentum=arguments.momentum)
         if self.adversary is not None:
             optimizers["adversary_optimizer"] = torch.optim.SGD(
-                self.adversary.network.parameters(), lr=self.adversary.settings.adversary_learning_rate, momentum=0.9
+                self.adversary.trained, lr=self.adversary.settings.adversary_learning_rate, momentum=0.9
             )
         return optimizers
 

@@ -86,7 +86,7 @@ def evaluate_across(
     shape, num_labels = model.config.sample_shape, model.config.num_labels
     sizes = []
     for network in networks:
-        built = build_network(network, shape, num_labels, seed=0)
+        built = build_network(network, shape, num_labels, 0, processor)
         sizes.append(sum(parameter.numel() for parameter in built.parameters()))
     learning_rate = artifact_learning_rate(model, args)
     for network, parameters in zip(networks, sizes, strict=True):

@@ -2,18 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from ..artifact.modeling_haba import HabaModel
 from ..artifact.pairing import materialize_if_small, paired_batches
 from ..data.augmentation import DsaAugmentation
 from ..data.cutmix import CutMix
+from ..networks import Probe
 from .arguments import EvaluationArguments
 from .schedule import scheduled_batch, stored_step_sizes, train_by_schedule
-from .training import Batches, train_by_sgd
+from .training import Batches, features_of, train_by_sgd
 
 OnEpoch = Callable[[int, float], None]  # told each epoch and its mean loss
 
@@ -39,8 +41,12 @@ class StudentTraining:
     samples: int
 
 
+# Takes samples to the features that a probe trains its classifier on; `None` of a student that is trained on samples.
+Embed = Callable[[Tensor], Tensor] | None
+
+
 def training_by_sgd(
-    batches_of_student: Callable[[int, torch.Generator], Callable[[int], Batches]],
+    batches_of_student: Callable[[int, torch.Generator, Embed], Callable[[int], Batches]],
     epoch_samples: int,
     epochs: int,
     learning_rate: float,
@@ -49,11 +55,12 @@ def training_by_sgd(
 ) -> StudentTraining:
     """
     Training by [`train_by_sgd`] with the recipe's momentum, weight decay, schedule, augmentation and CutMix, in the
-    accelerator's mixed precision.
+    accelerator's mixed precision. Where nothing augments, the features of a probe's samples are computed once.
 
     Args:
-        batches_of_student (`Callable[[int, torch.Generator], Callable]`): given a student's index and its generator,
-            returns the `batches_of_epoch` of [`train_by_sgd`].
+        batches_of_student (`Callable[[int, torch.Generator, Embed], Callable]`): given a student's index, its
+            generator and what takes samples to features, if anything does, returns the `batches_of_epoch` of
+            [`train_by_sgd`].
         epoch_samples (`int`): samples of an epoch.
         epochs (`int`): of a student.
         learning_rate (`float`): before its decay.
@@ -61,22 +68,28 @@ def training_by_sgd(
         accelerator (`Accelerator`): device and precision.
     """
 
+    augmentation, cutmix = DsaAugmentation(args.evaluation_dsa, per_sample=True), CutMix(args.evaluation_cutmix)
+
     def train(network: nn.Module, index: int, generator: torch.Generator, on_epoch: OnEpoch) -> nn.Module:
-        return train_by_sgd(
-            network,
-            batches_of_student(index, generator),
+        trained, embed = network, None
+        if isinstance(network, Probe) and not augmentation.stages and not args.evaluation_cutmix:
+            trained, embed = network.classifier, partial(features_of, network.to(accelerator.device))
+        train_by_sgd(
+            trained,
+            batches_of_student(index, generator, embed),
             epochs,
             learning_rate,
             momentum=args.evaluation_momentum,
             weight_decay=args.evaluation_weight_decay,
             schedule=args.evaluation_schedule,
-            augmentation=DsaAugmentation(args.evaluation_dsa, per_sample=True),
-            cutmix=CutMix(args.evaluation_cutmix),
+            augmentation=augmentation,
+            cutmix=cutmix,
             generator=generator,
             device=accelerator.device,
             autocast=accelerator.autocast,
             on_epoch=on_epoch,
         )
+        return network.eval()
 
     steps = epochs * -(-epoch_samples // args.evaluation_batch_size)
     return StudentTraining(train, epochs, learning_rate, steps, epochs * epoch_samples)
@@ -118,12 +131,30 @@ def artifact_training(model: HabaModel, args: EvaluationArguments, accelerator: 
         return training_by_schedule(model, args, accelerator)
     materialized = materialize_if_small(model, accelerator.device)
 
-    def batches_of_student(index: int, generator: torch.Generator) -> Callable[[int], Batches]:
-        return lambda epoch: paired_batches(model, args.evaluation_batch_size, generator, materialized)
+    def batches_of_student(index: int, generator: torch.Generator, embed: Embed) -> Callable[[int], Batches]:
+        return batches_of_pairing(model, args.evaluation_batch_size, generator, materialized, embed)
 
     epoch_samples = model.config.epoch_samples
     epochs, learning_rate = student_epochs(args, epoch_samples), artifact_learning_rate(model, args)
     return training_by_sgd(batches_of_student, epoch_samples, epochs, learning_rate, args, accelerator)
+
+
+def batches_of_pairing(
+    model: HabaModel,
+    batch_size: int,
+    generator: torch.Generator,
+    materialized: tuple[Tensor, Tensor] | None,
+    embed: Embed,
+) -> Callable[[int], Batches]:
+    """The batches of an epoch of [`paired_batches`], of features where `embed` gives them."""
+    if embed is not None and materialized is not None:
+        materialized, embed = (embed(materialized[0]), materialized[1]), None
+
+    def batches_of_epoch(epoch: int) -> Batches:
+        for samples, labels in paired_batches(model, batch_size, generator, materialized):
+            yield samples if embed is None else embed(samples), labels
+
+    return batches_of_epoch
 
 
 def student_epochs(args: EvaluationArguments, epoch_samples: int) -> int:

@@ -9,13 +9,13 @@ from torch import nn
 
 from ..artifact.configuration_haba import HabaConfig
 from ..artifact.modeling_haba import HabaModel
-from ..artifact.pairing import materialize_if_small, paired_batches
+from ..artifact.pairing import materialize_if_small
 from ..coresets import random_images, real_images_artifact
 from ..data import ImageData, Split
 from ..networks import NetworkArguments
 from ..utils.seeds import derived_seed
 from .arguments import EvaluationArguments
-from .protocols import artifact_learning_rate, student_epochs, training_by_sgd
+from .protocols import Embed, artifact_learning_rate, batches_of_pairing, student_epochs, training_by_sgd
 from .students import IMAGES, AccuracyResult, evaluate_students
 from .training import Batches
 
@@ -75,10 +75,10 @@ def evaluate_random_real(
     # Drawn before any student trains: a class without images is an error at once, on every process.
     learning_rate = artifact_learning_rate(random_real_artifact(data, config, seed), args)
 
-    def batches_of_student(index: int, generator: torch.Generator) -> Callable[[int], Batches]:
+    def batches_of_student(index: int, generator: torch.Generator, embed: Embed) -> Callable[[int], Batches]:
         model = random_real_artifact(data, config, derived_seed(seed, index, IMAGES))
         materialized = materialize_if_small(model, accelerator.device)
-        return lambda epoch: paired_batches(model, args.evaluation_batch_size, generator, materialized)
+        return batches_of_pairing(model, args.evaluation_batch_size, generator, materialized, embed)
 
     epochs = student_epochs(args, config.epoch_samples)
     return evaluate_students(
@@ -124,11 +124,16 @@ def evaluate_full_data(
     """
     device, labels = accelerator.device, data.train.labels.to(accelerator.device)
 
-    def batches_of_student(index: int, generator: torch.Generator) -> Callable[[int], Batches]:
+    def batches_of_student(index: int, generator: torch.Generator, embed: Embed) -> Callable[[int], Batches]:
+        features = None
+        if embed is not None:
+            parts = torch.arange(len(labels), device=device).split(args.evaluation_batch_size)
+            features = torch.cat([embed(data.normalized(rows, device)) for rows in parts])
+
         def batches_of_epoch(epoch: int) -> Batches:
             order = torch.randperm(len(labels), generator=generator).to(device)
             for rows in order.split(args.evaluation_batch_size):
-                yield data.normalized(rows, device), labels[rows]
+                yield data.normalized(rows, device) if features is None else features[rows], labels[rows]
 
         return batches_of_epoch
 

@@ -69,7 +69,7 @@ def train_by_schedule(
     Raises:
         `FloatingPointError`: if a loss becomes NaN or infinite; names the step.
     """
-    parameters = list(network.to(device).train().parameters())
+    parameters = [parameter for parameter in network.to(device).train().parameters() if parameter.requires_grad]
     for step, step_size in enumerate(step_sizes):
         samples, labels = (tensor.to(device) for tensor in batch_of_step(step))
         if augmentation is not None:

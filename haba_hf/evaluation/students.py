@@ -27,7 +27,7 @@ from ..utils.progress import Progress
 from ..utils.seeds import derived_seed, seeded_generator
 from .arguments import EvaluationArguments
 from .protocols import OnEpoch, StudentTraining, artifact_training
-from .training import right_by_class
+from .training import Scorer
 
 # The independent streams of one student: its weights; its batches, pairing and augmentation; its real images, if
 # drawn.
@@ -71,15 +71,17 @@ def train_fresh_student(
     seed: int,
     image_shape: tuple[int, int, int],
     num_labels: int,
+    processor: HabaProcessor | None,
     on_epoch: OnEpoch,
 ) -> nn.Module:
     """
     Student `index` of a recipe: its weights and all that its training draws are decided by (`seed`, `index`).
 
     Raises:
+        `ValueError`: if it is a probe and there is no processor, or the network is unfit.
         `FloatingPointError`: if the student diverges; names the learning rate and the epoch.
     """
-    network = build_network(network_args, image_shape, num_labels, derived_seed(seed, index, WEIGHTS))
+    network = build_network(network_args, image_shape, num_labels, derived_seed(seed, index, WEIGHTS), processor)
     return training.train(network, index, seeded_generator(seed, index, TRAINING), on_epoch)
 
 
@@ -125,7 +127,8 @@ def evaluate_students(
                 f"Students of {num_labels} classes need images to be scored on, of classes 0..{num_labels - 1}."
             )
     _, channels, height, width = split.images.shape
-    shapes = (channels, height, width), num_labels
+    sizes = (channels, height, width), num_labels
+    scorer = Scorer(splits, processor, num_labels)
     indices = range(accelerator.process_index, args.evaluation_seeds, accelerator.num_processes)
     outcomes: list[tuple[int, list[list[int]], str]] = []  # of each split, how many of each class are right
     epochs, shown = len(indices) * training.epochs, accelerator.is_main_process
@@ -133,12 +136,9 @@ def evaluate_students(
         for index in indices:
             try:
                 network = train_fresh_student(
-                    index, training, network_args, seed, *shapes, on_epoch=lambda epoch, loss: progress.update()
+                    *(index, training, network_args, seed, *sizes, processor), lambda epoch, loss: progress.update()
                 )
-                rights = [
-                    right_by_class(network, scored.images, scored.labels, processor, num_labels).tolist()
-                    for scored in splits
-                ]
+                rights = scorer(network)
             except FloatingPointError as error:
                 # Raised after the gather, by all processes: one that left now would let the others wait for ever.
                 outcomes.append((index, [], str(error)))
@@ -242,6 +242,7 @@ def train_student(
     *,
     seed: int = 0,
     accelerator: Accelerator | None = None,
+    processor: HabaProcessor | None = None,
     **settings: Any,
 ) -> nn.Module:
     """
@@ -256,6 +257,7 @@ def train_student(
         seed (`int`, *optional*, defaults to 0): of initialization, pairing and augmentation. It is student 0 of an
             evaluation with the same seed.
         accelerator (`Accelerator`, *optional*): device and precision; by default what Accelerate finds.
+        processor ([`HabaImageProcessor`], *optional*): the artifact's, which a probe needs.
         settings: fields of a recipe in place of the artifact's, such as `evaluation_learning_rate=0.01`.
 
     Returns:
@@ -282,5 +284,7 @@ def train_student(
     training = artifact_training(model, args, accelerator or Accelerator())
     if network is None or isinstance(network, str):
         shape, num_labels = model.config.sample_shape, model.config.num_labels
-        return train_fresh_student(0, training, network_args, seed, shape, num_labels, lambda epoch, loss: None)
+        return train_fresh_student(
+            0, training, network_args, seed, shape, num_labels, processor, lambda epoch, loss: None
+        )
     return training.train(network, 0, seeded_generator(seed, 0, TRAINING), lambda epoch, loss: None)

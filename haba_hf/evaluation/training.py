@@ -4,7 +4,7 @@ Shape legend: n images, B batch, C/H/W of an image, L classes.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from ..artifact.loading import HabaProcessor
 from ..data.augmentation import DsaAugmentation
 from ..data.cutmix import CutMix
-from ..data.splits import images_at_once
-from ..networks import logits_of
+from ..data.splits import Split, images_at_once
+from ..networks import Probe, logits_of
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Schedule = Literal["half", "two_steps"]
@@ -77,7 +77,8 @@ def train_by_sgd(
         `ValueError`: if an epoch has no batches.
     """
     network.to(device).train()
-    optimizer = torch.optim.SGD(network.parameters(), learning_rate, momentum, weight_decay=weight_decay)
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]  # of a probe not all
+    optimizer = torch.optim.SGD(trained, learning_rate, momentum, weight_decay=weight_decay)
     for epoch in range(epochs):
         optimizer.param_groups[0]["lr"] = learning_rate_at(epoch, epochs, learning_rate, schedule)
         losses = []
@@ -134,7 +135,7 @@ def right_by_class(
 ) -> Tensor:
     """
     How many images of each class have their largest logit at their label, in one pass over all of them: int64 `[L]`,
-    on the network's device.
+    on the CPU.
 
     Args:
         network (`nn.Module`): scored in evaluation mode, left in the mode it was in.
@@ -155,15 +156,72 @@ def right_by_class(
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
-    right_L = torch.zeros(num_labels, dtype=torch.long, device=device)
-    finite = torch.ones((), dtype=torch.bool, device=device)
-    batch_size = batch_size or images_at_once(images)
-    for images_BCHW, labels_B in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        logits_BL = logits_of(network, processor.normalize(images_BCHW.to(device)))
-        labels_B = labels_B.to(device)
-        right_L.index_add_(0, labels_B, (logits_BL.argmax(dim=1) == labels_B).long())
-        finite &= logits_BL.isfinite().all()
+    batches = images.split(batch_size or images_at_once(images))
+    logits = (logits_of(network, processor.normalize(batch.to(device))) for batch in batches)
+    right_L = _count_right(logits, labels, num_labels)
     network.train(was_training)
-    if not finite:
-        raise FloatingPointError("The network's logits are NaN or infinite: its training has diverged.")
     return right_L
+
+
+class Scorer:
+    """
+    Scores one student after the other on the same splits. The features that probes of one backbone have in
+    common are computed once for all of them.
+
+    Args:
+        splits (`Sequence[Split]`): real images, not normalized.
+        processor ([`HabaImageProcessor`]): the artifact's.
+        num_labels (`int`): L.
+    """
+
+    def __init__(self, splits: Sequence[Split], processor: HabaProcessor, num_labels: int):
+        self.splits = splits
+        self.processor = processor
+        self.num_labels = num_labels
+        self._features: list[Tensor] = []  # of each split
+
+    @torch.no_grad()
+    def __call__(self, network: nn.Module) -> list[list[int]]:
+        """
+        Of each split, how many images of each of the L classes are right.
+
+        Raises:
+            `ValueError`, `FloatingPointError`: as [`right_by_class`].
+        """
+        if not isinstance(network, Probe):
+            return [
+                right_by_class(network, split.images, split.labels, self.processor, self.num_labels).tolist()
+                for split in self.splits
+            ]
+        if not self._features:
+            self._features = [features_of(network, split.images, self.processor.normalize) for split in self.splits]
+        return [
+            _count_right([network.classifier(features)], split.labels, self.num_labels).tolist()
+            for features, split in zip(self._features, self.splits, strict=True)
+        ]
+
+
+@torch.no_grad()
+def features_of(probe: Probe, images: Tensor, normalize: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """Features `[n, D]` of images on the probe's device, of samples as they are, or of images normalized there."""
+
+    def features(batch: Tensor) -> Tensor:
+        batch = batch.to(probe.classifier.weight.device)
+        return probe.features(batch if normalize is None else normalize(batch))
+
+    return torch.cat([features(batch) for batch in images.split(images_at_once(images))])
+
+
+def _count_right(batches: Iterable[Tensor], labels: Tensor, num_labels: int) -> Tensor:
+    """
+    How many of each class are right, int64 `[L]`: of batches of logits `[B, L]` in the order of `labels` `[n]`. A
+    device is asked once, after the last.
+    """
+    predicted, finite = [], []
+    for logits_BL in batches:
+        predicted.append(logits_BL.argmax(dim=1))
+        finite.append(logits_BL.isfinite().all())
+    if not torch.stack(finite).all():
+        raise FloatingPointError("The network's logits are NaN or infinite: its training has diverged.")
+    labels = labels.cpu()
+    return torch.bincount(labels[torch.cat(predicted).cpu() == labels], minlength=num_labels)

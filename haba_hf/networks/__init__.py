@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..artifact.loading import HabaProcessor
 from ..utils.checks import MOST_DEPTH, MOST_WIDTH, Settings, check_counts
 from .alexcifarnet import AlexCifarNet
 from .alexnet import AlexNet
 from .convnet import ConvNet
 from .feature_network import FeatureNetwork
 from .lenet import LeNet
+from .probe import PROBE, Probe
 from .resnet import ResNet18
 from .transformers_classifier import PREFIX, TransformersClassifier, check_model_type
 from .vgg import VGG11
@@ -26,6 +28,7 @@ __all__ = [
     "FeatureNetwork",
     "LeNet",
     "NetworkArguments",
+    "Probe",
     "ResNet18",
     "TransformersClassifier",
     "build_feature_network",
@@ -64,7 +67,7 @@ def register_network(name: str, factory: NetworkFactory) -> None:
     Raises:
         `ValueError`: if the name is that of a network of this package.
     """
-    if name in NETWORKS or name.startswith(PREFIX):
+    if name in NETWORKS or name.startswith((PREFIX, PROBE)):
         raise ValueError(f"{name} is a network of haba_hf: give yours another name.")
     _registered[name] = factory
 
@@ -77,7 +80,8 @@ class NetworkArguments(Settings):
         default="convnet",
         metadata={
             "help": f"Architecture: {', '.join(NETWORKS)}, or {PREFIX}<model type> for an image classifier of "
-            "transformers (resnet, vit, convnext, ...), freshly initialized."
+            "transformers (resnet, vit, convnext, ...), freshly initialized, or "
+            f"{PROBE}<folder or Hub id> for a linear classifier over a frozen pretrained vision model of transformers."
         },
     )
     network_depth: int = field(
@@ -101,16 +105,23 @@ def check_network_name(name: str) -> None:
     """
     if name.startswith(PREFIX):
         check_model_type(name.removeprefix(PREFIX))
+    elif name.startswith(PROBE):
+        if not name.removeprefix(PROBE).strip():
+            raise ValueError(f"A probe is of a pretrained model: name its folder or Hub id, as in {PROBE}me/model.")
     elif name not in NETWORKS and name not in _registered:
         known = ", ".join((*NETWORKS, *_registered))
         raise ValueError(
-            f"There is no network {name!r}: choose {known} or {PREFIX}<model type>, or make yours known by "
-            "register_network."
+            f"There is no network {name!r}: choose {known}, {PREFIX}<model type> or {PROBE}<folder or Hub id>, or "
+            "make yours known by register_network."
         )
 
 
 def build_network(
-    arguments: NetworkArguments, image_shape: tuple[int, int, int], num_labels: int, seed: int
+    arguments: NetworkArguments,
+    image_shape: tuple[int, int, int],
+    num_labels: int,
+    seed: int,
+    processor: HabaProcessor | None = None,
 ) -> nn.Module:
     """
     A freshly initialized network for images of shape (C, H, W), on the CPU. It takes `[B, C, H, W]` to logits `[B,
@@ -118,8 +129,13 @@ def build_network(
 
     The same seed gives the same weights on every machine and process, and the global random state is left as it was.
 
+    Args:
+        processor ([`HabaImageProcessor`], *optional*): of the images, for a probe, whose backbone is of another space.
+
     Raises:
-        `ValueError`: if the image is too small for the network.
+        `ValueError`: if the image is too small for the network, or it is a probe and there is no processor, or its
+            backbone is unfit.
+        `FileNotFoundError`: if there is no such backbone.
     """
     channels, height, width = image_shape
     size, name = (height, width), arguments.network
@@ -131,11 +147,23 @@ def build_network(
             return FIXED_LAYOUTS[name](channels, size, num_labels)
         if name in _registered:
             return _registered[name](image_shape, num_labels)
+        if name.startswith(PROBE):
+            if processor is None:
+                raise ValueError(
+                    f"{name} is a probe, whose backbone needs the processor of the images: by objective linear and in "
+                    "evaluations it is given, train_student and build_network take it, and all else needs another "
+                    "network."
+                )
+            return Probe(name.removeprefix(PROBE), image_shape, num_labels, processor)
         return TransformersClassifier(name.removeprefix(PREFIX), channels, size, num_labels)
 
 
 def build_feature_network(
-    arguments: NetworkArguments, image_shape: tuple[int, int, int], num_labels: int, seed: int
+    arguments: NetworkArguments,
+    image_shape: tuple[int, int, int],
+    num_labels: int,
+    seed: int,
+    processor: HabaProcessor | None = None,
 ) -> FeatureNetwork:
     """
     Like [`build_network`], for what needs the network's features as well: objectives, the adversary, coresets.
@@ -143,7 +171,7 @@ def build_feature_network(
     Raises:
         `ValueError`: if the network has no features, or the image is too small for it.
     """
-    network = build_network(arguments, image_shape, num_labels, seed)
+    network = build_network(arguments, image_shape, num_labels, seed, processor)
     if not isinstance(network, FeatureNetwork):
         raise ValueError(
             f"The network {arguments.network} has no features for an objective or the adversary to use: choose "

@@ -128,7 +128,8 @@ def embed(recipe: Recipe, accelerator: Accelerator) -> Path:
     opened = open_evaluation(recipe, accelerator)
     settings, seed = recipe.embedding, recipe.distillation.seed
     data = dataclasses.replace(opened.data, processor=opened.processor)  # the teacher's space is the samples'
-    build_feature_network(recipe.network, data.image_shape, data.num_labels, seed)  # refused now, not when trained
+    sizes = data.image_shape, data.num_labels
+    build_feature_network(recipe.network, *sizes, seed, data.processor)  # refused now, not when trained
     arguments = dataclasses.replace(recipe.evaluation, real_evaluation_seeds=1)
     teachers: dict[int, nn.Module] = {}
     scored = evaluate_full_data(data, opened.split, recipe.network, arguments, seed, accelerator, teachers.__setitem__)

@@ -44,6 +44,7 @@ def train_one_student(recipe: Recipe, accelerator: Accelerator) -> float:
             seed,
             data.image_shape,
             data.num_labels,
+            processor,
             on_epoch=lambda epoch, loss: progress.update(),
         )
     score = accuracy(network, split.images, split.labels, processor)
