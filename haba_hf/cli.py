@@ -50,6 +50,7 @@ PUSH_EXPERTS, PULL_EXPERTS = "experts push", "experts pull"
 OBJECTIVES = (
     *("distribution_matching", "trajectory_matching", "gradient_matching", "idc", "feature_alignment"),
     "label_distillation",
+    "linear_gradient_matching",
 )
 # The sections of a recipe that a command reads.
 SECTIONS = {

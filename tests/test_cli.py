@@ -23,6 +23,7 @@ from haba_hf.recipes.catalogue import recipes_page
 from haba_hf.recipes.recipe import field_index
 from haba_hf.utils.shipped import FIELDS, recipes_folder
 from tiny_artifact import tiny_artifact
+from tiny_backbones import resnet
 
 TINY = ["--network_depth", "2", "--network_width", "4", "--real_batch_size", "8", "--report_to", "none"]
 
@@ -95,6 +96,22 @@ def test_distill_evaluate_and_info_of_a_recipe_by_name(haba, tmp_path):
     assert "10 classes, 1 basis per class (8x8 pixels), 5 hallucinators: 50 samples of 1x8x8, hard labels" in text
     assert f"{facts['floats']:,} floats, {facts['bytes']:,} bytes" in text
     assert f"train_images {record['train_images']}" in text
+
+
+def test_probes_of_a_pretrained_backbone(haba, capsys, tmp_path):
+    """Distilled for by linear gradient matching, then students of the artifact and of random real images."""
+    backbone, run = tmp_path / "backbone", tmp_path / "run"
+    words = ["digits/dm-1pc", "--network", f"probe/{backbone}", "--output_dir", run]
+    learns = ["--objective", "linear", "--steps", "2", "--real_batch_size", "8", "--report_to", "none"]
+    with pytest.raises(SystemExit):
+        haba("distill", *words, *learns)
+    assert "error: There is no backbone" in capsys.readouterr().err and not (run / "artifact").exists()
+    resnet(backbone)
+    haba("distill", *words, *learns)
+    students = ["--student_epochs", "2", "--evaluation_seeds", "2", "--evaluation_dsa", "none"]
+    found = json.loads(haba("evaluate", *words, *students, "--references", "random", "--json"))
+    assert len(found["rows"]) == 3
+    assert all(len(row["accuracy"]["accuracies"]) == 2 for row in found["rows"])
 
 
 def test_a_coreset_is_selected(haba, tmp_path):

@@ -17,9 +17,9 @@ from haba_hf.evaluation import (
     write_results,
 )
 from haba_hf.hub import plot_robustness, save_gallery
-from haba_hf.hub.artifact import weights_fingerprint
 from haba_hf.recipes import parse_recipe
 from haba_hf.utils.files import write_json
+from haba_hf.utils.fingerprints import weights_fingerprint
 from tiny import tiny_data, tiny_model
 
 CLASS_NAMES = ["shirt", "boot", "a|b <i>[x](y)", "{{ 7 * 7 }}"]  # the last two want to be more than text

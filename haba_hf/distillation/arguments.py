@@ -115,11 +115,12 @@ class DistillationArguments(Settings):
     """Algorithm 1: the run, its optimizers, and what several objectives share. Each objective and the adversary have a
     section of their own, in their own file."""
 
-    objective: Literal["dm", "mtt", "dc", "dsa", "idc", "cafe", "dd", "ld"] = field(
+    objective: Literal["dm", "mtt", "dc", "dsa", "idc", "cafe", "dd", "ld", "linear"] = field(
         default="dm",
         metadata={
             "help": "Distribution matching, trajectory matching, gradient matching (DC; DSA is DC with siamese "
-            "augmentation), IDC, feature alignment (CAFE), unrolled training (DD) or label distillation (LD)."
+            "augmentation), IDC, feature alignment (CAFE), unrolled training (DD), label distillation (LD) or linear "
+            "gradient matching, for probes of a pretrained backbone."
         },
     )
     steps: int = field(default=1000, metadata={"help": "Distillation steps."})
@@ -161,13 +162,13 @@ class DistillationArguments(Settings):
 
     real_batch_size: int = field(
         default=256,
-        metadata={"help": "Real images a step: of each class (DM, DC, DSA, IDC, CAFE), or in all (DD, LD)."},
+        metadata={"help": "Real images a step: of each class (DM, DC, DSA, IDC, CAFE), or in all (DD, LD, linear)."},
     )
     samples_per_class: int | None = field(
         default=None,
         metadata={
-            "help": "Samples of each class that a step takes, drawn at random (DM, DC, DSA, IDC, CAFE); by default "
-            "all."
+            "help": "Samples of each class that a step takes, drawn at random (DM, DC, DSA, IDC, CAFE, linear); by "
+            "default all."
         },
     )
     student_batch_size: int | None = field(
@@ -179,8 +180,8 @@ class DistillationArguments(Settings):
     micro_batch_size: int | None = field(
         default=None,
         metadata={
-            "help": "Samples that go through a network at once: of a student step by the adjoint (MTT), by default "
-            "all; in the adversary, by default as many as 256 of 32x32.",
+            "help": "Samples that go through a network at once: of a student step by the adjoint (MTT) and of a step "
+            "(linear), by default all; in the adversary, by default as many as 256 of 32x32.",
             "result": False,
         },
     )

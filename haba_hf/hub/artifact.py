@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from ..artifact.loading import HabaProcessor, load_model_and_processor
@@ -14,6 +13,7 @@ from ..artifact.modeling_haba import HabaModel
 from ..artifact.whitening_haba import WHITENING
 from ..evaluation import ArchitectureRow, ReportRow, RobustnessResult
 from ..utils.files import json_bytes
+from ..utils.fingerprints import weights_fingerprint
 from .records import CORESET, DISTILLATION, RECIPE, RECORDS, RESULTS, ROBUSTNESS, ROWS, read_measurements, read_origin
 
 WEIGHTS, PROCESSOR = "model.safetensors", "preprocessor_config.json"
@@ -109,18 +109,6 @@ def read_artifact(directory: str | Path) -> Artifact:
     if artifact.rows and not _is_of(artifact.rows[0], model):
         raise ValueError(f"{directory} is not the artifact that its results.json is of: evaluate it again.")
     return artifact
-
-
-def weights_fingerprint(model: HabaModel) -> str:
-    """
-    The first 16 hexadecimal digits of the SHA-256 of all weights, by name: ties results to the artifact they are of.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        values = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {values.dtype} {list(values.shape)} ".encode())
-        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def fingerprints(model: HabaModel, processor: HabaProcessor) -> dict[str, str]:

@@ -34,6 +34,7 @@ from ..distillation import (
     GradientMatchingArguments,
     IdcArguments,
     LabelDistillationArguments,
+    LinearGradientMatchingArguments,
     ModelArguments,
     TrajectoryMatchingArguments,
 )
@@ -63,6 +64,7 @@ class Recipe:
     idc: IdcArguments = field(default_factory=IdcArguments)
     feature_alignment: FeatureAlignmentArguments = field(default_factory=FeatureAlignmentArguments)
     label_distillation: LabelDistillationArguments = field(default_factory=LabelDistillationArguments)
+    linear_gradient_matching: LinearGradientMatchingArguments = field(default_factory=LinearGradientMatchingArguments)
     evaluation: EvaluationArguments = field(default_factory=EvaluationArguments)
     cross_architecture: CrossArchitectureArguments = field(default_factory=CrossArchitectureArguments)
     robustness: RobustnessArguments = field(default_factory=RobustnessArguments)

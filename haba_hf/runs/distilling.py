@@ -22,6 +22,7 @@ from ..distillation import (
     GradientMatching,
     IdcMatching,
     LabelDistillation,
+    LinearGradientMatching,
     Objective,
     Observer,
     TrajectoryMatching,
@@ -29,13 +30,14 @@ from ..distillation import (
     initial_model,
 )
 from ..evaluation import EvaluationArguments, evaluate_artifact
-from ..hub.artifact import GALLERY, TRAINING_CURVES, weights_fingerprint
+from ..hub.artifact import GALLERY, TRAINING_CURVES
 from ..hub.galleries import save_gallery
 from ..hub.plots import plot_training_curves
 from ..hub.records import DISTILLATION
 from ..recipes import Recipe, section_values
 from ..utils.allocator import peak_memory
 from ..utils.files import atomic_directory, locked, write_json
+from ..utils.fingerprints import weights_fingerprint
 from .inputs import load_artifact
 from .provenance import draw, environment, source_facts, student_network, write_model
 
@@ -50,6 +52,7 @@ OBJECTIVE_SECTIONS = {
     "cafe": ["feature_alignment"],
     "dd": [],
     "ld": ["label_distillation"],
+    "linear": ["linear_gradient_matching"],
 }
 
 
@@ -160,6 +163,8 @@ def build_objective(recipe: Recipe, data: ImageData) -> Objective:
             return UnrolledTraining(network, arguments)
         case "ld":
             return LabelDistillation(network, arguments, recipe.label_distillation)
+        case "linear":
+            return LinearGradientMatching(network, arguments, recipe.linear_gradient_matching)
 
 
 def write_artifact(

@@ -14,10 +14,11 @@ from ..artifact.budget import describe_basis
 from ..artifact.loading import HabaProcessor, check_same_space, load_model_and_processor
 from ..artifact.modeling_haba import HabaModel
 from ..data import ImageData, Split, Splits, load_image_data
-from ..hub.artifact import check_fingerprints, fingerprints, weights_fingerprint
+from ..hub.artifact import check_fingerprints, fingerprints
 from ..hub.records import CORESET, DISTILLATION, read_record
 from ..recipes import Recipe
 from ..utils.files import check_writable
+from ..utils.fingerprints import weights_fingerprint
 from .provenance import environment, student_network
 
 

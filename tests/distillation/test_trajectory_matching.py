@@ -294,8 +294,8 @@ def test_experts_too_short():
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"student_steps": 0}, "student_steps must be at least 1, got 0"),
         ({"kept_megabytes": -1}, "kept_megabytes must be 0 or more, got -1"),
+        ({"student_steps": 0}, "student_steps must be at least 1, got 0"),
     ],
 )
 def test_settings_that_make_no_sense(settings, problem):
@@ -303,7 +303,9 @@ def test_settings_that_make_no_sense(settings, problem):
         TrajectoryMatchingArguments(**settings)
 
 
-def test_one_graph_has_no_micro_batches():
-    data, recipe = tiny_data(), tiny_recipe(micro_batch_size=2, unroll="graph")
+def test_micro_batches_are_the_adjoints():
+    recipe = tiny_recipe(micro_batch_size=2, unroll="graph")
     with pytest.raises(ValueError, match="micro_batch_size needs unroll: adjoint"):
-        TrajectoryMatching(FewExperts(data), NETWORK, recipe.distillation, recipe.trajectory_matching)
+        TrajectoryMatching(FewExperts(tiny_data()), NETWORK, recipe.distillation, recipe.trajectory_matching)
+    with pytest.raises(ValueError, match="micro_batch_size must be at least 1, got 0"):
+        tiny_recipe(micro_batch_size=0)

@@ -15,9 +15,9 @@ from haba_hf.data import load_image_data
 from haba_hf.data.corruptions import CORRUPTIONS, corrupt
 from haba_hf.distillation import initial_model
 from haba_hf.evaluation import evaluate_artifact
-from haba_hf.hub.artifact import weights_fingerprint
 from haba_hf.recipes import parse_recipe
 from haba_hf.runs import embed, evaluate_architectures, evaluate_robustness, student_network
+from haba_hf.utils.fingerprints import weights_fingerprint
 from tiny import tiny_accelerator
 
 COLORS = {"lava": (210, 60, 30), "sky": (70, 120, 230)}

@@ -17,7 +17,6 @@ from haba_hf.data import load_image_data
 from haba_hf.evaluation import evaluate_artifact, evaluate_full_data, markdown_table
 from haba_hf.evaluation.scores import label_robust_score
 from haba_hf.hub import export_artifact, read_artifact, save_gallery
-from haba_hf.hub.artifact import weights_fingerprint
 from haba_hf.recipes import parse_recipe
 from haba_hf.runs import (
     distill,
@@ -30,6 +29,7 @@ from haba_hf.runs import (
     train_one_student,
 )
 from haba_hf.runs.distilling import run_settings
+from haba_hf.utils.fingerprints import weights_fingerprint
 from tiny import tiny_accelerator
 
 REFERENCES = ["random real, equal storage", "random real, equal bytes", "full data"]
@@ -251,6 +251,7 @@ def test_a_checkpoint_depends_on_what_its_objective_reads():
         "cafe": ["accuracy_window"],
         "dd": [],
         "ld": ["restart_window"],
+        "linear": ["linear_heads"],
     }
     own = {name for names in reads.values() for name in names}
     for objective, names in reads.items():

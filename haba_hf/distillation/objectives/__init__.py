@@ -18,6 +18,7 @@ from .feature_alignment import FeatureAlignment, FeatureAlignmentArguments
 from .gradient_matching import GradientMatching, GradientMatchingArguments
 from .idc import IdcArguments, IdcMatching
 from .label_distillation import LabelDistillation, LabelDistillationArguments
+from .linear_gradient_matching import LinearGradientMatching, LinearGradientMatchingArguments
 from .trajectory_matching import TrajectoryMatching, TrajectoryMatchingArguments
 from .unrolled import UnrolledTraining
 
@@ -32,6 +33,8 @@ __all__ = [
     "IdcMatching",
     "LabelDistillation",
     "LabelDistillationArguments",
+    "LinearGradientMatching",
+    "LinearGradientMatchingArguments",
     "Objective",
     "TrajectoryMatching",
     "TrajectoryMatchingArguments",
