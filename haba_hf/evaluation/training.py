@@ -157,10 +157,11 @@ def right_by_class(
     was_training = network.training
     network.eval()
     batches = images.split(batch_size or images_at_once(images))
-    logits = (logits_of(network, processor.normalize(batch.to(device))) for batch in batches)
-    right_L = _count_right(logits, labels, num_labels)
-    network.train(was_training)
-    return right_L
+    try:
+        logits = (logits_of(network, processor.normalize(batch.to(device))) for batch in batches)
+        return _count_right(logits, labels, num_labels)
+    finally:
+        network.train(was_training)
 
 
 class Scorer:
