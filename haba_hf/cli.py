@@ -287,7 +287,12 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     )
     plan.add_argument("--basis_channels", type=int, nargs="+", help="channels to try (1 and those of an image)")
     plan.add_argument("--nearest", action="store_true", help="the bases nearest to the budget, if above it too")
-    plan.add_argument("--label_kind", choices=("hard", "soft"), default="hard", help="(hard)")
+    plan.add_argument(
+        "--label_kind",
+        choices=("hard", "soft"),
+        default="hard",
+        help="soft: learned, or a teacher's (hard)",
+    )
     return parser, list(commands.choices)
 
 

@@ -55,3 +55,11 @@ def write_parquet(file, rows, label_feature=CLASS_LABEL, image_column="image", l
 
 def load(path, needs_test=True, **kwargs):
     return load_image_data(DataArguments(dataset=str(path), **kwargs), needs_test=needs_test)
+
+
+def pictures(per_class, first=0):
+    """Images in memory, three classes of their own brightness."""
+    rows = [(label, index) for index in range(per_class) for label in range(3)]
+    images = [(pixels_of(label, first + index, 8, 8) // 3 + 80 * label).astype(np.uint8) for label, index in rows]
+    features = Features({"image": ImageFeature(), "label": CLASS_LABEL})
+    return Dataset.from_dict({"image": images, "label": [label for label, _ in rows]}, features=features)

@@ -70,42 +70,55 @@ def describe_real_images(
     image_shape: tuple[int, int, int],
     num_labels: int,
     bytes_per_value: int = 1,
+    label_bytes: int = 0,
 ) -> StorageFigures:
-    """Some of the training images, each value in the bytes that it has there."""
-    values, of_all = num_images * prod(image_shape), _checked_values(num_train_images, image_shape)
-    share = values / of_all
-    return StorageFigures(values, values * bytes_per_value, num_images / num_labels, ratio=share, bytes_ratio=share)
-
-
-def equal_storage_images_per_class(config: HabaConfig) -> int:
     """
-    Plain images per class at equal storage: the most that cost no more than the artifact (rounded down, at least 1).
+    Some of the training images, each value in the bytes that it has there.
+
+    Args:
+        label_bytes (`int`, *optional*, defaults to 0): of a number of their soft labels; 0 if labels are hard.
+    """
+    values, of_all = num_images * prod(image_shape), _checked_values(num_train_images, image_shape)
+    labels = num_images * num_labels if label_bytes else 0
+    floats, taken = values + labels, values * bytes_per_value + labels * label_bytes
+    per_image_per_class = num_labels * prod(image_shape)
+    return StorageFigures(
+        floats, taken, floats / per_image_per_class, floats / of_all, taken / (of_all * bytes_per_value)
+    )
+
+
+def equal_storage_images_per_class(config: HabaConfig, label_kind: str = "hard") -> int:
+    """
+    Plain images per class at equal storage, with labels of some kind: the most that cost no more than the artifact
+    (rounded down, at least 1).
 
     The few floats that every artifact spends on its student learning rate are the plain images' too and do not count.
     Counted exactly, 5 default hallucinators cost a little over 1 image per class on CIFAR-10 and MNIST, so 9 bases per
     class give 10 and 1 gives 2; on CIFAR-100 they cost a tenth of it, so 1 gives 1.
     """
-    return max(1, (config.num_floats - 1) // _floats_per_image_per_class(config))
+    return max(1, (config.num_floats - 1) // (_floats_per_image_per_class(config) + _label_floats(config, label_kind)))
 
 
-def equal_bytes_images_per_class(config: HabaConfig, bytes_per_value: int = 1) -> int:
+def equal_bytes_images_per_class(config: HabaConfig, bytes_per_value: int = 1, label_kind: str = "hard") -> int:
     """
-    Real images per class at equal bytes: the most that take no more bytes than the artifact (rounded down, at least
-    1), each value in the bytes that it has in the training set.
+    Real images per class at equal bytes, with labels of some kind: the most that take no more bytes than the artifact
+    (rounded down, at least 1), each value in the bytes that it has in the training set, and a number of a label in
+    those that the artifact's have.
     """
-    return max(1, config.num_bytes // (_floats_per_image_per_class(config) * bytes_per_value))
+    labels = _label_floats(config, label_kind) * config.bytes_per_number["labels"]
+    return max(1, config.num_bytes // (_floats_per_image_per_class(config) * bytes_per_value + labels))
 
 
-def same_storage_config(config: HabaConfig, images_of_a_class: int) -> HabaConfig | None:
+def same_storage_config(config: HabaConfig, images_of_a_class: int, label_kind: str = "hard") -> HabaConfig | None:
     """
-    The config of real images in an artifact's storage: without hallucinators, with hard labels, and with the most
-    bases per class that its floats pay for and a class has images for. `None` if that storage is plain pixels, or
+    The config of real images in an artifact's storage: without hallucinators, with labels of some kind, and with the
+    most bases per class that its floats pay for and a class has images for. `None` if that storage is plain pixels, or
     needs hallucinators to give its samples their channels.
     """
     plain = config.stored_shape == config.sample_shape and config.num_formations == 1
     if plain or config.basis_shape[0] != config.sample_channels:
         return None
-    alone = {"bases_per_class": 1, "num_hallucinators": 0, "label_kind": "hard", "num_step_sizes": 0}
+    alone = {"bases_per_class": 1, "num_hallucinators": 0, "label_kind": label_kind, "num_step_sizes": 0}
     one = HabaConfig.from_dict(config.to_dict() | alone)
     per_basis, _ = per_basis_per_class(one.storage_parts, 1)
     bases_per_class = min((config.num_floats - 1) // per_basis, images_of_a_class // config.num_formations)
@@ -192,6 +205,11 @@ def per_basis_per_class(sizes: dict[str, int], bases_per_class: int) -> tuple[in
 
 def _floats_per_image_per_class(config: HabaConfig) -> int:
     return config.num_labels * prod(config.sample_shape)
+
+
+def _label_floats(config: HabaConfig, label_kind: str) -> int:
+    """Of the labels of an image per class."""
+    return config.num_labels**2 if label_kind == "soft" else 0
 
 
 def _checked_values(num_train_images: int, image_shape: tuple[int, int, int]) -> int:

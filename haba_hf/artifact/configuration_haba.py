@@ -103,8 +103,8 @@ class HabaConfig(PreTrainedConfig):
         formation_axes (`str`, *optional*, defaults to `"both"`):
             `"both"`: f x f tiles. `"time"`: f tiles along the width alone, the time axis of a spectrogram.
         label_kind (`str`, *optional*, defaults to `"hard"`):
-            `"hard"`: the class index. `"soft"`: one learnable distribution over the classes per basis (Algorithm 1,
-            line 12), shared by all samples of that basis.
+            `"hard"`: the class index. `"soft"`: one distribution over the classes per basis, shared by all samples of
+            that basis: learned (Algorithm 1, line 12), or a teacher's.
         hallucinator_init (`str`, *optional*, defaults to `"default"`):
             `"default"`: convolutions as PyTorch initializes them, scale 1, shift 0, as in the paper's code (at depth 0
             and with shared convolutions a small random shift, which tells hallucinators apart).

@@ -98,6 +98,28 @@ class HabaModel(StoredModel):
         """Label of each basis: class ids `[N]` (hard) or distributions `[N, L]` (soft)."""
         return self.class_ids if self.label_logits is None else self.label_logits.softmax(dim=-1)
 
+    @torch.no_grad()
+    def set_labels(self, labels: Tensor) -> None:
+        """
+        Gives every basis a soft label.
+
+        Args:
+            labels (`torch.Tensor`): distributions `[N, L]`.
+
+        Raises:
+            `ValueError`: if the artifact's labels are hard, or a row is no distribution.
+        """
+        if self.label_logits is None:
+            raise ValueError("This artifact has hard labels, its classes: set label_kind to soft.")
+        sums = labels.sum(dim=-1)
+        wrong_shape = labels.shape != self.label_logits.shape
+        if wrong_shape or (labels < 0).any() or not torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
+            raise ValueError(
+                f"Soft labels are probabilities {list(self.label_logits.shape)}, none negative and of sum 1 in a row, "
+                f"got {list(labels.shape)}: apply softmax to logits first."
+            )
+        self.label_logits.copy_(labels.clamp_min(1e-8).log())
+
     @property
     def step_sizes(self) -> Tensor | None:
         """Step sizes `[T]` of the schedule, positive by a softplus, or `None` without one."""

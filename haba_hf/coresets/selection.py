@@ -98,11 +98,9 @@ def choose_coreset(
     return Coreset(rows, seconds + time.perf_counter() - started)
 
 
-def real_images_config(data: ImageData, images_per_class: int, student_learning_rate: float = 0.01) -> HabaConfig:
-    """The config of an artifact of real images: K = 0, hard labels, the data's classes and shape."""
-    return config_for(
-        data, bases_per_class=images_per_class, num_hallucinators=0, student_learning_rate=student_learning_rate
-    )
+def real_images_config(data: ImageData, images_per_class: int, **settings: Any) -> HabaConfig:
+    """The config of an artifact of real images: K = 0, the data's classes and shape, and what `settings` say else."""
+    return config_for(data, bases_per_class=images_per_class, num_hallucinators=0, **settings)
 
 
 def config_for(data: ImageData, **settings: Any) -> HabaConfig:

@@ -57,7 +57,13 @@ class ModelArguments(Settings):
     storage_dtype: Literal["float32", "bfloat16", "int8"] = field(
         default="float32", metadata={"help": "The bits that the artifact is saved in."}
     )
-    label_kind: Literal["hard", "soft"] = field(default="hard", metadata={"help": "Class index or learned labels."})
+    label_kind: Literal["hard", "soft", "teacher"] = field(
+        default="hard",
+        metadata={
+            "help": "The class; a soft label that is learned with the bases; or a teacher's, given to the samples of "
+            "the last step. Soft labels take a float for each class and basis."
+        },
+    )
     hallucinator_init: Literal["default", "identity"] = field(
         default="default", metadata={"help": "PyTorch's initialization (the paper's), or near the identity."}
     )
@@ -105,9 +111,26 @@ class ModelArguments(Settings):
             "of its own that starts at student_learning_rate."
         },
     )
-    label_init: Literal["class", "uniform"] = field(
-        default="class", metadata={"help": "Soft labels start at 0.9 for their class, or at 1 / classes (LD)."}
+    label_init: Literal["class", "uniform", "teacher"] = field(
+        default="class",
+        metadata={
+            "help": "Labels that are learned start at 0.9 for their class, at 1 / classes (LD), or as a teacher's of "
+            "the samples of the start."
+        },
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.label_init == "teacher" and self.label_kind != "soft":
+            raise ValueError(
+                "label_init teacher is where learned labels start: set label_kind to soft, or, for labels that a "
+                "teacher gives at the end, label_kind to teacher without label_init."
+            )
+
+    @property
+    def asks_a_teacher(self) -> bool:
+        """Whether labels are a teacher's, at the start or at the end."""
+        return "teacher" in (self.label_kind, self.label_init)
 
 
 @dataclass

@@ -49,6 +49,7 @@ def model_config(arguments: ModelArguments, data: ImageData) -> HabaConfig:
     """
     known = {field.name for field in dataclasses.fields(HabaConfig)}
     settings = {name: value for name, value in vars(arguments).items() if name in known}
+    settings["label_kind"] = "hard" if arguments.label_kind == "hard" else "soft"
     if arguments.bases_per_class == "auto":
         if arguments.storage_budget is None:
             raise ValueError(
@@ -70,9 +71,9 @@ def initial_model(arguments: ModelArguments, data: ImageData, seed: int) -> Haba
     N(0, 1), and stored as the config says. With `repeat_images`, a class of fewer images gives all of them again and
     again, each copy with noise N(0, 0.1^2) of its own, so that no two bases start, and stay, alike. With
     multi-formation, `basis_init="mix"` makes a basis of as many images as it has tiles (IDC; Kim et al., ICML 2022).
-    Soft labels start near their class or, with `label_init="uniform"`, alike for all classes. With `init_from`, bases,
-    soft labels and hallucinators are those of another artifact; if that has no hallucinators or hard labels, these
-    start anew.
+    Soft labels start near their class or, with `label_init="uniform"`, alike for all classes; where a teacher gives
+    them at the end (`label_kind="teacher"`) labels are hard until then. With `init_from`, bases, soft labels and
+    hallucinators are those of another artifact; if that has no hallucinators or hard labels, these start anew.
 
     Raises:
         `ValueError`: if a class has fewer training images than its bases are made of and `repeat_images` is not set,
@@ -81,6 +82,8 @@ def initial_model(arguments: ModelArguments, data: ImageData, seed: int) -> Haba
         `OSError`: if there is no such artifact.
     """
     config = model_config(arguments, data)
+    if arguments.label_kind == "teacher":
+        config = HabaConfig.from_dict(config.to_dict() | {"label_kind": "hard"})
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = HabaModel(config)

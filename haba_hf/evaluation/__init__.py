@@ -23,6 +23,7 @@ from .robustness import (
     score_under_corruption,
 )
 from .students import AccuracyResult, evaluate_artifact, evaluate_students, student_training, train_student
+from .teacher import Teacher, TeacherArguments, labelled, teacher_settings, trained_teacher
 from .training import accuracy, learning_rate_at, train_by_sgd
 
 __all__ = [
@@ -40,6 +41,8 @@ __all__ = [
     "ReportRow",
     "RobustnessArguments",
     "RobustnessResult",
+    "Teacher",
+    "TeacherArguments",
     "TrainedStudents",
     "accuracy",
     "architecture_table",
@@ -50,6 +53,7 @@ __all__ = [
     "evaluate_random_real",
     "evaluate_students",
     "in_percent",
+    "labelled",
     "learning_rate_at",
     "markdown_table",
     "random_real_artifact",
@@ -57,7 +61,9 @@ __all__ = [
     "score_under_attack",
     "score_under_corruption",
     "student_training",
+    "teacher_settings",
     "train_by_sgd",
     "train_student",
+    "trained_teacher",
     "write_results",
 ]

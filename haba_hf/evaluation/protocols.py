@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..artifact.modeling_haba import HabaModel
 from ..artifact.pairing import materialize_if_small, paired_batches
+from ..data import ImageData
 from ..data.augmentation import DsaAugmentation
 from ..data.cutmix import CutMix
 from ..networks import Probe
@@ -155,6 +156,30 @@ def batches_of_pairing(
             yield samples if embed is None else embed(samples), labels
 
     return batches_of_epoch
+
+
+def training_on_real_data(data: ImageData, args: EvaluationArguments, accelerator: Accelerator) -> StudentTraining:
+    """
+    SGD on the whole training split, with `real_student_epochs` and `real_student_learning_rate` in place of the
+    artifact's. The images stay on the device, if they fit, as they are in the split and are normalized batch by batch.
+    """
+    device, labels = accelerator.device, data.train.labels.to(accelerator.device)
+
+    def batches_of_student(index: int, generator: torch.Generator, embed: Embed) -> Callable[[int], Batches]:
+        features = None
+        if embed is not None:
+            parts = torch.arange(len(labels), device=device).split(args.evaluation_batch_size)
+            features = torch.cat([embed(data.normalized(rows, device)) for rows in parts])
+
+        def batches_of_epoch(epoch: int) -> Batches:
+            order = torch.randperm(len(labels), generator=generator).to(device)
+            for rows in order.split(args.evaluation_batch_size):
+                yield data.normalized(rows, device) if features is None else features[rows], labels[rows]
+
+        return batches_of_epoch
+
+    epochs, learning_rate = args.real_student_epochs, args.real_student_learning_rate
+    return training_by_sgd(batches_of_student, len(labels), epochs, learning_rate, args, accelerator)
 
 
 def student_epochs(args: EvaluationArguments, epoch_samples: int) -> int:

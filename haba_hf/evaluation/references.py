@@ -15,12 +15,20 @@ from ..data import ImageData, Split
 from ..networks import NetworkArguments
 from ..utils.seeds import derived_seed
 from .arguments import EvaluationArguments
-from .protocols import Embed, artifact_learning_rate, batches_of_pairing, student_epochs, training_by_sgd
+from .protocols import (
+    Embed,
+    artifact_learning_rate,
+    batches_of_pairing,
+    student_epochs,
+    training_by_sgd,
+    training_on_real_data,
+)
 from .students import IMAGES, AccuracyResult, evaluate_students
+from .teacher import Teacher, labelled
 from .training import Batches
 
 
-def random_real_artifact(data: ImageData, config: HabaConfig, seed: int) -> HabaModel:
+def random_real_artifact(data: ImageData, config: HabaConfig, seed: int, teacher: Teacher | None = None) -> HabaModel:
     """
     Real training images as an artifact, stored as its config says, the same number of every class, drawn uniformly
     without replacement; with multi-formation one for each tile. A class of fewer images gives all that it has, again
@@ -31,15 +39,17 @@ def random_real_artifact(data: ImageData, config: HabaConfig, seed: int) -> Haba
         config ([`HabaConfig`]): without hallucinators (K = 0); [`real_images_config`] gives that of plain pixels,
             [`same_storage_config`] that of another artifact's storage.
         seed (`int`): of the draw; the global random state is neither used nor changed.
+        teacher ([`Teacher`], *optional*): gives the labels, which are soft then.
 
     Returns:
-        [`HabaModel`]: its bases are the images in model space, its labels hard.
+        [`HabaModel`]: its bases are the images in model space.
 
     Raises:
         `ValueError`: if a class has no training image.
     """
     rows = random_images(data, config.bases_per_class * config.num_formations, seed, repeat=True)
-    return real_images_artifact(data, rows, config)
+    model = real_images_artifact(data, rows, config)
+    return model if teacher is None else labelled(model, teacher)
 
 
 def evaluate_random_real(
@@ -51,6 +61,7 @@ def evaluate_random_real(
     seed: int,
     accelerator: Accelerator,
     on_student: Callable[[int, nn.Module], None] | None = None,
+    teacher: Teacher | None = None,
 ) -> AccuracyResult:
     """
     Students of random real images: every student has a draw of its own, so that the standard deviation covers the
@@ -67,6 +78,7 @@ def evaluate_random_real(
         accelerator (`Accelerator`): device and processes; every process must make this call and gets the result.
         on_student (`Callable[[int, nn.Module], None]`, *optional*): given each trained student of this process and its
             index.
+        teacher ([`Teacher`], *optional*): gives the images their labels, which are soft then.
 
     Raises:
         `ValueError`: if a class has no training image.
@@ -76,7 +88,7 @@ def evaluate_random_real(
     learning_rate = artifact_learning_rate(random_real_artifact(data, config, seed), args)
 
     def batches_of_student(index: int, generator: torch.Generator, embed: Embed) -> Callable[[int], Batches]:
-        model = random_real_artifact(data, config, derived_seed(seed, index, IMAGES))
+        model = random_real_artifact(data, config, derived_seed(seed, index, IMAGES), teacher)
         materialized = materialize_if_small(model, accelerator.device)
         return batches_of_pairing(model, args.evaluation_batch_size, generator, materialized, embed)
 
@@ -107,8 +119,6 @@ def evaluate_full_data(
     Students of the whole training split: what distillation could at best recover. The recipe is the artifacts', with
     `real_student_epochs`, `real_student_learning_rate` and `real_evaluation_seeds` in place of theirs.
 
-    The images stay on the device, if they fit, as they are in the split and are normalized batch by batch.
-
     Args:
         data ([`ImageData`]): the real data.
         split ([`Split`]): real images to score on.
@@ -122,24 +132,8 @@ def evaluate_full_data(
     Raises:
         `FloatingPointError`: if a student diverges; names the learning rate and the epoch.
     """
-    device, labels = accelerator.device, data.train.labels.to(accelerator.device)
-
-    def batches_of_student(index: int, generator: torch.Generator, embed: Embed) -> Callable[[int], Batches]:
-        features = None
-        if embed is not None:
-            parts = torch.arange(len(labels), device=device).split(args.evaluation_batch_size)
-            features = torch.cat([embed(data.normalized(rows, device)) for rows in parts])
-
-        def batches_of_epoch(epoch: int) -> Batches:
-            order = torch.randperm(len(labels), generator=generator).to(device)
-            for rows in order.split(args.evaluation_batch_size):
-                yield data.normalized(rows, device) if features is None else features[rows], labels[rows]
-
-        return batches_of_epoch
-
-    epochs, learning_rate = args.real_student_epochs, args.real_student_learning_rate
     return evaluate_students(
-        training_by_sgd(batches_of_student, len(labels), epochs, learning_rate, args, accelerator),
+        training_on_real_data(data, args, accelerator),
         split,
         data.processor,
         network_args,

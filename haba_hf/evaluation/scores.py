@@ -14,7 +14,7 @@ scored once, after its last step, and all students train alike.
 import math
 from collections.abc import Sequence
 
-from .report import FULL_DATA, RANDOM_REAL, ReportRow
+from .report import FULL_DATA, HARD, RANDOM_REAL, ReportRow
 
 
 def label_robust_score(improvement_over_random: float, hard_label_recovery: float, weight: float = 0.5) -> float:
@@ -62,10 +62,13 @@ def compare(accuracy: float, random_accuracy: float | None, full_accuracy: float
     return scores
 
 
-def scores_of(rows: Sequence[ReportRow], hard_labels: bool) -> dict[str, float]:
-    """[`compare`] for the rows of a table, at equal storage; the full data count where labels are hard."""
+def scores_of(rows: Sequence[ReportRow]) -> dict[str, float]:
+    """
+    [`compare`] for the rows of a table, at equal storage; the full data, whose labels are hard, count beside hard
+    ones. Beside a teacher's labels the random real images have a teacher's too, which DD-Ranking's have not.
+    """
     accuracies = {row.system: row.accuracy.mean for row in rows[1:]}
-    full_accuracy = accuracies.get(FULL_DATA) if hard_labels else None
+    full_accuracy = accuracies.get(FULL_DATA) if rows[0].labels == HARD else None
     return compare(rows[0].accuracy.mean, accuracies.get(RANDOM_REAL), full_accuracy)
 
 

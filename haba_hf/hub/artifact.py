@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,18 @@ from ..artifact.whitening_haba import WHITENING
 from ..evaluation import ArchitectureRow, ReportRow, RobustnessResult
 from ..utils.files import json_bytes
 from ..utils.fingerprints import weights_fingerprint
-from .records import CORESET, DISTILLATION, RECIPE, RECORDS, RESULTS, ROBUSTNESS, ROWS, read_measurements, read_origin
+from .records import (
+    CORESET,
+    DISTILLATION,
+    RECIPE,
+    RECORDS,
+    RESULTS,
+    ROBUSTNESS,
+    ROWS,
+    labels_on_record,
+    read_measurements,
+    read_origin,
+)
 
 WEIGHTS, PROCESSOR = "model.safetensors", "preprocessor_config.json"
 REQUIRED = ("config.json", WEIGHTS, PROCESSOR)
@@ -64,6 +75,11 @@ class Artifact:
         return self.coreset or self.distillation
 
     @property
+    def labels(self) -> str:
+        """What its students learn from, one of `haba_hf.evaluation.report.LABELS`."""
+        return labels_on_record(self.model.config.label_kind, self.origin)
+
+    @property
     def results(self) -> dict[str, Any]:
         """`results.json`, empty if there is none."""
         return self.measurements.get(RESULTS, {})
@@ -108,6 +124,7 @@ def read_artifact(directory: str | Path) -> Artifact:
     )
     if artifact.rows and not _is_of(artifact.rows[0], model):
         raise ValueError(f"{directory} is not the artifact that its results.json is of: evaluate it again.")
+    artifact.rows[:1] = [replace(row, labels=artifact.labels) for row in artifact.rows[:1]]  # older ones do not say
     return artifact
 
 

@@ -24,12 +24,13 @@ from ..evaluation import (
     RANDOM_REAL,
     RANDOM_STORED_ALIKE,
 )
+from ..evaluation.report import HARD
 from ..evaluation.scores import scores_of
 from ..utils.shipped import hub_cards_folder
 from ..utils.text import escape_markdown
 from .artifact import Artifact, without_machine_paths
 from .sources import source_of
-from .summary import measured_tables
+from .summary import labels_in_words, measured_tables
 
 DISTILLED_TAGS, CORESET_TAGS = ["dataset-distillation", "haba"], ["coreset", "haba"]
 EXACT, IMAGES = "exact", "images"  # configs of a dataset repository
@@ -148,6 +149,8 @@ def _render(template: str, artifact: Artifact, repo_id: str, metadata: str, **va
         splits={name: _split(record) for name, record in measurements.items()},
         settings={name: _settings(record) for name, record in measurements.items()},
         facts=_facts(artifact),
+        labels=labels_in_words(artifact, escape_markdown),
+        controls_labelled=any(row.labels != HARD for row in artifact.rows[1:]),
         has_recipe=bool(artifact.recipe),
         figures=artifact.figures,
         citation=PAPER,
@@ -181,8 +184,7 @@ def _measures(artifact: Artifact) -> dict[str, str]:
     if not artifact.rows:
         return {}
     own = artifact.rows[0]
-    hard, measures = artifact.model.config.label_kind == "hard", dict[str, str]()
-    images = "random images" if hard else "random images with hard labels"
+    measures = dict[str, str]()
     kinds = {
         RANDOM_REAL: "at equal storage",
         RANDOM_STORED_ALIKE: "in the same storage",
@@ -192,8 +194,11 @@ def _measures(artifact: Artifact) -> dict[str, str]:
         random_real = artifact.row(system)
         if random_real is not None:
             gain = own.accuracy.mean - random_real.accuracy.mean
+            images = "random images"
+            if own.labels != HARD:
+                images += " with hard labels" if random_real.labels == HARD else " with the teacher's labels"
             measures[f"improvement over {images} {kind} (higher is better)"] = f"{100 * gain:+.1f} points"
-    scores = scores_of(artifact.rows, hard)
+    scores = scores_of(artifact.rows)
     if "hard_label_recovery" in scores:
         gap = f"{100 * scores['hard_label_recovery']:+.1f} points"
         measures["hard-label recovery: full data minus this (lower is better)"] = gap
@@ -252,6 +257,7 @@ def _facts(artifact: Artifact) -> dict[str, str]:
         "classes of fewer images": "filled with copies" if recipe.get("repeat_images") else None,
         "hash of the data": record.get("data_fingerprint"),
         **_method(artifact),
+        "labels": labels_in_words(artifact),
         "seed": recipe.get("seed"),
         "time": f"{record['seconds']:,.0f} s" if "seconds" in record else None,
         "peak memory": None if memory is None else f"{memory / 1e6:,.0f} MB",

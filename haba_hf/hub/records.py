@@ -22,6 +22,7 @@ from ..evaluation import (
     markdown_table,
     robustness_table,
 )
+from ..evaluation.report import HARD, LABELS, SOFT
 from ..utils.text import plain
 
 # Where an artifact comes from, in its own folder: distilled or, of a coreset, chosen.
@@ -39,15 +40,21 @@ Record = dict[str, Any]
 WORDS = [
     *("recipe_hash", "dataset", "data_fingerprint", "weights_fingerprint", "processor_fingerprint", "started_from"),
     *("coreset", "imported", "imported_sha256", "ended_by", "device", "mixed_precision", "python", "evaluation_split"),
+    *("labels", "network", "fingerprint"),
 ]
 COUNTS = [
     *("train_images", "bases_per_class", "samples_per_class", "steps", "kept_step", "processes", "threads"),
-    *("peak_memory_bytes", "student_epochs", "evaluation_steps", "evaluation_batch_size"),
+    *("peak_memory_bytes", "student_epochs", "evaluation_steps", "evaluation_batch_size", "real_student_epochs"),
+    *("network_depth", "network_width"),
 ]
-NUMBERS = ("seconds", "evaluation_learning_rate")
-TABLES = ("versions", "settings", "training_rows")
+NUMBERS = ("seconds", "evaluation_learning_rate", "validation_accuracy", "teacher_temperature")
+TABLES = ("versions", "settings", "training_rows", "teacher")
 LISTS = ("train_images_per_class",)
-OPEN = ("ended_by", "peak_memory_bytes", "evaluation_steps", "evaluation_learning_rate")  # may be null
+# May be null.
+OPEN = ("ended_by", "peak_memory_bytes", "evaluation_steps", "evaluation_learning_rate", "validation_accuracy")
+# What is printed of a teacher, and of its settings.
+TEACHER = {"settings", "fingerprint", "seconds", "validation_accuracy"}
+TAUGHT_BY = {"network", "network_depth", "network_width", "real_student_epochs", "teacher_temperature"}
 KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     **dict.fromkeys(WORDS, (str, "text")),
     **dict.fromkeys(COUNTS, (int, "a whole number")),
@@ -80,7 +87,11 @@ def read_record(path: Path) -> Record:
         raise ValueError(f"{path} is no recipe, whose values are numbers, words or lists of them: mend or remove it.")
     if path.suffix == ".json":
         _check_kinds(path, record)
-        _check_kinds(path, record.get("settings") or {})
+        teacher = record.get("teacher") or {}
+        for part in (record.get("settings"), teacher, teacher.get("settings")):
+            _check_kinds(path, part or {})
+        if teacher and not (teacher.keys() >= TEACHER and teacher["settings"].keys() >= TAUGHT_BY):
+            raise ValueError(f"{path} does not say how the teacher of its labels was trained: mend or remove it.")
     return record
 
 
@@ -100,6 +111,21 @@ def read_origin(directory: Path) -> tuple[Record, Record, Record]:
     if coreset and "coreset" not in coreset:
         raise ValueError(f"{directory / CORESET} does not say by which rule images were chosen: mend or remove it.")
     return recipe, distillation, coreset
+
+
+def labels_on_record(label_kind: str, origin: Record) -> str:
+    """
+    What students of an artifact learn from, one of `LABELS`.
+
+    Raises:
+        `ValueError`: if the record of where it comes from says something else.
+    """
+    if label_kind == "hard":
+        return HARD
+    labels = origin.get("labels", SOFT)
+    if labels not in LABELS:
+        raise ValueError(f"The labels on record are {plain(labels)}, not {', '.join(LABELS)}: mend or remove them.")
+    return labels
 
 
 def measurement_path(directory: Path, name: str) -> Path:
@@ -178,7 +204,8 @@ def _accuracy(record: Record) -> AccuracyResult:
 
 def _report_row(row: Record) -> ReportRow:
     _check_numbers(row["storage"])
-    return ReportRow(str(row["system"]), _accuracy(row["accuracy"]), StorageFigures(**row["storage"]))
+    labels = LABELS[LABELS.index(row.get("labels", HARD))]
+    return ReportRow(str(row["system"]), _accuracy(row["accuracy"]), StorageFigures(**row["storage"]), labels)
 
 
 def _architecture_row(row: Record) -> ArchitectureRow:

@@ -13,18 +13,20 @@ from ..evaluation import (
     RANDOM_EQUAL_BYTES,
     RANDOM_REAL,
     RANDOM_STORED_ALIKE,
+    ReportRow,
     architecture_table,
     in_percent,
     markdown_table,
     robustness_table,
 )
 from ..evaluation.attacks import ATTACKS
+from ..evaluation.report import HARD, LEARNED, LEARNED_FROM_TEACHER, OF_TEACHER, SOFT
 from ..utils.text import escape_markdown, plain
 from .artifact import WEIGHTS, Artifact
 from .records import CORESET, CROSS_ARCHITECTURE, DISTILLATION, RESULTS, ROBUSTNESS, measurement_path, read_record
 
 # Of a record's fields, those that fill a screen.
-LONG_FIELDS = ("versions", "training_rows", "train_images_per_class")
+LONG_FIELDS = ("versions", "training_rows", "train_images_per_class", "teacher")
 
 
 def list_artifacts(folder: str | Path) -> list[dict[str, str]]:
@@ -68,6 +70,7 @@ def artifact_facts(artifact: Artifact) -> dict[str, Any]:
         "num_samples": config.num_samples,
         "sample_shape": list(config.sample_shape),
         "label_kind": config.label_kind,
+        "labels": artifact.labels,
         "floats": storage.floats,
         "bytes": storage.bytes,
         "parts": storage.parts,
@@ -131,6 +134,7 @@ def artifact_summary(artifact: Artifact, show: Callable[[Any], str] = plain) -> 
         f"{storage.floats:,} floats, {storage.bytes:,} bytes, as much as {storage.images_per_class:.2f} images per "
         f"class{apart} ({', '.join(f'{part} {floats:,}' for part, floats in storage.parts.items())})",
         learning,
+        *([f"labels: {labels}"] if (labels := labels_in_words(artifact, show)) else []),
         ", ".join(origin) or "no distillation.json: where it comes from is not on record",
         *([] if artifact.rows else ["no results.json: its accuracy is not on record"]),
         *measured_tables(artifact, show).values(),
@@ -152,6 +156,32 @@ def _class_accuracies(artifact: Artifact, show: Callable[[Any], str]) -> list[st
     return [f"Accuracy (%) of {which}: {listed}"]
 
 
+def labels_in_words(artifact: Artifact, show: Callable[[Any], str] = plain) -> str:
+    """
+    Where soft labels come from, and of a teacher what it is and what it reaches; empty if labels are hard.
+
+    Args:
+        artifact ([`Artifact`]): whose.
+        show (`Callable[[Any], str]`, *optional*): as of [`artifact_summary`].
+    """
+    words = {
+        HARD: "",
+        SOFT: "soft, of an origin that is not on record",
+        LEARNED: "learned with the bases",
+        OF_TEACHER: "given by a teacher",
+        LEARNED_FROM_TEACHER: "learned with the bases, from a teacher's on",
+    }[artifact.labels]
+    teacher = artifact.distillation.get("teacher")
+    if not (words and teacher):
+        return words
+    settings, reached = teacher["settings"], teacher["validation_accuracy"]
+    width = f" of depth {settings['network_depth']} and width {settings['network_width']}"
+    of = f"{settings['network']}{width if settings['network'] == 'convnet' else ''}"
+    told = f"{of}, {settings['real_student_epochs']} epochs on all real images in {teacher['seconds']:.0f} s"
+    scored = "" if reached is None else f", {100 * reached:.1f} % of the validation split"
+    return f"{words}: {show(told)}{scored}, temperature {settings['teacher_temperature']:g}"
+
+
 def headline(artifact: Artifact) -> str:
     """For a page in Markdown, what students reach on the artifact beside real images; empty if it was not measured."""
     if not artifact.rows:
@@ -165,12 +195,17 @@ def headline(artifact: Artifact) -> str:
         FULL_DATA: "all real images",
     }
     rows = [(name, row) for system, name in others.items() if (row := artifact.row(system))]
-    beside = [f"on {name} {in_percent(row.accuracy.mean, row.accuracy.std)} %" for name, row in rows]
+    soft = "" if own.labels == HARD else ", soft labels among them"
+    beside = [f"on {name}{_labels(row)} {in_percent(row.accuracy.mean, row.accuracy.std)} %" for name, row in rows]
     sentence = (
         f"of the {split} split is classified right by students that saw nothing but these "
-        f"{own.storage.bytes:,} bytes{'; ' if beside else ''}{', '.join(beside)}."
+        f"{own.storage.bytes:,} bytes{soft}{'; ' if beside else ''}{', '.join(beside)}."
     )
     return f"# {in_percent(own.accuracy.mean, own.accuracy.std)} %\n\n{sentence}"
+
+
+def _labels(row: ReportRow) -> str:
+    return "" if row.labels == HARD else f" with labels of the {row.labels}"
 
 
 def measured_tables(artifact: Artifact, show: Callable[[Any], str]) -> dict[str, str]:

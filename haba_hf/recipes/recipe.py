@@ -38,7 +38,13 @@ from ..distillation import (
     ModelArguments,
     TrajectoryMatchingArguments,
 )
-from ..evaluation import CrossArchitectureArguments, EmbeddingArguments, EvaluationArguments, RobustnessArguments
+from ..evaluation import (
+    CrossArchitectureArguments,
+    EmbeddingArguments,
+    EvaluationArguments,
+    RobustnessArguments,
+    TeacherArguments,
+)
 from ..networks import NetworkArguments
 from ..utils.allocator import keep_freed_memory
 from ..utils.files import atomic_file
@@ -66,6 +72,7 @@ class Recipe:
     label_distillation: LabelDistillationArguments = field(default_factory=LabelDistillationArguments)
     linear_gradient_matching: LinearGradientMatchingArguments = field(default_factory=LinearGradientMatchingArguments)
     evaluation: EvaluationArguments = field(default_factory=EvaluationArguments)
+    teacher: TeacherArguments = field(default_factory=TeacherArguments)
     cross_architecture: CrossArchitectureArguments = field(default_factory=CrossArchitectureArguments)
     robustness: RobustnessArguments = field(default_factory=RobustnessArguments)
     embedding: EmbeddingArguments = field(default_factory=EmbeddingArguments)

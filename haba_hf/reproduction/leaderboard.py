@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation import in_percent
+from ..evaluation.report import HARD
 from ..hub.artifact import Artifact, read_artifact
 from ..hub.sources import source_of
 from ..recipes import Recipe
 from ..runs import student_network
-from .records import Record, read_records
+from .records import Record, labels_of, read_records
 from .report import is_of_earlier_settings
 from .tables import Table, TableRow, read_table
 
@@ -19,15 +20,26 @@ FLOAT_BYTES = 4
 # Sizes in images per class, as float32; a system belongs to the first that has room for it.
 SIZES = {0.55: "half an image", 1.1: "1 image", 2.2: "2 images", 11: "10 images"}
 NETWORKS = {"resnet18": "ResNet18", "vgg11": "VGG11", "alexnet": "AlexNet", "transformers/vit": "ViT"}
-COLUMNS = ("accuracy (%)", "system", "bytes", "samples a class", "minutes", *NETWORKS.values(), "students", "table")
+COLUMNS = (
+    "accuracy (%)",
+    "system",
+    "labels",
+    "bytes",
+    "samples a class",
+    "minutes",
+    *NETWORKS.values(),
+    "students",
+    "table",
+)
 INTRODUCTION = f"""# Leaderboard
 
 The best {BEST} systems on record for every data set and size, by test accuracy of fresh students, and below them the
 best of random real images of that size. *Size*: bytes, in images per class of float32, so that fewer bits count; it
 holds whatever has no more bytes and more than the size before. *Minutes*: of distillation, with that of the artifact
 it started from, by the clock of the machine of its table. *ResNet18* and so on: the same samples, other students,
-where the artifact is published with its record. Compare rows whose *students* are the same. Runs of settings that
-have changed since are left out.
+where the artifact is published with its record. Compare rows whose *students* are the same. Soft labels, a
+distribution for each basis in place of its class, stand apart; *bytes* count them. Runs of settings that have changed
+since are left out.
 
 **To enter a row**: choose settings on the validation split; add the row to a table of `training/tables/`; run `python
 training/reproduce.py TABLE --rows ROW`, which trains five students, scores each once on the test split after its last
@@ -51,6 +63,10 @@ class _Entry:
     @property
     def is_control(self) -> bool:
         return self.scored is not self.record
+
+    @property
+    def labels(self) -> str:
+        return self.scored.get("labels", HARD) if self.is_control else labels_of(self.row, self.record)
 
     @property
     def is_real(self) -> bool:
@@ -80,7 +96,8 @@ def leaderboard(results: Path, published: Iterable[Path]) -> str:
         lines.append(f"## {source.title if source else dataset}\n")
         for size in SIZES.values():
             of_size = [entry for entry in entries if entry.record["dataset"] == dataset and entry.size == size]
-            lines += _section(size, of_size)
+            lines += _section(f"{size} per class", [entry for entry in of_size if entry.labels == HARD])
+            lines += _section(f"{size} per class, soft labels", [entry for entry in of_size if entry.labels != HARD])
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -112,7 +129,7 @@ def _transfers(record: Record, artifacts: list[Artifact]) -> dict[str, str]:
     return {}
 
 
-def _section(size: str, entries: list[_Entry]) -> list[str]:
+def _section(title: str, entries: list[_Entry]) -> list[str]:
     """A table of the best of a size and the best of real images; nothing where there are none."""
     if not entries:
         return []
@@ -121,11 +138,12 @@ def _section(size: str, entries: list[_Entry]) -> list[str]:
         unique.setdefault(tuple(entry.scored["accuracies"]), entry)
     learned, real = ([entry for entry in unique.values() if entry.is_real == wanted] for wanted in (False, True))
     rows = [_cells(entry) for entry in learned[:BEST] + real[:1]]
+    columns = [name for name in COLUMNS if name != "labels" or any(row[name] != HARD for row in rows)]
     return [
-        f"**{size[0].upper()}{size[1:]} per class**\n",
-        _line(COLUMNS),
-        _line(["---"] * len(COLUMNS)),
-        *(_line(row.get(name, "-") for name in COLUMNS) for row in rows),
+        f"**{title[0].upper()}{title[1:]}**\n",
+        _line(columns),
+        _line(["---"] * len(columns)),
+        *(_line(row.get(name, "-") for name in columns) for row in rows),
         "",
     ]
 
@@ -136,6 +154,7 @@ def _cells(entry: _Entry) -> dict[str, str]:
     cells: dict[str, Any] = {
         "accuracy (%)": in_percent(scored["mean"], scored["std"]),
         "system": scored["system"] if entry.is_control else entry.row.name,
+        "labels": entry.labels,
         "bytes": f"{scored['bytes']:,}",
         "students": _students(recipe, scored),
         "table": f"[{entry.table.name}]({entry.table.name}.md)",

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from ..evaluation.report import HARD, LEARNED
 from ..hub.records import CORESET, DISTILLATION
 from ..recipes import recipe_path
 from ..runs import results_file
@@ -93,14 +94,24 @@ def record_of(row: TableRow, folder: Path, overrides: Mapping[str, Any]) -> Reco
 
 
 def _scores(row: Record) -> Record:
-    """Accuracies, storage and students' training of a row of results; what older results lack is left out."""
+    """
+    Accuracies, storage, students' training and, if they are soft, labels of a row of results; what older results lack
+    is left out.
+    """
     accuracy, storage = row["accuracy"], row["storage"]
     training = {f"student_{name}": accuracy[name] for name in ("steps", "samples") if accuracy.get(name) is not None}
     return {
         **{name: accuracy[name] for name in ("mean", "std", "accuracies")},
         **{name: storage[name] for name in ("floats", "bytes", "images_per_class")},
         **training,
+        **({} if row.get("labels", HARD) == HARD else {"labels": row["labels"]}),
     }
+
+
+def labels_of(row: TableRow, record: Record) -> str:
+    """What the students of a run learned from; of older records their recipe tells."""
+    of_recipe = HARD if row.parse(record["set"]).model.label_kind == HARD else LEARNED
+    return record.get("labels", of_recipe)
 
 
 def settings_hash(row: TableRow, overrides: Mapping[str, Any]) -> str:

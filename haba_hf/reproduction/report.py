@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..evaluation import in_percent
+from ..evaluation.report import HARD
 from ..recipes import Recipe, parse_recipe
-from .records import Record, settings_hash
+from .records import Record, labels_of, settings_hash
 from .tables import Table, TableRow
 
 COLUMNS = (
     "system",
+    "labels",
     "accuracy (%)",
     "published (%)",
     "difference",
@@ -38,14 +40,16 @@ def markdown(table: Table, records: Sequence[Record]) -> str:
     decoded = any("samples_per_class" in record for record in records)
     compared, published = any(row.against for row in table.rows), any(row.paper for row in table.rows)
     earlier = any(line["system"].endswith(EARLIER) for line in lines)
+    soft = any(line.get("labels", HARD) != HARD for line in lines)
     left_out = {"difference": not compared, "published (%)": not published, "samples a class": not decoded}
+    left_out["labels"] = not soft
     columns = [name for name in COLUMNS if not left_out.get(name)]
     cells = [columns, ["---"] * len(columns), *([line.get(name, "-") for name in columns] for line in lines)]
     return "\n".join(
         [
             f"# {table.title}\n",
             *("| " + " | ".join(line) + " |" for line in cells),
-            f"\n{_legend(table, records, compared, published, earlier)}",
+            f"\n{_legend(table, records, compared, published, earlier, soft)}",
             *(f"\n[{number}] {note}" for note, number in notes.items()),
             "",
         ]
@@ -60,6 +64,7 @@ def _cells(row: TableRow, record: Record, records: Sequence[Record], notes: dict
     """A run by column; what it sets otherwise than published goes to `notes`, each with its number."""
     cells = {
         "system": row.name + _mark(row, record, notes),
+        "labels": labels_of(row, record),
         **_scored(record),
         "published (%)": row.paper or "-",
         "difference": _difference(row, record, records),
@@ -75,7 +80,8 @@ def _cells(row: TableRow, record: Record, records: Sequence[Record], notes: dict
 
 def _control(control: Record) -> dict[str, str]:
     """What a row is compared with, as a line below it."""
-    return {"system": f"beside it: {control['system']}", **_scored(control)}
+    labels = control.get("labels", HARD)
+    return {"system": f"beside it: {control['system']}", "labels": labels, **_scored(control)}
 
 
 def _scored(record: Record) -> dict[str, str]:
@@ -106,7 +112,9 @@ def is_of_earlier_settings(row: TableRow, record: Record) -> bool:
     return record["settings_hash"] != settings_hash(row, record.get("overrides", given))
 
 
-def _legend(table: Table, records: Sequence[Record], compared: bool, published: bool, earlier: bool) -> str:
+def _legend(
+    table: Table, records: Sequence[Record], compared: bool, published: bool, earlier: bool, soft: bool
+) -> str:
     """How to read the columns, and what the rows ran on."""
     students = " or ".join(str(number) for number in sorted({len(record["accuracies"]) for record in records}))
     machines = sorted({f"{record['device']}, torch {record['versions']['torch']}" for record in records})
@@ -115,6 +123,7 @@ def _legend(table: Table, records: Sequence[Record], compared: bool, published: 
         *([f"Published: {table.source}."] if published else []),
         "Images per class: plain images that take as many floats.",
         *_students(records),
+        *(["Labels: soft ones, all but hard, are counted in images per class and bytes."] if soft else []),
         "Minutes: of distillation (of a coreset: of choosing), by the clock.",
     ]
     if compared:

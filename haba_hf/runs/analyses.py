@@ -83,7 +83,7 @@ def evaluate_robustness(recipe: Recipe, accelerator: Accelerator) -> list[Robust
     for system in compared_systems(recipe, opened, accelerator):
         networks: dict[int, nn.Module] = {}
         clean = system.evaluate(on_student=networks.__setitem__)
-        trained.append(TrainedStudents(system.name, system.processor, networks, clean))
+        trained.append(TrainedStudents(system.title, system.processor, networks, clean))
     results = score_under_corruption(trained, corrupted, accelerator)
     if (epsilons := recipe.robustness.attack_epsilons) is not None:
         epsilons, steps, seed = sorted(set(epsilons)), recipe.robustness.attack_steps, recipe.distillation.seed

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from ..artifact.budget import check_budget, describe_training_set
+from ..artifact.budget import check_budget, describe_training_set, storage_of
+from ..artifact.configuration_haba import HabaConfig
 from ..artifact.modeling_haba import HabaModel
 from ..data import ImageData, Splits, load_image_data
 from ..distillation import (
@@ -28,8 +29,17 @@ from ..distillation import (
     TrajectoryMatching,
     UnrolledTraining,
     initial_model,
+    model_config,
 )
-from ..evaluation import EvaluationArguments, evaluate_artifact
+from ..evaluation import (
+    EvaluationArguments,
+    Teacher,
+    evaluate_artifact,
+    labelled,
+    teacher_settings,
+    trained_teacher,
+)
+from ..evaluation.report import LEARNED, LEARNED_FROM_TEACHER, OF_TEACHER
 from ..hub.artifact import GALLERY, TRAINING_CURVES
 from ..hub.galleries import save_gallery
 from ..hub.plots import plot_training_curves
@@ -85,24 +95,30 @@ def _distill(recipe: Recipe, accelerator: Accelerator, splits: Splits | None, ob
     data = load_image_data(recipe.data, needs_test=False, splits=splits)
     if recipe.model.init_from is not None:
         load_artifact(recipe.model.init_from)  # it is what its record is about, or refused
-    model = initial_model(recipe.model, data, arguments.seed)
+    config, model = model_config(recipe.model, data), initial_model(recipe.model, data, arguments.seed)
     started_from = weights_fingerprint(model) if recipe.model.init_from is not None else None
     if recipe.model.storage_budget is not None:
-        check_budget(model.config, recipe.model.storage_budget)
-    accelerator.print(f"{data.summary()}\n  -> {model.storage().floats:,} floats")
-    for note in _note_on_size(model, data):
+        check_budget(config, recipe.model.storage_budget)
+    accelerator.print(f"{data.summary()}\n  -> {storage_of(config).floats:,} floats")
+    for note in _note_on_size(config, data):
         accelerator.print(note)
+    objective = build_objective(recipe, data)
+    teacher = _teacher(recipe, data, accelerator) if recipe.model.asks_a_teacher else None
+    if teacher is not None and model.label_logits is not None:
+        model.set_labels(teacher.labels(model))
     distiller = Distiller(
         model,
-        build_objective(recipe, data),
+        objective,
         arguments,
         recipe.adversary,
         recipe.network,
         data,
         accelerator,
         # Of data and artifacts themselves, too: what is in a folder may have changed.
-        settings=run_settings(recipe) | {"data_fingerprint": data.fingerprint, "started_from": started_from},
-        validate=_validation(recipe, data, accelerator) if arguments.validate_every else None,
+        settings=run_settings(recipe)
+        | {"data_fingerprint": data.fingerprint, "started_from": started_from}
+        | ({} if teacher is None else {"teacher": teacher.fingerprint, **teacher.settings}),
+        validate=_validation(recipe, data, accelerator, teacher) if arguments.validate_every else None,
         observer=observer,
     )
     if arguments.report_to != "none":
@@ -112,16 +128,31 @@ def _distill(recipe: Recipe, accelerator: Accelerator, splits: Splits | None, ob
     seconds = time.perf_counter() - started
     path = Path(arguments.output_dir) / "artifact"
     if accelerator.is_main_process:
-        write_artifact(path, distiller, recipe, data, started_from)
+        write_artifact(path, distiller, recipe, data, started_from, teacher)
         accelerator.print(f"{path}: written after {seconds:.0f} s")
     accelerator.wait_for_everyone()
     return path
 
 
-def _note_on_size(model: HabaModel, data: ImageData) -> list[str]:
+def _teacher(recipe: Recipe, data: ImageData, accelerator: Accelerator) -> Teacher:
+    """The recipe's: a network of its own architecture, trained as a student of the full real data."""
+    if recipe.model.label_kind == "teacher" and recipe.distillation.objective == "ld":
+        raise ValueError(
+            "Label distillation (ld) learns labels: set label_kind to soft, and label_init to teacher to start from a "
+            "teacher's."
+        )
+    settings = teacher_settings(recipe.network, recipe.evaluation, recipe.teacher, recipe.distillation.seed)
+    teacher = trained_teacher(settings, recipe.teacher.teacher_dir, data, accelerator)
+    score = teacher.validation_accuracy
+    reached = "" if score is None else f", {score:.1%} of the validation split"
+    accelerator.print(f"Labels are of a teacher of {settings['real_student_epochs']} epochs{reached}")
+    return teacher
+
+
+def _note_on_size(config: HabaConfig, data: ImageData) -> list[str]:
     """A sentence if the artifact takes more bytes than the training set's own values, and is none to distil to."""
     sizes = len(data.train), data.image_shape, data.num_labels, data.bytes_per_value
-    taken, given = model.storage().bytes, describe_training_set(*sizes).bytes
+    taken, given = config.num_bytes, describe_training_set(*sizes).bytes
     if taken < given:
         return []
     shape = " ".join(map(str, data.image_shape))
@@ -168,13 +199,20 @@ def build_objective(recipe: Recipe, data: ImageData) -> Objective:
 
 
 def write_artifact(
-    path: Path, distiller: Distiller, recipe: Recipe, data: ImageData, started_from: str | None = None
+    path: Path,
+    distiller: Distiller,
+    recipe: Recipe,
+    data: ImageData,
+    started_from: str | None = None,
+    teacher: Teacher | None = None,
 ) -> None:
     """
     The folder of a run's artifact in one piece, with where it comes from (of `init_from` the fingerprint of the
-    weights that it started with); then its pictures.
+    weights that it started with, of a teacher's labels the teacher); then its pictures.
     """
     model, accelerator, device = distiller.model, distiller.accelerator, distiller.accelerator.device
+    if teacher is not None and model.label_logits is None:
+        model = labelled(model, teacher)
     with atomic_directory(path) as aside:
         provenance = {
             **write_model(aside, model, data.processor, recipe),
@@ -186,6 +224,8 @@ def write_artifact(
             "ended_by": distiller.ended_by,
             **({} if distiller.best is None else {"kept_step": distiller.best["step"]}),
             **({} if started_from is None else {"started_from": started_from}),
+            **({} if model.label_logits is None else {"labels": _labels(recipe)}),
+            **({} if teacher is None else {"teacher": teacher.record()}),
             "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory(),
             **environment(accelerator),
         }
@@ -196,7 +236,16 @@ def write_artifact(
     draw(accelerator, path / TRAINING_CURVES, lambda file: plot_training_curves(metrics, file))
 
 
-def _validation(recipe: Recipe, data: ImageData, accelerator: Accelerator) -> Callable[[HabaModel, int], float]:
+def _labels(recipe: Recipe) -> str:
+    """Where the soft labels of a run's artifact come from."""
+    if recipe.model.label_kind == "teacher":
+        return OF_TEACHER
+    return LEARNED_FROM_TEACHER if recipe.model.asks_a_teacher else LEARNED
+
+
+def _validation(
+    recipe: Recipe, data: ImageData, accelerator: Accelerator, teacher: Teacher | None
+) -> Callable[[HabaModel, int], float]:
     if not len(data.validation):
         raise ValueError("validate_every needs a validation split: set validation_fraction above 0.")
     if recipe.evaluation.evaluation_protocol == "schedule" and not recipe.model.num_step_sizes:
@@ -209,7 +258,9 @@ def _validation(recipe: Recipe, data: ImageData, accelerator: Accelerator) -> Ca
     )
 
     def validate(model: HabaModel, step: int) -> float:
-        if model.config.storage_dtype != "float32":  # as it would be loaded again; the run goes on in float32
+        if teacher is not None and model.label_logits is None:
+            model = labelled(model, teacher)
+        elif model.config.storage_dtype != "float32":  # as it would be loaded again; the run goes on in float32
             model = copy.deepcopy(model)
             model.round_to_storage()
         result = evaluate_artifact(

@@ -36,18 +36,16 @@ def evaluate(recipe: Recipe, accelerator: Accelerator, splits: Splits | None = N
         data, split = open_real_data(recipe, accelerator, splits)
         systems = [full_data_system(recipe, data, split, accelerator)]
         facts = evaluation_facts(recipe, data, accelerator, None)
-        hard_labels = True
     else:
         opened = open_evaluation(recipe, accelerator, splits)
         systems = compared_systems(recipe, opened, accelerator)
         facts = evaluation_facts(recipe, opened.data, accelerator, opened)
-        hard_labels = opened.model.config.label_kind == "hard"
     rows: list[ReportRow] = []
     for system in systems:
-        rows.append(ReportRow(system.name, system.evaluate(), system.storage))
+        rows.append(ReportRow(system.name, system.evaluate(), system.storage, system.labels))
         if accelerator.is_main_process:  # row by row: an interruption loses no more than one
             path = Path(recipe.distillation.output_dir) / results_file(arguments)
-            write_results(path, rows, scores=scores_of(rows, hard_labels), **facts)
+            write_results(path, rows, scores=scores_of(rows), **facts)
     return rows
 
 

@@ -93,7 +93,7 @@ def import_released(
     recipe = dataclasses.replace(recipe, model=sizes)
     model = plain_artifact(images_NCHW, model_config(sizes, data))
     if model.label_logits is not None:
-        model.label_logits.data.copy_(_logits(their_labels))
+        model.set_labels(their_labels)
     accelerator = Accelerator(cpu=True)
     check_writable(output_dir)
     with locked(output_dir), atomic_directory(path) as aside:
@@ -208,10 +208,3 @@ def _in_model_space(
 
 def _by_channel(numbers: Sequence[float]) -> Tensor:
     return torch.tensor(list(numbers)).view(-1, 1, 1)
-
-
-def _logits(probabilities_NL: Tensor) -> Tensor:
-    """Of rows that sum to one; what softmax takes back to them."""
-    if (probabilities_NL < 0).any() or not torch.allclose(probabilities_NL.sum(dim=1), torch.ones(()), atol=1e-3):
-        raise ValueError("Soft labels are probabilities, none negative and of sum 1: apply softmax to logits first.")
-    return probabilities_NL.clamp_min(1e-8).log()

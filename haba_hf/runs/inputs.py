@@ -14,8 +14,9 @@ from ..artifact.budget import describe_basis
 from ..artifact.loading import HabaProcessor, check_same_space, load_model_and_processor
 from ..artifact.modeling_haba import HabaModel
 from ..data import ImageData, Split, Splits, load_image_data
+from ..evaluation.report import LEARNED_FROM_TEACHER, OF_TEACHER
 from ..hub.artifact import check_fingerprints, fingerprints
-from ..hub.records import CORESET, DISTILLATION, read_record
+from ..hub.records import CORESET, DISTILLATION, labels_on_record, read_record
 from ..recipes import Recipe
 from ..utils.files import check_writable
 from ..utils.fingerprints import weights_fingerprint
@@ -33,6 +34,8 @@ class OpenedArtifact:
         model ([`HabaModel`]), processor ([`HabaImageProcessor`]): the artifact's.
         data ([`ImageData`]): the real data.
         split ([`Split`]): of the data, that is scored on.
+        labels (`str`): what its students learn from, one of `haba_hf.evaluation.report.LABELS`.
+        teacher (`dict`, *optional*): the record of the teacher that its labels are of, or were learned from.
     """
 
     name: str
@@ -41,6 +44,8 @@ class OpenedArtifact:
     processor: HabaProcessor
     data: ImageData
     split: Split
+    labels: str
+    teacher: dict[str, Any] | None
 
 
 def open_evaluation(recipe: Recipe, accelerator: Accelerator, splits: Splits | None = None) -> OpenedArtifact:
@@ -75,7 +80,9 @@ def open_evaluation(recipe: Recipe, accelerator: Accelerator, splits: Splits | N
         )
     split = _split_to_score(recipe, data, accelerator)
     check_same_space(processor, data.processor)
-    return OpenedArtifact(artifact, _system(model, origin), model, processor, data, split)
+    labels = labels_on_record(model.config.label_kind, origin)
+    teacher = origin.get("teacher") if labels in (OF_TEACHER, LEARNED_FROM_TEACHER) else None
+    return OpenedArtifact(artifact, _system(model, origin), model, processor, data, split, labels, teacher)
 
 
 def open_real_data(recipe: Recipe, accelerator: Accelerator, splits: Splits | None = None) -> tuple[ImageData, Split]:

@@ -2,8 +2,8 @@
 Random numbers that are decided by a few integers: the recipe's seed, and what is drawn for.
 
 Every part of the package that draws has a stream of its own, told apart by the last numbers of its seeds. Networks
-that must not be the same have different ones: student i of an evaluation (seed, i, 0), expert i (seed, i, 3), network
-i of an objective (seed, i, 0, 1).
+that must not be the same have different ones: student i of an evaluation (seed, i, 0), expert i (seed, i, 3), a
+teacher (seed, 0, 5), network i of an objective (seed, i, 0, 1).
 """
 
 import numpy as np

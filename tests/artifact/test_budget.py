@@ -5,9 +5,12 @@ from haba_hf import HabaModel
 from haba_hf.artifact.budget import (
     affordable_bases_per_class,
     check_budget,
+    describe_real_images,
     describe_storage,
     describe_training_set,
+    equal_bytes_images_per_class,
     equal_storage_images_per_class,
+    same_storage_config,
 )
 from naive_artifact import make_model
 
@@ -52,6 +55,36 @@ def test_soft_labels_are_storage():
     assert HabaModel(soft).storage().floats - HabaModel(hard).storage().floats == 30 * 100 * 100
     assert equal_storage_images_per_class(soft) == 30  # 0.98 of an image more
     assert affordable_bases_per_class(soft, 31) == 30
+
+
+@pytest.mark.parametrize(("dtype", "label_bytes"), [("float32", 4), ("int8", 2)])
+def test_soft_labels_of_what_is_compared_are_storage_too(dtype, label_bytes):
+    """Fashion-MNIST at the floats of one image per class: 12 bases of 64 frequencies, or 10 of them with labels."""
+    stored = {"num_hallucinators": 0, "basis_storage": "frequencies", "basis_frequencies": 64, "storage_dtype": dtype}
+    scales = 1 if dtype == "int8" else 0
+    hard, soft = (make_config(MNIST, label_kind=kind, **stored) for kind in ("hard", "soft"))
+    assert affordable_bases_per_class(hard, 1) == 7840 // (10 * (64 + scales))
+    assert affordable_bases_per_class(soft, 1) == 7840 // (10 * (64 + 10 + scales)) == 10
+    artifact = make_config(MNIST, 30, label_kind="soft", **stored)
+    assert artifact.num_floats == 30 * 10 * (64 + 10 + scales) + 1
+    assert artifact.num_bytes == 30 * 10 * (64 * (4 if dtype == "float32" else 1) + 4 * scales + 10 * label_bytes) + 4
+
+    # Plain images of 28 x 28: of floats, and of bytes one a pixel.
+    assert equal_storage_images_per_class(artifact) == (artifact.num_floats - 1) // 7840
+    assert equal_storage_images_per_class(artifact, "soft") == (artifact.num_floats - 1) // (10 * (784 + 10))
+    assert equal_bytes_images_per_class(artifact) == artifact.num_bytes // 7840
+    most = equal_bytes_images_per_class(artifact, 1, "soft")
+    figures = describe_real_images(10 * most, 60_000, (1, 28, 28), 10, 1, label_bytes)
+    assert figures.bytes == most * 10 * (784 + 10 * label_bytes) <= artifact.num_bytes
+    assert figures.bytes + 10 * (784 + 10 * label_bytes) > artifact.num_bytes, "one more is too many"
+    assert figures.floats == most * 10 * (784 + 10)
+    assert figures.images_per_class == pytest.approx(most * 794 / 784)
+    assert (figures.ratio, figures.bytes_ratio) == (figures.floats / 47_040_000, figures.bytes / 47_040_000)
+
+    alike = same_storage_config(artifact, 6000, "soft")
+    assert (alike.bases_per_class, alike.num_floats) == (30, artifact.num_floats)
+    with_hard = same_storage_config(artifact, 6000)
+    assert with_hard.num_floats <= artifact.num_floats < with_hard.num_floats + 10 * (64 + scales)
 
 
 @pytest.mark.parametrize(

@@ -220,6 +220,9 @@ def test_hard_label_recovery_is_of_hard_labels_alone(tmp_path):
     assert "improvement over random" in card
     assert "recovery" not in card
     assert "| labels | 32 |" in card
+    # Results that do not say are of an older run, and where its labels come from is not on record either.
+    assert "| HaBa, 3 hallucinators | soft |" in card and "| random real, equal storage | hard |" in card
+    assert "of an origin that is not on record" in card and "if any, have hard ones" in card
 
 
 def test_storage(artifact, render):

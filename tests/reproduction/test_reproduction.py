@@ -193,6 +193,36 @@ def test_controls_stand_below_their_row_and_students_steps_below_the_table(tmp_p
     assert "Students took 10 to 12 steps of SGD." in text
 
 
+def test_labels_are_told_where_any_are_soft(tmp_path):
+    control = {
+        "system": "random real, same storage",
+        "mean": 0.4,
+        "std": 0.01,
+        "bytes": 1_000,
+        "images_per_class": 1.5,
+    }
+    text = TINY.replace("{steps: 2, real_batch_size: 4}\n    published", "{steps: 2, label_kind: soft}\n    published")
+    table = table_of(tmp_path, text)
+    runs = [
+        record(table, "DM", [0.5, 0.7], controls=[control]),  # of a package that kept no word on labels
+        record(table, "DM w. HaBa", [0.5, 0.6], labels="teacher", controls=[control | {"labels": "teacher"}]),
+    ]
+    lines = markdown(table, runs).splitlines()
+    assert lines[2].startswith("| system | labels | accuracy (%) |")
+    starts = ["| DM | learned |", "| beside it: random real | hard |"]
+    starts += ["| DM w. HaBa | teacher |", "| beside it: random real | teacher |"]
+    assert [line.startswith(start) for line, start in zip(lines[5:9], starts, strict=True)] == [True] * 4
+    assert "Labels: soft ones, all but hard, are counted" in lines[-2]
+    assert "labels" not in markdown(table_of(tmp_path), [record(table_of(tmp_path), "DM", [0.5])]).lower()
+
+
+def test_a_record_keeps_soft_labels_alone():
+    accuracy = {"mean": 0.5, "std": 0.0, "accuracies": [0.5]}
+    row = {"accuracy": accuracy, "storage": {"floats": 3, "bytes": 12, "images_per_class": 0.1}, "labels": "hard"}
+    assert "labels" not in records._scores(row)
+    assert records._scores(row | {"labels": "teacher"})["labels"] == "teacher"
+
+
 def test_a_row_that_starts_from_another_is_told_apart(tmp_path):
     text = TINY.replace("against: DM}", "start: DM}")
     row = table_of(tmp_path, text).rows[2]

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, DatasetDict, Features, concatenate_datasets
-from datasets import Image as ImageFeature
+from datasets import DatasetDict, concatenate_datasets
 from torch import nn
 from transformers import (
     ResNetConfig,
@@ -21,7 +20,7 @@ from haba_hf.data import DataArguments, load_image_data
 from haba_hf.evaluation import accuracy
 from haba_hf.hub import read_artifact
 from haba_hf.recipes import RecipeError
-from image_sets import CLASS_LABEL, pixels_of
+from image_sets import pictures
 from tiny import launch_two_processes
 from tiny_artifact import tiny_artifact
 
@@ -30,14 +29,6 @@ SMALL = {
     **{"steps": 3, "real_batch_size": 4, "network_depth": 1, "network_width": 4, "num_hallucinators": 2},
     **{"student_epochs": 3, "evaluation_batch_size": 4, "evaluation_learning_rate": 0.05, "evaluation_seeds": 2},
 }
-
-
-def pictures(per_class, first=0):
-    """Images in memory, three classes of their own brightness."""
-    rows = [(label, index) for index in range(per_class) for label in range(3)]
-    images = [(pixels_of(label, first + index, 8, 8) // 3 + 80 * label).astype(np.uint8) for label, index in rows]
-    features = Features({"image": ImageFeature(), "label": CLASS_LABEL})
-    return Dataset.from_dict({"image": images, "label": [label for label, _ in rows]}, features=features)
 
 
 @pytest.fixture
