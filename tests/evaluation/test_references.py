@@ -103,7 +103,7 @@ def test_every_student_has_a_draw_of_its_own(monkeypatch):
     drawn = []
     from haba_hf.evaluation import references
 
-    def recorded(data, config, seed):
+    def recorded(data, config, seed, teacher=None):
         drawn.append(random_real_artifact(data, config, seed))
         return drawn[-1]
 

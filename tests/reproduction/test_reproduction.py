@@ -209,10 +209,8 @@ def test_labels_are_told_where_any_are_soft(tmp_path):
     ]
     lines = markdown(table, runs).splitlines()
     assert lines[2].startswith("| system | labels | accuracy (%) |")
-    starts = ["| DM | learned |", "| beside it: random real | hard |"]
-    starts += ["| DM w. HaBa | teacher |", "| beside it: random real | teacher |"]
-    assert [line.startswith(start) for line, start in zip(lines[5:9], starts, strict=True)] == [True] * 4
-    assert "Labels: soft ones, all but hard, are counted" in lines[-2]
+    assert [line.split(" | ")[1] for line in lines[5:9]] == ["learned", "hard", "teacher", "teacher"]
+    assert any("Labels: soft ones, all but hard, are counted" in line for line in lines)
     assert "labels" not in markdown(table_of(tmp_path), [record(table_of(tmp_path), "DM", [0.5])]).lower()
 
 
