@@ -117,6 +117,20 @@ def test_second_derivatives_flow():
     assert second.abs().max() > 0
 
 
+def test_labels_can_be_set_and_no_others_than_distributions():
+    model = make_model(label_kind="soft")
+    labels = torch.rand(model.labels.shape).softmax(dim=1)
+    labels[0] = torch.eye(labels.shape[1])[0]  # whose other logits are minus infinity
+    model.set_labels(labels)
+    torch.testing.assert_close(model.labels, labels, rtol=1e-6, atol=1e-6)
+    assert model.label_logits.isfinite().all() and model.label_logits.requires_grad
+    for wrong in (labels[:1], 2 * labels, labels - 0.5, labels * float("nan")):
+        with pytest.raises(ValueError, match=r"Soft labels are probabilities .* apply softmax to logits first"):
+            model.set_labels(wrong)
+    with pytest.raises(ValueError, match="This artifact has hard labels, its classes: set label_kind to soft"):
+        make_model().set_labels(labels)
+
+
 def test_hard_labels_follow_the_class_of_the_basis():
     model = make_model(bases_per_class=4)
     assert model.labels.dtype == torch.long
