@@ -159,7 +159,7 @@ def trained_teacher(settings: Mapping[str, Any], directory: str, data: ImageData
         with Progress("teacher", training.epochs, "epoch") as progress:
             seed = derived_seed(settings["seed"], 0, TEACHER)
             network = train_fresh_student(
-                0, training, network_args, seed, *sizes, on_epoch=lambda epoch, loss: progress.update()
+                *(0, training, network_args, seed, *sizes, data.processor), lambda epoch, loss: progress.update()
             )
         seconds, scored = time.perf_counter() - started, data.validation
         reached = accuracy(network, scored.images, scored.labels, data.processor) if len(scored) else None
@@ -170,7 +170,7 @@ def trained_teacher(settings: Mapping[str, Any], directory: str, data: ImageData
     check_recorded(path, expected, {}, "the file of a teacher", "teacher_dir")
     with safe_open(path, framework="pt") as file:
         header = file.metadata()
-    network = build_network(network_args, *sizes, seed=0)
+    network = build_network(network_args, *sizes, seed=0, processor=data.processor)
     load_model(network, str(path))
     return Teacher(
         network.to(accelerator.device).eval(),

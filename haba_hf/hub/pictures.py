@@ -13,6 +13,7 @@ from torch import Tensor
 from ..artifact.processing_audio_haba import HabaAudioProcessor
 from ..data.decoding import ImageDecoder
 from ..data.folders import open_pictures
+from ..data.pixel_store import SplitSource, decode_split
 from ..data.tables import class_names_of, columns_in_words, read_labels
 from ..utils.files import atomic_directory, check_empty
 from ..utils.text import file_word
@@ -102,5 +103,5 @@ def read_pictures(directory: str | Path) -> tuple[Tensor, Tensor, list[str], lis
     names = class_names_of(table, column)
     labels = read_labels(table, column, names, "imported")
     decoder = ImageDecoder(notes=tables.notes)
-    images = decoder.decode(table, "image", torch.arange(len(table)), "imported")
-    return images, labels, decoder.notes, names
+    source = SplitSource(decoder, table, "image", torch.arange(len(table)), labels, "imported")
+    return decode_split(source).images, labels, decoder.notes, names
