@@ -75,7 +75,6 @@ class Backbone(nn.Module):
         for key in missing:  # of a pooler that nothing asks: the same in every student, not by chance
             weights[key].zero_()
         self.requires_grad_(False).eval()
-        self.pooled = True
         images = torch.linspace(-1, 1, 2 * channels * image_shape[1] * image_shape[2]).view(2, *image_shape)
         try:
             with torch.no_grad():

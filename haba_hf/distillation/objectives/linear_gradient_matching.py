@@ -8,7 +8,7 @@ cross-entropy with respect to W is asked to be of one direction on samples and o
 with the same siamese augmentation A on both sides. G is written down as it is here, so nothing is second order:
 samples get their gradient by one pass back through the backbone. Soft labels are learned along.
 
-The released code draws one W a step, augments the samples in ten ways of their own, and stores them as pyramids; here
+The paper draws one W a step; its released settings augment samples in ten ways a step and store them as pyramids. Here
 `basis_storage` says how they are stored, and `linear_heads` how many W a step draws: they share the passes through the
 backbone, which are what a step takes.
 
