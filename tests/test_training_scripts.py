@@ -309,6 +309,17 @@ def test_downstream_speed_prints_a_row_for_each_way():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_more_images_print_a_row_for_each_run():
+    printed = run_script("benchmark/data_size.py", "--images", "320", "--side", "16", "--steps", "2")
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")][1:]
+    assert [row[:3] for row in rows] == [["320", "0", "first"], ["320", "0", "again"]]
+    for row in rows:
+        first_step, artifact = (float(seconds.split(" (")[0]) for seconds in row[3:5])
+        assert 0 < first_step <= artifact and float(row[5]) > 50
+
+
+@pytest.mark.slow
 @pytest.mark.slow
 def test_a_published_artifact_gives_what_its_card_says():
     """By the call that the card shows; of the artifact whose data are here."""
