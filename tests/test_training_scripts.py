@@ -320,6 +320,17 @@ def test_more_images_print_a_row_for_each_run():
 
 
 @pytest.mark.slow
+def test_what_grows_with_classes_is_measured():
+    rows = [line.split(" | ") for line in run_script("benchmark/classes.py", "12").splitlines()]
+    assert rows[0][0] == "| 12 classes"
+    assert [row[0] for row in rows[3:]] == [
+        *(f"| coreset: {rule}" for rule in ("random", "forgetting", "herding", "k_center")),
+        *("| evaluation", "| gallery"),
+    ]
+    assert all(float(row[1]) >= 0 for row in rows[2:])
+
+
+@pytest.mark.slow
 @pytest.mark.slow
 def test_a_published_artifact_gives_what_its_card_says():
     """By the call that the card shows; of the artifact whose data are here."""

@@ -99,7 +99,8 @@ def record_expert_features(
     }
     if path.exists():
         shapes: dict[str, tuple[int | None, ...]] = {"forgetting_events": (len(data.train),)}
-        shapes |= {features_of(label): (len(data.train.of_class(label)), None) for label in range(data.num_labels)}
+        counts = map(len, data.train.of_classes(data.num_labels))
+        shapes |= {features_of(label): (count, None) for label, count in enumerate(counts)}
         check_recorded(path, expected, shapes, "the file of a coreset's expert", "coreset_dir")
         return path
     check_writable(arguments.coreset_dir)
@@ -107,7 +108,8 @@ def record_expert_features(
     seed_of_weights = derived_seed(seed, WEIGHTS)
     network = build_feature_network(network_arguments, data.image_shape, data.num_labels, seed_of_weights)
     events_n = _train(network, data, arguments, seeded_generator(seed, TRAINING), accelerator)
-    tensors = {features_of(label): _features(network, data, label, accelerator) for label in range(data.num_labels)}
+    members = data.train.of_classes(data.num_labels)
+    tensors = {features_of(label): _features(network, data, rows, accelerator) for label, rows in enumerate(members)}
     if not all(features_ND.isfinite().all() for features_ND in tensors.values()):
         raise _divergence(arguments, arguments.coreset_epochs)
     header = {**expected, "seconds": str(time.perf_counter() - started)}
@@ -158,11 +160,11 @@ def _train(
 
 
 @torch.no_grad()
-def _features(network: FeatureNetwork, data: ImageData, label: int, accelerator: Accelerator) -> Tensor:
-    """Features `[N, D]` of the images of one class, on the CPU."""
+def _features(network: FeatureNetwork, data: ImageData, rows: Tensor, accelerator: Accelerator) -> Tensor:
+    """Features `[N, D]` of some training images, on the CPU."""
     network.eval()
     parts = []
-    for rows_B in data.train.of_class(label).split(images_at_once(data.train.images)):
+    for rows_B in rows.split(images_at_once(data.train.images)):
         with accelerator.autocast():
             features_BD = network.features(data.normalized(rows_B, accelerator.device))
         parts.append(features_BD.float().cpu())

@@ -84,8 +84,10 @@ class ImageData:
         if names == [f"LABEL_{label}" for label in range(self.num_labels)]:
             note = f"{whose} does not name its classes: they are taken in the order of {self.name}"
             return replace(self, notes=[*self.notes, note])
-        missing = [name for name in names if name not in self.class_names]
-        more = [name for name in self.class_names if name not in names]
+        place_of = {name: place for place, name in enumerate(names)}
+        known = set(self.class_names)
+        missing = [name for name in names if name not in known]
+        more = [name for name in self.class_names if name not in place_of]
         if missing or more or len(names) != self.num_labels:
             differ = [
                 f"{self.name} lacks {', '.join(missing[:5])}" if missing else "",
@@ -96,7 +98,7 @@ class ImageData:
                 f"{'; '.join(filter(None, differ))}. Evaluate on the data it was distilled from, with classes called "
                 "as there."
             )
-        place = torch.tensor([names.index(name) for name in self.class_names])
+        place = torch.tensor([place_of[name] for name in self.class_names])
         train, validation = (Split(split.images, place[split.labels]) for split in (self.train, self.validation))
         test = None if self.test is None else Split(self.test.images, place[self.test.labels])
         return replace(self, class_names=list(names), train=train, validation=validation, test=test)
@@ -153,7 +155,7 @@ class ImageData:
         Raises:
             `ValueError`: if a class has fewer than `at_least`.
         """
-        rows_of_classes = [self.train.of_class(label) for label in range(self.num_labels)]
+        rows_of_classes = self.train.of_classes(self.num_labels)
         for name, rows in zip(self.class_names, rows_of_classes, strict=True):
             if len(rows) < at_least:
                 raise ValueError(

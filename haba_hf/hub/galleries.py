@@ -24,6 +24,8 @@ from .tiles import GAP_PIXELS, MAX_SIDE_PIXELS, draw_tiles, enlargement, figure_
 
 # Bases of a class that are shown unless told otherwise: a row each, or side by side.
 ROWS_OF_CLASS, SAMPLES_OF_CLASS, SIDE_BY_SIDE = 3, 10, 5
+# How high a picture becomes by default, if there are many classes; drawing one of 2**15 pixels takes over a gigabyte.
+MANY_CLASSES_PIXELS = 2**13
 
 
 def save_gallery(
@@ -47,7 +49,7 @@ def save_gallery(
         processor ([`HabaImageProcessor`] or [`HabaAudioProcessor`]): the artifact's, which makes pictures of samples.
         path (`str`): the PNG to write, in one piece.
         bases_per_class (`int`, *optional*): show only the first ones of each class, by default up to 3 with
-            hallucinators and up to 10 without.
+            hallucinators and up to 10 without, of as many classes as make a picture of some thousand pixels.
         stretch (`bool`, *optional*, defaults to `True`): `False` shows samples of little contrast as they are.
 
     Raises:
@@ -62,11 +64,12 @@ def save_gallery(
     if not 1 <= shown <= config.bases_per_class:
         raise ValueError(f"bases_per_class must be 1 to {config.bases_per_class}, the artifact's, got {shown}.")
     rows_of_class = shown if config.num_hallucinators else 1
-    num_classes = min(config.num_labels, max(_rows_that_fit(config) // rows_of_class, 1))
+    most_pixels = MANY_CLASSES_PIXELS if bases_per_class is None else MAX_SIDE_PIXELS
+    num_classes = min(config.num_labels, max(_rows_that_fit(config, most_pixels) // rows_of_class, 1))
     tiles = _tiles(model, processor, range(num_classes), shown, rows_are_bases=bool(config.num_hallucinators))
     captions = [_sound_caption(processor), _stored_caption(config)]
     if num_classes < config.num_labels:
-        captions.append(f"the first {num_classes} of {config.num_labels} classes")
+        captions.append(_classes_caption(config, num_classes))
     if stretch:
         captions.append(tiles.stretch())
     caption = "\n".join(filter(None, captions))
@@ -86,8 +89,9 @@ def mixture_picture(
     Args:
         artifact ([`Artifact`]): whose bases.
         weights (`Sequence[float]`, *optional*): of [`mix_hallucinators`]; by default a column for each hallucinator.
-        label (`int`, *optional*): the class to show, with its first 10 bases; by default all classes, with the first
-            basis of each, or without hallucinators the samples of its first 5 side by side.
+        label (`int`, *optional*): the class to show, with its first 10 bases; by default all classes (of hundreds the
+            first ones), with the first basis of each, or without hallucinators the samples of its first 5 side by
+            side.
         real ([`ImageData`], *optional*): its training images.
 
     Returns:
@@ -97,12 +101,16 @@ def mixture_picture(
         `ValueError`: if the weights do not fit, a class has too few real images, or the picture would be too large.
     """
     config = artifact.model.config
-    labels = range(config.num_labels) if label is None else [label]
+    num_classes = min(config.num_labels, _rows_that_fit(config, MANY_CLASSES_PIXELS))
+    labels = range(num_classes) if label is None else [label]
     side_by_side = label is None and not config.num_hallucinators
     most = SIDE_BY_SIDE if side_by_side else 1 if label is None else SAMPLES_OF_CLASS
     shown = min(config.bases_per_class, most)
     tiles = _tiles(artifact.model, artifact.processor, labels, shown, weights=weights, rows_are_bases=not side_by_side)
-    caption = tiles.stretch()
+    captions = [tiles.stretch()]
+    if label is None and num_classes < config.num_labels:
+        captions.insert(0, _classes_caption(config, num_classes))
+    caption = "\n".join(filter(None, captions))
     images_RTCHW, columns = tiles.images_RTCHW, tiles.columns
     if real is not None:
         of_class = len(tiles.rows) // len(labels)
@@ -226,6 +234,10 @@ def _sound_caption(processor: HabaProcessor) -> str:
     )
 
 
-def _rows_that_fit(config: HabaConfig) -> int:
+def _classes_caption(config: HabaConfig, num_classes: int) -> str:
+    return f"the first {num_classes} of {config.num_labels:,} classes"
+
+
+def _rows_that_fit(config: HabaConfig, pixels: int) -> int:
     height, width = config.sample_shape[1:]
-    return MAX_SIDE_PIXELS // (height * enlargement(height, width) + GAP_PIXELS)
+    return max(pixels // (height * enlargement(height, width) + GAP_PIXELS), 1)

@@ -3,10 +3,21 @@
 import pytest
 import torch
 
-from haba_hf.data.splits import hold_out, subset
+from haba_hf.data.splits import Split, hold_out, rows_of_classes, subset
 from image_sets import load, pixels_of, rows_of, write_parquet
 
 # --- splits ----------------------------------------------------------------------------------------------------------
+
+
+def test_rows_of_all_classes_are_those_of_each():
+    labels = torch.randint(7, (200,), generator=torch.Generator().manual_seed(0))
+    labels[labels == 2] = 3
+    split = Split(torch.zeros(200, 1, 1, 1), labels)
+    found = split.of_classes(9)
+    assert len(found) == 9 and [len(found[label]) for label in (2, 7, 8)] == [0, 0, 0]
+    for label, rows in enumerate(found):
+        assert torch.equal(rows, split.of_class(label))
+    assert rows_of_classes(labels[:0]) == []
 
 
 def test_validation_is_stratified_seeded_and_disjoint(folder):

@@ -10,6 +10,7 @@ from haba_hf import HabaConfig, HabaModel
 from haba_hf.artifact.processing_haba import HabaImageProcessor
 from haba_hf.artifact.storage_haba import lowest_frequencies
 from haba_hf.hub import plot_training_curves, save_gallery
+from haba_hf.hub.galleries import MANY_CLASSES_PIXELS
 from haba_hf.hub.plots import _running_mean
 from haba_hf.hub.stored import stored_columns, stored_pictures
 from haba_hf.hub.tiles import GAP_PIXELS, MAX_SIDE_PIXELS, stretched
@@ -198,9 +199,11 @@ def test_a_gallery_out_of_range_is_refused(tmp_path):
 
 def test_a_gallery_of_many_classes_draws_those_that_fit(tmp_path):
     model = make_model(num_labels=500, num_hallucinators=0, id2label=dict(enumerate(map(str, range(500)))))
-    save_gallery(model, make_processor(), tmp_path / "gallery.png")
-    width, height = Image.open(tmp_path / "gallery.png").size
-    assert 30_000 < height <= MAX_SIDE_PIXELS + 100 and width < 1000
+    # By default a picture to look at, and with so many bases asked for as high a one as can be drawn.
+    for bases_per_class, least, most in ((None, 8_000, MANY_CLASSES_PIXELS), (2, 30_000, MAX_SIDE_PIXELS)):
+        save_gallery(model, make_processor(), tmp_path / "gallery.png", bases_per_class)
+        width, height = Image.open(tmp_path / "gallery.png").size
+        assert least < height <= most + 100 and width < 1000
 
 
 def write_log(path, records):

@@ -92,6 +92,15 @@ def test_by_default_all_hallucinators_are_side_by_side(tmp_path):
             assert holds(picture, image)
 
 
+def test_of_many_classes_the_first_are_shown(tmp_path, monkeypatch):
+    artifact, data = read_artifact(tiny_artifact(tmp_path)), tiny_data(channels=1)
+    monkeypatch.setattr("haba_hf.hub.galleries.MANY_CLASSES_PIXELS", 3 * 68)
+    picture = mixture_picture(artifact, [0.0, 1.0, 0.0], real=data)
+    bases = pictures(artifact.processor, artifact.model.bases.detach())
+    assert [holds(picture, bases[2 * label]) for label in range(4)] == [True, True, True, False]
+    assert not holds(picture, data.train.images[data.train.of_class(3)][0] / 255)
+
+
 def test_data_of_other_classes_or_shape_do_not_fit(tmp_path):
     artifact = read_artifact(tiny_artifact(tmp_path))
     data = tiny_data(channels=1)

@@ -87,7 +87,7 @@ class DistributionMatching:
         check_subset(self.arguments.samples_per_class, of_class, soft)
         self.data = real_data
         self.device = accelerator.device
-        self.members = [real_data.train.of_class(label) for label in range(real_data.num_labels)]
+        self.members = real_data.train.of_classes(real_data.num_labels)
         self.sample_ids_LX = model.sample_ids_by_class().to(self.device)
         sizes = (real_data.image_shape, real_data.num_labels)
         self.networks = DrawnNetworks(self.network_arguments, self.arguments, *sizes, features=True)

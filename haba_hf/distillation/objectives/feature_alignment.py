@@ -130,7 +130,7 @@ class FeatureAlignment:
         self.data = real_data
         self.accelerator = accelerator
         self.device = accelerator.device
-        self.members = [real_data.train.of_class(label) for label in range(real_data.num_labels)]
+        self.members = real_data.train.of_classes(real_data.num_labels)
         self.sample_ids_LX = model.sample_ids_by_class().to(self.device)
         self.steps = self.networks = 0
         self.network: ConvNet | None = None

@@ -117,7 +117,7 @@ class GradientMatching:
         check_subset(self.arguments.samples_per_class, model.config.samples_per_class)
         self.data = real_data
         self.accelerator = accelerator
-        self.members = [real_data.train.of_class(label) for label in range(real_data.num_labels)]
+        self.members = real_data.train.of_classes(real_data.num_labels)
         self.sample_ids_LX = model.sample_ids_by_class()
         self.outer_steps, self.inner_epochs = self._loops(model)
         sizes = (real_data.image_shape, real_data.num_labels)
