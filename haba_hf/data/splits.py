@@ -95,7 +95,7 @@ def subset(labels: torch.Tensor, size: int, seed: int) -> torch.Tensor:
 
 
 def images_at_once(images: torch.Tensor) -> int:
-    """How many images [n, C, H, W] go through a network at a time to be scored: 256, or fewer if they are large."""
+    """How many images [n, C, H, W] go through a network at a time: 256, or fewer if they are large."""
     return max(1, min(256, PIXELS_AT_ONCE // images.shape[2:].numel()))
 
 
