@@ -7,6 +7,7 @@ import os
 import runpy
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -158,12 +159,21 @@ def test_distribution_matching_in_two_processes_then_evaluate_and_train_a_studen
 
     printed = run_script("evaluate.py", *DM, *EVALUATION, *where)
     results = json.loads((tmp_path / "results.json").read_text())
+
+    def in_percent(accuracies):
+        return f"| {100 * statistics.fmean(accuracies):.1f} ± {100 * statistics.pstdev(accuracies):.1f} "
+
+    plain, balanced = (
+        [in_percent(row["accuracy"][name]) for row in results["rows"]]
+        for name in ("accuracies", "balanced_accuracies")
+    )
+    balanced = balanced if balanced != plain else [""] * len(plain)  # a column of its own where they differ
     expected = [
-        f"| {row['system']} | {100 * row['accuracy']['mean']:.1f} ± {100 * row['accuracy']['std']:.1f} "
+        f"| {row['system']} {accuracy}{of_classes}"
         f"| {row['storage']['floats']:,} | {row['storage']['bytes']:,} | {row['storage']['images_per_class']:.2f} "
         f"| {row['storage']['ratio']:.3%} | {row['accuracy']['steps']:,} | {row['accuracy']['samples']:,} "
         f"| {row['accuracy']['seconds']:.0f} |"
-        for row in results["rows"]
+        for row, accuracy, of_classes in zip(results["rows"], plain, balanced, strict=True)
     ]
     assert [line for line in printed.splitlines() if line.startswith("| ")][1:] == expected
     systems = [row["system"] for row in results["rows"]]

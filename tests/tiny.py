@@ -250,6 +250,7 @@ def launch_two_processes(directory: Path, script: str, *arguments: str) -> list[
         **os.environ,
         "ACCELERATE_USE_CPU": "1",
         "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "",  # a line is written at once, not between the words of the other process
         "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")]),
     }
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -101,7 +101,7 @@ def test_a_start_is_decided_by_its_seed():
     network = build_network(NETWORK, data.image_shape, data.num_labels, seed=0)
     before = torch.get_rng_state()
     first, again, other = (
-        attack(network, *vars(data.test).values(), data.processor, 8, 2, seed) for seed in (0, 0, 1)
+        attack(network, data.test.images, data.test.labels, data.processor, 8, 2, seed) for seed in (0, 0, 1)
     )
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), before)

@@ -309,8 +309,9 @@ def test_a_diverging_student_names_learning_rate_and_epoch(epochs):
 def test_logits_that_are_not_finite_are_no_accuracy():
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
     nn.init.constant_(network[1].weight, torch.nan)
+    split = quadrants(1, seed=0)
     with pytest.raises(FloatingPointError, match="diverged"):
-        accuracy(network, *vars(quadrants(1, seed=0)).values(), make_processor())
+        accuracy(network, split.images, split.labels, make_processor())
 
 
 def test_images_of_another_shape_or_class_are_refused():

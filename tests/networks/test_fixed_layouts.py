@@ -223,7 +223,9 @@ def test_the_seed_decides_the_weights(name):
 
 
 def test_unknown_networks_are_refused_with_those_there_are():
-    with pytest.raises(ValueError, match=r"no network 'vgg12': choose convnet, alexnet, vgg11, .* or transformers/"):
+    with pytest.raises(
+        ValueError, match=r"no network 'vgg12': choose convnet, alexnet, vgg11, .* transformers/.* or probe/"
+    ):
         NetworkArguments("vgg12")
 
 
