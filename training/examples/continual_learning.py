@@ -1,6 +1,6 @@
 """Classes that come two at a time and leave a memory: what DM has learned of each, or as many bytes of its images.
 python training/examples/continual_learning.py hub_cards/published/cifar10-dm-1ipc cifar10
-Measured on one core of a Xeon, validation split, mean of 2 seeds: once all ten classes have come a ConvNet knows 33.1 %
+Measured on one core of a Xeon, validation split, mean of 2 seeds: once all ten classes have come a ConvNet has 33.1 %
 with the distilled memory and 28.0 % with real images; after four classes 60.8 and 49.7 %."""
 
 import argparse
