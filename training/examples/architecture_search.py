@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from haba_hf import HabaModel, train_student
-from haba_hf.coresets import config_for, random_images, real_images_artifact
+from haba_hf.coresets import random_images, real_images_artifact, real_images_config
 from haba_hf.data import DataArguments, load_image_data
 from haba_hf.evaluation import accuracy
 
@@ -40,8 +40,8 @@ data = load_image_data(DataArguments(arguments.dataset, data_dir=arguments.data_
 found, sets = {}, {"artifact": model}
 same_bytes = -(-model.storage().bytes // data.train.images[0].nbytes // data.num_labels)
 for name, count in {"equal bytes": same_bytes, "all images": len(data.train) // data.num_labels}.items():
-    settings = {"bases_per_class": count, "num_hallucinators": 0, "student_training": model.config.student_training}
-    sets[name] = real_images_artifact(data, random_images(data, count, 0, True), config_for(data, **settings))
+    config = real_images_config(data, count, student_training=model.config.student_training)
+    sets[name] = real_images_artifact(data, random_images(data, count, 0, True), config)
 choices = product((8, 16, 32), (1, 2, 3), (1, 3, 5), (True, False), (nn.ReLU, nn.Sigmoid))  # as build takes them
 drawn = random.Random(0).sample(list(choices), 20)
 for name, samples in sets.items():
