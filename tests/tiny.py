@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
@@ -236,9 +237,12 @@ def assert_directional_derivative(
         assert difference == pytest.approx(expected, rel=rel, abs=2e-6)
 
 
-def launch_two_processes(directory: Path, script: str, *arguments: str) -> list[str]:
+def launch_processes(directory: Path, script: str, *arguments: str, count: int = 2, cpu: bool = True) -> list[str]:
     """
-    Runs a script on two CPU processes that talk by gloo; it can import this module and `haba_hf`.
+    Runs a script on two CPU processes that talk by gloo, or on `count` and, without `cpu`, on the devices there are.
+
+    The script can import this module and `haba_hf`. Each process writes to a file of its own: lines of two in one pipe
+    come between each other's words.
 
     Returns:
         The lines beginning with RESULT, sorted.
@@ -248,14 +252,17 @@ def launch_two_processes(directory: Path, script: str, *arguments: str) -> list[
     tests = Path(__file__).parent
     environment = {
         **os.environ,
-        "ACCELERATE_USE_CPU": "1",
         "OMP_NUM_THREADS": "1",
-        "PYTHONUNBUFFERED": "",  # a line is written at once, not between the words of the other process
         "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")]),
     }
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    found = subprocess.run(
-        [*command, str(path), *arguments], env=environment, capture_output=True, text=True, timeout=300
-    )
+    if cpu:
+        environment["ACCELERATE_USE_CPU"] = "1"
+    logs = Path(tempfile.mkdtemp(dir=directory))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+    command += ["--redirects", "1", "--log-dir", str(logs), str(path), *arguments]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert found.returncode == 0, found.stderr[-6000:]
-    return sorted(line for line in found.stdout.splitlines() if line.startswith("RESULT"))
+    written = sorted(logs.rglob("stdout.log"))
+    assert len(written) == count, written
+    lines = [line for path in written for line in path.read_text().splitlines()]
+    return sorted(line for line in lines if line.startswith("RESULT"))

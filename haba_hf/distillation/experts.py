@@ -7,12 +7,14 @@ trained it and, for a reader, the name of the data and the validation accuracy o
 """
 
 import json
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
 from accelerate import Accelerator
+from filelock import SoftFileLease, Timeout
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -32,6 +34,11 @@ PRECISIONS = {"float32": torch.float32, "float16": torch.float16}
 # The streams of random numbers of expert i: its weights; its order of images and their augmentation. Student i has 0
 # to 2: with the experts' own weights to start from, students would not be fresh networks.
 WEIGHTS, TRAINING = 3, 4
+
+# Whoever trains an expert keeps renewing a claim on it, a file beside it. A claim that others did not see renewed for
+# so many seconds is theirs to take. Machines so share the work by a shared folder alone; should two of them train the
+# same expert after all, both write the same file.
+CLAIM_SECONDS = 60.0
 
 
 @dataclass
@@ -106,7 +113,10 @@ def record_experts(
     accelerator: Accelerator,
 ) -> list[Path]:
     """
-    Trains the experts that are missing in `experts_dir`, spread over processes, and writes each when it is complete.
+    Trains the experts that are missing in `experts_dir` and writes each when it is complete.
+
+    The processes of this run, and of any other that records into the folder on this machine or another, take the next
+    missing expert that none of them has claimed. An expert whose process was killed is trained again by another.
 
     Args:
         num_snapshots (`int`): S; recording stops when they are taken.
@@ -135,16 +145,15 @@ def record_experts(
         "training": training_signature(arguments),
         "mixed_precision": accelerator.mixed_precision,
     }
-    for index, path in enumerate(paths):
-        if index % accelerator.num_processes != accelerator.process_index:
-            continue
-        if path.exists():
-            if _count_snapshots(path, expected, network) < num_snapshots:
-                raise ValueError(
-                    f"{path} holds fewer than the {num_snapshots} snapshots this recipe uses: delete it to record "
-                    "anew, or lower max_start or expert_span."
-                )
-            continue
+
+    def check(path: Path) -> None:
+        if _count_snapshots(path, expected, network) < num_snapshots:
+            raise ValueError(
+                f"{path} holds fewer than the {num_snapshots} snapshots this recipe uses: delete it to record "
+                "anew, or lower max_start or expert_span."
+            )
+
+    def record(path: Path, index: int) -> None:
         seed = derived_seed(arguments.expert_seed, index, WEIGHTS)
         expert = build_network(network_arguments, data.image_shape, data.num_labels, seed)
         snapshots = _train(expert, data, arguments, index, num_snapshots, accelerator)
@@ -154,6 +163,33 @@ def record_experts(
             about["validation_accuracy"] = f"{score:.4f}"
         with atomic_file(path) as aside:
             save_file({"snapshots": snapshots}, aside, expected | about)
+
+    missing = {}
+    for index, path in enumerate(paths):
+        if path.exists():
+            check(path)
+        else:
+            missing[path] = index
+    claims = {
+        path: SoftFileLease(path.with_name(f".{path.name}.claim"), lease_duration=CLAIM_SECONDS, timeout=0)
+        for path in missing
+    }
+    is_told = False
+    while missing:
+        for path, index in list(missing.items()):
+            try:
+                with claims[path]:
+                    if not path.exists():
+                        record(path, index)
+            except Timeout:
+                continue
+            check(path)
+            del missing[path]
+        if missing:
+            if not is_told:
+                accelerator.print(f"Experts that other processes are training, waited for: {len(missing)}")
+                is_told = True
+            time.sleep(min(1.0, CLAIM_SECONDS / 4))
     accelerator.wait_for_everyone()
     return paths
 

@@ -35,7 +35,7 @@ from haba_hf.recipes import parse_recipe
 from haba_hf.runs import evaluate, select_coreset
 from haba_hf.utils.files import locked
 from haba_hf.utils.seeds import derived_seed, seeded_generator
-from tiny import NETWORK, launch_two_processes, tiny_accelerator, tiny_data
+from tiny import NETWORK, launch_processes, tiny_accelerator, tiny_data
 
 # Whole numbers on a small grid, N a power of two: means and squared distances are exact, and many of them are equal.
 TIES = [torch.randint(0, 3, (16, 3), generator=torch.Generator().manual_seed(seed)).float() for seed in range(8)]
@@ -414,9 +414,9 @@ def test_of_two_processes_one_chooses(recipe_of, tmp_path):
         accelerator = Accelerator()
         path = select_coreset(parse_recipe([sys.argv[1]]), accelerator)
         bases = HabaModel.from_pretrained(path).config.num_bases
-        sys.stdout.write(f"RESULT {accelerator.process_index} {len(trained)} {bases}\\n")  # in one piece
+        sys.stdout.write(f"RESULT {accelerator.process_index} {len(trained)} {bases}\\n")
     """
-    assert launch_two_processes(tmp_path, script, str(tmp_path / "recipe.yaml")) == ["RESULT 0 1 20", "RESULT 1 0 20"]
+    assert launch_processes(tmp_path, script, str(tmp_path / "recipe.yaml")) == ["RESULT 0 1 20", "RESULT 1 0 20"]
     together = (tmp_path / "run" / "artifact" / "model.safetensors").read_bytes()
     alone = select_coreset(
         dataclasses.replace(

@@ -15,7 +15,7 @@ from haba_hf.runs import build_objective, distill, evaluate, train_one_student
 from haba_hf.utils.seeds import seeded_generator
 from tiny import (
     assert_same,
-    launch_two_processes,
+    launch_processes,
     metrics,
     states,
     tiny_accelerator,
@@ -177,7 +177,7 @@ def test_two_processes_equal_one_with_the_averaged_gradient(tmp_path, monkeypatc
     """
     monkeypatch.syspath_prepend(__file__.rsplit("/", 1)[0])
     monkeypatch.setenv("PYTHONPATH", __file__.rsplit("/", 1)[0])
-    assert launch_two_processes(tmp_path, TWO_PROCESSES, str(tmp_path)) == ["RESULT 0", "RESULT 1"]
+    assert launch_processes(tmp_path, TWO_PROCESSES, str(tmp_path)) == ["RESULT 0", "RESULT 1"]
     for name in SETTINGS:
         first, second = (load_file(tmp_path / f"{name}-{rank}.safetensors") for rank in (0, 1))
         assert_same(first, second)

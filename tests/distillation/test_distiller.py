@@ -19,7 +19,7 @@ from tiny import (
     NETWORK,
     assert_same,
     gradients,
-    launch_two_processes,
+    launch_processes,
     metrics,
     states,
     tiny_data,
@@ -487,7 +487,7 @@ TWO_PROCESSES = r"""
 @pytest.mark.slow
 def test_two_processes_equal_one_with_the_averaged_gradient(tmp_path, experts_dir):
     """Within 1e-6 of the values, which float32 sums taken in another order may differ by; ranks are bit-equal."""
-    assert launch_two_processes(tmp_path, TWO_PROCESSES, str(tmp_path), str(experts_dir)) == ["RESULT 0", "RESULT 1"]
+    assert launch_processes(tmp_path, TWO_PROCESSES, str(tmp_path), str(experts_dir)) == ["RESULT 0", "RESULT 1"]
     for name in ("dm", "mtt"):
         first, second = (
             {

@@ -1,6 +1,11 @@
 import dataclasses
 import json
 import os
+import signal
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +20,7 @@ from haba_hf.distillation.experts import expert_path, flat_parameters, recording
 from haba_hf.evaluation import students
 from haba_hf.networks import NetworkArguments, build_network
 from haba_hf.utils.seeds import derived_seed, seeded_generator
-from tiny import NETWORK, launch_two_processes, tiny_accelerator, tiny_data
+from tiny import NETWORK, launch_processes, tiny_accelerator, tiny_data
 from tiny_runs import stored
 
 
@@ -199,7 +204,7 @@ def test_an_interrupted_expert_leaves_no_file(tmp_path, monkeypatch, error):
 def test_two_processes_share_the_work(tmp_path):
     arguments = tiny_experts(tmp_path / "alone", num_experts=3)
     alone = record(arguments)
-    lines = launch_two_processes(
+    lines = launch_processes(
         tmp_path,
         r"""
         import sys
@@ -215,13 +220,82 @@ def test_two_processes_share_the_work(tmp_path):
         # When it returns, the experts of the other process are there too.
         store = ExpertStore(arguments, NETWORK, data)
         rank, count = accelerator.process_index, accelerator.num_processes
-        sys.stdout.write(f"RESULT {rank} of {count}: {trained} {len(store)} {len(paths)}\n")
+        print(f"RESULT {rank} of {count}, {len(store)} {len(paths)}:", *trained)
         """,
         str(tmp_path / "shared"),
     )
-    assert lines == ["RESULT 0 of 2: [0, 2] 3 3", "RESULT 1 of 2: [1] 3 3"]
+    assert [line.split(":")[0] for line in lines] == ["RESULT 0 of 2, 3 3", "RESULT 1 of 2, 3 3"]
+    assert sorted(" ".join(line.split(":")[1] for line in lines).split()) == ["0", "1", "2"]
     for path in alone:
         assert contents(tmp_path / "shared" / path.name) == contents(path)
+
+
+RECORDS = """
+import sys, time
+from pathlib import Path
+from tiny import NETWORK, tiny_accelerator, tiny_data
+from haba_hf.distillation import ExpertArguments, experts, record_experts
+
+folder, name = Path(sys.argv[1]), sys.argv[2]
+trained, train = [], experts._train
+
+def slowly(*words):
+    trained.append(words[3])
+    (folder / f"{name} is ready").touch()
+    while len(list(folder.glob("* is ready"))) < 2:
+        time.sleep(0.01)
+    return train(*words)
+
+experts._train = slowly
+arguments = ExpertArguments(experts_dir=str(folder / "shared"), num_experts=3, expert_batch_size=10)
+record_experts(tiny_data(), NETWORK, arguments, 3, tiny_accelerator())
+print("TRAINED", *trained)
+"""
+
+
+@pytest.mark.slow
+def test_runs_that_share_a_folder_share_the_work(tmp_path):
+    """Two machines, as far as the folder can tell: nothing else joins the two runs."""
+    tests = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", RECORDS, str(tmp_path)]
+    runs = [
+        subprocess.Popen([*command, name], env=environment, stdout=subprocess.PIPE, text=True) for name in ("a", "b")
+    ]
+    trained = [
+        line.split()[1:]
+        for run in runs
+        for line in run.communicate(timeout=300)[0].splitlines()
+        if line.startswith("TRAINED")
+    ]
+    assert all(trained) and sorted(chain(*trained)) == ["0", "1", "2"]
+    for path in record(tiny_experts(tmp_path / "alone", num_experts=3)):
+        assert contents(tmp_path / "shared" / path.name) == contents(path)
+    assert len(os.listdir(tmp_path / "shared")) == 3, "no claim stays"
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "silent"])
+def test_the_claim_of_a_process_that_ended_is_taken_over(tmp_path, monkeypatch, capsys, ending):
+    """A killed process of this machine, and one whose state cannot be known, as on another machine that went down."""
+    monkeypatch.setattr(experts, "CLAIM_SECONDS", 1.0)
+    claim = tmp_path / ".expert-0001.safetensors.claim"
+    hold = "import sys, filelock as f; x = f.SoftFileLease(sys.argv[1], lease_duration=1.0)"
+    hold += "; x.acquire(); print(); input()"
+    with subprocess.Popen(
+        [sys.executable, "-uc", hold, str(claim)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        try:
+            holder.stdout.readline()
+            holder.send_signal(ending)
+            if ending == signal.SIGKILL:
+                holder.wait()
+            assert claim.exists()
+            assert [path.exists() for path in record(tiny_experts(tmp_path))] == [True, True]
+        finally:
+            holder.kill()
+    said = "Experts that other processes are training, waited for: 1" in capsys.readouterr().out
+    assert said == (ending == signal.SIGSTOP)
+    assert not claim.exists()
 
 
 class TestStore:

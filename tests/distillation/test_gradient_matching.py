@@ -25,7 +25,7 @@ from tiny import (
     assert_directional_derivative,
     assert_gradients_equal,
     gradients,
-    launch_two_processes,
+    launch_processes,
     tiny_accelerator,
     tiny_data,
     tiny_distiller,
@@ -495,7 +495,7 @@ TWO_PROCESSES = r"""
 def test_two_processes_compute_what_one_does(tmp_path, monkeypatch):
     """Three classes on two processes: the first has two of them."""
     monkeypatch.setenv("PYTHONPATH", __file__.rsplit("/", 1)[0])
-    assert len(launch_two_processes(tmp_path, TWO_PROCESSES, str(tmp_path))) == 6
+    assert len(launch_processes(tmp_path, TWO_PROCESSES, str(tmp_path))) == 6
     settings = {"outer_steps": 3, "inner_epochs": 2, "idc_real_samples": 10, "lambda_cos": 0.0, "lambda_con": 0.0}
     data = tiny_data(num_labels=3)
     for name in ("dc", "dsa", "idc"):

@@ -14,7 +14,7 @@ from tiny import (
     assert_gradients_equal,
     assert_same,
     gradients,
-    launch_two_processes,
+    launch_processes,
     metrics,
     states,
     tiny_accelerator,
@@ -162,7 +162,7 @@ def test_what_it_cannot_do_is_refused_before_the_first_step(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_draw_on_their_own_and_stay_the_same(tmp_path):
-    results = launch_two_processes(
+    results = launch_processes(
         tmp_path,
         """
         import sys, torch

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from haba_hf.distillation import Distiller
 from haba_hf.distillation.checkpoints import latest_checkpoint
-from tiny import assert_same, launch_two_processes, metrics, states, tiny_recipe
+from tiny import assert_same, launch_processes, metrics, states, tiny_recipe
 from tiny_runs import Clock, Interrupted, make
 
 
@@ -98,5 +98,5 @@ TWO_CLOCKS = r"""
 
 @pytest.mark.slow
 def test_two_processes_end_by_the_first_one_s_clock(tmp_path):
-    assert launch_two_processes(tmp_path, TWO_CLOCKS, str(tmp_path)) == ["RESULT 0", "RESULT 1"]
+    assert launch_processes(tmp_path, TWO_CLOCKS, str(tmp_path)) == ["RESULT 0", "RESULT 1"]
     assert_same(*(load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1)))

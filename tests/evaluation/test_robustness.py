@@ -22,7 +22,7 @@ from haba_hf.evaluation import (
     score_under_corruption,
 )
 from haba_hf.hub import plot_robustness, save_contact_sheet
-from tiny import NETWORK, launch_two_processes, tiny_accelerator, tiny_data, tiny_model
+from tiny import NETWORK, launch_processes, tiny_accelerator, tiny_data, tiny_model
 
 
 class Fixed(nn.Module):
@@ -165,7 +165,7 @@ def test_processes_share_the_students(tmp_path):
         with open(f"{sys.argv[1]}/{accelerator.process_index}.json", "w") as file:  # too long a line to share stdout
             json.dump([result.accuracies[name] for name in CORRUPTIONS], file)
     """
-    launch_two_processes(tmp_path, script, str(tmp_path))
+    launch_processes(tmp_path, script, str(tmp_path))
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
 

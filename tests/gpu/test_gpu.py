@@ -3,11 +3,6 @@
 `training/gpu_check.sh` runs these on a machine that has one; elsewhere they are passed over.
 """
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from accelerate import Accelerator
@@ -18,7 +13,7 @@ from haba_hf.distillation.objectives.adjoint import Trajectory
 from haba_hf.distillation.objectives.scratch import ScratchMemory
 from haba_hf.evaluation import evaluate_artifact
 from haba_hf.runs import build_objective
-from tiny import NETWORK, gradients, states, tiny_data, tiny_model, tiny_recipe
+from tiny import NETWORK, gradients, launch_processes, states, tiny_data, tiny_model, tiny_recipe
 from tiny_runs import stored
 
 pytestmark = [
@@ -173,24 +168,27 @@ def test_what_a_run_puts_aside_stays_on_the_device_and_spills_into_the_host():
 
 
 def test_one_process_talks_to_itself_by_nccl(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import torch\n"
-        "from accelerate import Accelerator\n"
-        "from haba_hf.distillation import Distiller\n"
-        "from haba_hf.runs import build_objective\n"
-        "from tiny import tiny_data, tiny_model, tiny_recipe\n"
-        "accelerator, data = Accelerator(), tiny_data()\n"
-        f"recipe = tiny_recipe(objective='dm', output_dir={str(tmp_path / 'run')!r})\n"
-        "sections = recipe.distillation, recipe.adversary, recipe.network\n"
-        "objective = build_objective(recipe, data)\n"
-        "distiller = Distiller(tiny_model(data), objective, *sections, data, accelerator, settings={})\n"
-        "distiller.run()\n"
-        "print('RESULT', torch.distributed.get_backend(), accelerator.num_processes, distiller.model.device.type)\n"
+    (line,) = launch_processes(
+        tmp_path,
+        """
+        import sys
+        import torch
+        from accelerate import Accelerator
+        from haba_hf.distillation import Distiller
+        from haba_hf.runs import build_objective
+        from tiny import tiny_data, tiny_model, tiny_recipe
+
+        accelerator, data = Accelerator(), tiny_data()
+        recipe = tiny_recipe(objective="dm", output_dir=sys.argv[1])
+        sections = recipe.distillation, recipe.adversary, recipe.network
+        objective = build_objective(recipe, data)
+        distiller = Distiller(tiny_model(data), objective, *sections, data, accelerator, settings={})
+        distiller.run()
+        device = distiller.model.device.type
+        print("RESULT", torch.distributed.get_backend(), accelerator.num_processes, device)
+        """,
+        str(tmp_path / "run"),
+        count=1,
+        cpu=False,
     )
-    tests = Path(__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent), *sys.path])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1", str(script)]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr[-4000:]
-    assert "RESULT nccl 1 cuda" in run.stdout or "RESULT cuda:nccl 1 cuda" in run.stdout, run.stdout
+    assert line in ("RESULT nccl 1 cuda", "RESULT cuda:nccl 1 cuda")

@@ -16,7 +16,7 @@ from haba_hf.hub.released import write_released
 from haba_hf.recipes import recipe_of
 from haba_hf.runs import distill, evaluate, import_released, load_artifact, select_coreset, student_network
 from image_sets import pictures
-from tiny import assert_same, launch_two_processes, tiny_accelerator
+from tiny import assert_same, launch_processes, tiny_accelerator
 
 SMALL = {
     **{"dataset": "in-memory", "steps": 4, "real_batch_size": 4, "checkpoint_every": 2, "report_to": "none"},
@@ -271,4 +271,4 @@ print("RESULT", accelerator.process_index)
 
 @pytest.mark.slow
 def test_two_processes_have_the_same_labels(tmp_path):
-    assert launch_two_processes(tmp_path, TWO_PROCESSES, str(tmp_path)) == ["RESULT 0", "RESULT 1"]
+    assert launch_processes(tmp_path, TWO_PROCESSES, str(tmp_path)) == ["RESULT 0", "RESULT 1"]

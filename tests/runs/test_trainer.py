@@ -21,7 +21,7 @@ from haba_hf.evaluation import accuracy
 from haba_hf.hub import read_artifact
 from haba_hf.recipes import RecipeError
 from image_sets import pictures
-from tiny import launch_two_processes
+from tiny import launch_processes
 from tiny_artifact import tiny_artifact
 
 # A run of seconds.
@@ -287,7 +287,7 @@ print("RESULT", accelerator.process_index, *found)
 
 @pytest.mark.slow
 def test_a_callback_on_one_of_two_processes_ends_both(tmp_path):
-    lines = launch_two_processes(tmp_path, TWO_PROCESSES, str(tmp_path / "run"))
+    lines = launch_processes(tmp_path, TWO_PROCESSES, str(tmp_path / "run"))
     first, second = (line.split()[1:] for line in lines)
     assert [first[:3], second[:3]] == [["0", "2", "callback"], ["1", "2", "callback"]]
     assert first[3] == second[3]
