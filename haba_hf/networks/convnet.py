@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .convolution import convolution
-from .cpu_kernels import average_pool, first_block, normalized_convolution
+from .cpu_kernels import average_pool, first_block, normalized_convolution, normalized_pool
 from .feature_network import FeatureNetwork, instance_norm
 
 
@@ -68,7 +68,7 @@ class ConvNet(FeatureNetwork):
         x = first_block(images, *self._block(0), self.padding)
         for block in range(1, self.depth):
             conv, norm = self._block(block)
-            x = average_pool(F.relu(norm(convolution(x, conv))))
+            x = normalized_pool(convolution(x, conv), norm)
         return torch.flatten(x, 1)
 
     def layer_features(self, images: Tensor) -> list[Tensor]:

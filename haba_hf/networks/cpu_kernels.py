@@ -3,7 +3,8 @@ twice.
 
 PyTorch's average pooling of contiguous images and its instance normalization behind a convolution of one to three
 channels take as long on a CPU as all the large convolutions together. As matrix products they take a fraction of it;
-`make benchmark` shows by how much.
+`make benchmark` shows by how much. The second derivative of a later block's instance normalization, which PyTorch puts
+together from a dozen passes over the images, is written out.
 
 Shape legend: B batch, C/H/W of the input, O output channels, K = 9 C numbers of a patch and a one, P positions, Q
 positions after pooling.
@@ -33,6 +34,14 @@ def average_pool(x_BCHW: Tensor) -> Tensor:
 def _pooling(width: int, dtype: torch.dtype) -> Tensor:
     """`[2 W, W / 2]`: a quarter where one of two rows feeds a pooled pixel."""
     return torch.eye(width // 2, dtype=dtype).repeat_interleave(2, dim=0).repeat(2, 1) / 4
+
+
+def normalized_pool(x_BCHW: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """`average_pool(relu(norm(x_BCHW)))` of an instance normalization, its second derivative in closed form."""
+    if torch.is_autocast_enabled("cpu") or x_BCHW.shape[2] % 2 or x_BCHW.shape[3] % 2:
+        return average_pool(F.relu(norm(x_BCHW)))
+    y_BCHW: Tensor = _NormalizedPool.apply(x_BCHW, norm.weight, norm.bias, norm.eps)
+    return y_BCHW
 
 
 def normalized_convolution(images_BCHW: Tensor, convolution: nn.Conv2d, norm: nn.GroupNorm, padding: int) -> Tensor:
@@ -86,6 +95,87 @@ def normalizing_filters(
         filters_BOK = torch.cat([scale_BO[:, :, None] * weight_OK, shift_O.expand_as(scale_BO)[:, :, None]], dim=2)
         ones_B1P = patches_BKP.new_ones(len(patches_BKP), 1, patches_BKP.shape[2])
         return filters_BOK, torch.cat([patches_BKP, ones_B1P], dim=1).unflatten(2, (height, width))
+
+
+class _NormalizedPool(Function):
+    """Average pooling of the ReLU of instance normalization, with gamma and beta `[C]`, of x `[B, C, H, W]`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+        batch, channels, height, width = x.shape
+        x = x.contiguous()
+        z, mean, scale = torch.native_group_norm(x, gamma, beta, batch, channels, height * width, channels, eps)
+        ctx.save_for_backward(x, gamma, z.relu_(), mean, scale)
+        return average_pool(z)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        return *_NormalizedPoolGradient.apply(dy, *ctx.saved_tensors), None
+
+
+class _NormalizedPoolGradient(Function):
+    """
+    With x^ = (x - mean) r of a channel of P positions, r one over its standard deviation, and A(w) = w - mean(w) - x^
+    mean(x^ w), the gradient is
+
+        dz = [z > 0] up(dy) / 4,  d_x = gamma r A(dz),  d_gamma = sum x^ dz,  d_beta = sum dz,
+
+    sums over images and positions, `up` giving each position what its tile has.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, dy: Tensor, x: Tensor, gamma: Tensor, z: Tensor, mean: Tensor, scale: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        batch, channels, height, width = x.shape
+        dz = _unpooled(dy)
+        dz = torch.ops.aten.threshold_backward.grad_input(dz, z, 0, grad_input=dz)
+        ctx.save_for_backward(dz, x, gamma, z, mean, scale)
+        gradient = torch.ops.aten.native_group_norm_backward
+        found: tuple[Tensor, Tensor, Tensor] = gradient(
+            dz, x, mean, scale, gamma, batch, channels, height * width, channels, (True, True, True)
+        )
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, v_x: Tensor, v_gamma: Tensor, v_beta: Tensor) -> tuple[Tensor | None, ...]:
+        """
+        Gradients for dy, x and gamma of v_x . d_x + v_gamma . d_gamma + v_beta . d_beta. A is symmetric, <x^, w> has
+        the derivative r A(w) and r that of -r^2 x^ / P, so that both are sums of v_x, dz, x^ and one in each channel.
+        """
+        dz, x, gamma, z, mean, scale = ctx.saved_tensors
+        v, x_BCP, dz = v_x.flatten(2), x.flatten(2), dz.flatten(2)
+        positions = x_BCP.shape[2]
+        r = scale[:, :, None]
+        normal = torch.addcmul(-mean[:, :, None] * r, x_BCP, r)
+        mean_v, mean_dz = v.mean(2, keepdim=True), dz.mean(2, keepdim=True)
+        along_v, along_dz = _dot(v, normal) / positions, _dot(dz, normal) / positions
+        product = _dot(v, dz) - positions * (mean_v * mean_dz + along_v * along_dz)  # v_x . A(dz)
+
+        rate = r * gamma[:, None]
+        d_dz = torch.addcmul(v_beta[:, None] - rate * mean_v, v, rate)
+        d_dz.addcmul_(normal, v_gamma[:, None] - rate * along_v)
+        d_dz = torch.ops.aten.threshold_backward.grad_input(d_dz, z.flatten(2), 0, grad_input=d_dz)
+
+        for_v, for_dz = -rate * r * along_dz, r * (v_gamma[:, None] - rate * along_v)
+        for_normal = -for_v * along_v - for_dz * along_dz - rate * r * product / positions
+        d_x = torch.addcmul(-for_v * mean_v - for_dz * mean_dz, v, for_v)
+        d_x.addcmul_(dz, for_dz).addcmul_(normal, for_normal)
+        return average_pool(d_dz.view_as(x)), d_x.view_as(x), (r * product).sum((0, 2)), None, None, None
+
+
+def _unpooled(dy_BCHW: Tensor) -> Tensor:
+    """What [`average_pool`] gives back, `[B, C, 2 H, 2 W]`."""
+    batch, channels, height, width = dy_BCHW.shape
+    rows = dy_BCHW.reshape(-1, width) @ _pooling(2 * width, dy_BCHW.dtype).T
+    return rows.view(batch, channels, 2 * height, 2 * width)
+
+
+def _dot(a_BCP: Tensor, b_BCP: Tensor) -> Tensor:
+    """`[B, C, 1]`."""
+    rows = a_BCP.flatten(0, 1)[:, None] @ b_BCP.flatten(0, 1)[:, :, None]
+    return rows.view(*a_BCP.shape[:2], 1)
 
 
 class _FilteredSum(Function):

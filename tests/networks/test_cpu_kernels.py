@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from haba_hf.networks import ConvNet
-from haba_hf.networks.cpu_kernels import average_pool, first_block, normalized_convolution
+from haba_hf.networks.cpu_kernels import average_pool, first_block, normalized_convolution, normalized_pool
 from tiny import double_precision
 
 
@@ -16,6 +16,29 @@ def test_average_pool(shape):
     for layout in (torch.contiguous_format, torch.channels_last):
         torch.testing.assert_close(average_pool(x.to(memory_format=layout)), F.avg_pool2d(x, 2))
     torch.testing.assert_close(average_pool(x.bfloat16()), F.avg_pool2d(x.bfloat16(), 2), rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize("size", [(6, 8), (2, 2), (5, 8)])
+def test_normalized_pool_and_its_derivatives(size):
+    torch.manual_seed(0)
+    with double_precision():
+        norm = nn.GroupNorm(5, 5)
+        norm.weight.data.normal_()
+        norm.bias.data.normal_()
+        inputs = [(3 + 2 * torch.randn(3, 5, *size)).requires_grad_(), norm.weight, norm.bias]
+        found = []
+        for block in (normalized_pool, lambda x, norm: F.avg_pool2d(F.relu(norm(x)), 2)):
+            output = block(inputs[0], norm)
+            cotangent = torch.linspace(-1, 2, output.numel()).view_as(output).requires_grad_()
+            first = torch.autograd.grad(output, inputs, cotangent, create_graph=True)
+            for part in (first, first[:1], first[1:]):
+                product = sum((gradient * gradient.detach().cos()).sum() for gradient in part)
+                wanted = [cotangent, *inputs]
+                found.append(torch.autograd.grad(product, wanted, retain_graph=True, materialize_grads=True))
+            found.append([output, *first])
+    for ours, theirs in zip(found[:4], found[4:], strict=True):
+        for our, their in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(our, their)
 
 
 @pytest.mark.parametrize("channels, padding", [(1, 3), (3, 1)])
