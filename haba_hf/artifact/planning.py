@@ -56,13 +56,19 @@ def storage_layouts(sample_shape: tuple[int, int, int]) -> list[Layout]:
     return layouts
 
 
-def measured_layout(sample_shape: tuple[int, int, int]) -> Layout:
+def measured_layout(sample_shape: tuple[int, int, int], images_per_class: float) -> Layout:
     """
-    How to store bases where a recipe leaves it to the budget (`bases_per_class: auto`): a sixteenth of the
-    frequencies, of either chroma a quarter as many, the best of what `training/results/README.md` has measured for
-    color and for one channel.
+    How to store bases where a recipe leaves it to the budget (`bases_per_class: auto`), the best of what
+    `training/results/README.md` has measured for color and for one channel: a sixteenth of the frequencies, of either
+    chroma a quarter as many, and from the floats of 10 images per class on pixels of half the height and width.
+
+    Args:
+        sample_shape (`tuple[int, int, int]`): C, H, W of a sample.
+        images_per_class (`float`): the budget, in floats.
     """
     _, height, width = sample_shape
+    if images_per_class >= 10:
+        return {"basis_height": max(1, height // 2), "basis_width": max(1, width // 2)}
     return {"basis_storage": "frequencies", "basis_frequencies": max(1, height * width // 16)}
 
 

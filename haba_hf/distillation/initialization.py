@@ -56,7 +56,7 @@ def model_config(arguments: ModelArguments, data: ImageData) -> HabaConfig:
                 "bases_per_class auto is what a budget pays for: set storage_budget, in images per class."
             )
         if all(getattr(arguments, name) == getattr(ModelArguments, name) for name in BASES[1:]):
-            settings |= measured_layout(data.image_shape)
+            settings |= measured_layout(data.image_shape, arguments.storage_budget)
         one = config_for(data, **settings | {"bases_per_class": 1})
         settings["bases_per_class"] = affordable_bases_per_class(one, arguments.storage_budget)
     return config_for(data, **settings)

@@ -234,10 +234,13 @@ def test_a_budget_decides_how_many_bases_there_are():
     data = tiny_data(images_per_class=20)
     budget = {"bases_per_class": "auto", "storage_budget": 2}
     config = model_config(ModelArguments(**budget, num_hallucinators=0), data)
-    assert config.basis_storage != "pixels", "the layout measured best"
+    assert config.basis_storage == "frequencies", "the layout measured best"
     assert 2 * 4 * 192 - math.prod(config.stored_shape) * 4 < config.num_floats - 1 <= 2 * 4 * 192
     config = model_config(ModelArguments(**budget, num_hallucinators=0, basis_height=4, basis_width=4), data)
     assert config.basis_storage == "pixels" and config.bases_per_class == 8, "a recipe that says how is left alone"
+    config = model_config(ModelArguments(bases_per_class="auto", storage_budget=10, num_hallucinators=0), data)
+    assert (config.basis_storage, config.basis_height, config.basis_width) == ("pixels", 4, 4)
+    assert config.bases_per_class == 40
     with pytest.raises(ValueError, match="bases_per_class auto is what a budget pays for: set storage_budget"):
         model_config(ModelArguments(bases_per_class="auto"), data)
     with pytest.raises(ValueError, match="lower num_hallucinators"):
