@@ -137,8 +137,10 @@ def test_every_way_of_storing_fits_its_budget_and_decodes_what_it_says():
         assert any("frequencies" in name for name in names)
         assert any("luma" in name for name in names) == (shape[0] == 3)
     assert PLAIN in storage_layouts((3, 32, 32)) and {"formation_factor": 2} not in storage_layouts((3, 9, 7))
-    for shape in ((3, 32, 32), (1, 28, 28), (1, 2, 2)):
-        HabaConfig(sample_channels=shape[0], sample_height=shape[1], sample_width=shape[2], **measured_layout(shape))
+    for shape, images in itertools.product(((3, 32, 32), (1, 28, 28), (3, 9, 7), (1, 1, 2)), (1, 9.9, 10)):
+        layout = measured_layout(shape, images)
+        HabaConfig(sample_channels=shape[0], sample_height=shape[1], sample_width=shape[2], **layout)
+        assert ("basis_frequencies" in layout) == (images < 10)
 
 
 def test_fewer_bits_pay_for_more_bases():
