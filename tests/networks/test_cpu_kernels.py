@@ -18,6 +18,17 @@ def test_average_pool(shape):
     torch.testing.assert_close(average_pool(x.bfloat16()), F.avg_pool2d(x.bfloat16(), 2), rtol=0.01, atol=0.01)
 
 
+def derivatives_of(output, inputs, parts):
+    """Output, first derivatives along a cotangent, and second ones of each part of the first, in one list."""
+    cotangent = torch.linspace(-1, 2, output.numel()).view_as(output).requires_grad_()
+    first = torch.autograd.grad(output, inputs, cotangent, create_graph=True)
+    found = [output, *first]
+    for part in parts:
+        product = sum((gradient * gradient.detach().cos()).sum() for gradient in first[part])
+        found += torch.autograd.grad(product, [cotangent, *inputs], retain_graph=True, materialize_grads=True)
+    return found
+
+
 @pytest.mark.parametrize("size", [(6, 8), (2, 2), (5, 8)])
 def test_normalized_pool_and_its_derivatives(size):
     torch.manual_seed(0)
@@ -26,19 +37,10 @@ def test_normalized_pool_and_its_derivatives(size):
         norm.weight.data.normal_()
         norm.bias.data.normal_()
         inputs = [(3 + 2 * torch.randn(3, 5, *size)).requires_grad_(), norm.weight, norm.bias]
-        found = []
-        for block in (normalized_pool, lambda x, norm: F.avg_pool2d(F.relu(norm(x)), 2)):
-            output = block(inputs[0], norm)
-            cotangent = torch.linspace(-1, 2, output.numel()).view_as(output).requires_grad_()
-            first = torch.autograd.grad(output, inputs, cotangent, create_graph=True)
-            for part in (first, first[:1], first[1:]):
-                product = sum((gradient * gradient.detach().cos()).sum() for gradient in part)
-                wanted = [cotangent, *inputs]
-                found.append(torch.autograd.grad(product, wanted, retain_graph=True, materialize_grads=True))
-            found.append([output, *first])
-    for ours, theirs in zip(found[:4], found[4:], strict=True):
-        for our, their in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(our, their)
+        parts = [slice(None), slice(1), slice(1, None)]
+        ours = derivatives_of(normalized_pool(inputs[0], norm), inputs, parts)
+        theirs = derivatives_of(F.avg_pool2d(F.relu(norm(inputs[0])), 2), inputs, parts)
+    torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("channels, padding", [(1, 3), (3, 1)])
@@ -63,22 +65,10 @@ def test_first_block_and_its_derivatives(monkeypatch, shape, at_once):
         norm.weight.data.normal_()
         norm.bias.data.normal_()
         inputs = [torch.randn(3, *shape, requires_grad=True), norm.weight, norm.bias, convolution.weight]
-        found = []
-        for block in (
-            lambda: first_block(inputs[0], convolution, norm, padding=1),
-            lambda: F.avg_pool2d(F.relu(norm(convolution(inputs[0]))), 2),
-        ):
-            output = block()
-            cotangent = torch.linspace(-1, 2, output.numel()).view_as(output).requires_grad_()
-            first = torch.autograd.grad(output, inputs, cotangent, create_graph=True)
-            for part in (first, first[1:]):  # of the filters alone: what trajectory matching needs
-                product = sum((gradient * gradient.detach().cos()).sum() for gradient in part)
-                wanted = [cotangent, *inputs]
-                found.append(torch.autograd.grad(product, wanted, retain_graph=True, materialize_grads=True))
-            found.append([output, *first])
-    for ours, theirs in zip(found[:3], found[3:], strict=True):
-        for our, their in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(our, their)
+        parts = [slice(None), slice(1, None)]  # the latter is what trajectory matching needs
+        ours = derivatives_of(first_block(inputs[0], convolution, norm, padding=1), inputs, parts)
+        theirs = derivatives_of(F.avg_pool2d(F.relu(norm(convolution(inputs[0]))), 2), inputs, parts)
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_first_block_in_bfloat16():
