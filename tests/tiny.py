@@ -237,6 +237,16 @@ def assert_directional_derivative(
         assert difference == pytest.approx(expected, rel=rel, abs=2e-6)
 
 
+def script_environment() -> dict[str, str]:
+    """Of a process of one thread that can import this module and `haba_hf`."""
+    tests = Path(__file__).parent
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")]),
+    }
+
+
 def launch_processes(directory: Path, script: str, *arguments: str, count: int = 2, cpu: bool = True) -> list[str]:
     """
     Runs a script on two CPU processes that talk by gloo, or on `count` and, without `cpu`, on the devices there are.
@@ -249,12 +259,7 @@ def launch_processes(directory: Path, script: str, *arguments: str, count: int =
     """
     path = directory / "script.py"
     path.write_text(textwrap.dedent(script))
-    tests = Path(__file__).parent
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")]),
-    }
+    environment = script_environment()
     if cpu:
         environment["ACCELERATE_USE_CPU"] = "1"
     logs = Path(tempfile.mkdtemp(dir=directory))

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 from itertools import chain
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +19,7 @@ from haba_hf.distillation.experts import expert_path, flat_parameters, recording
 from haba_hf.evaluation import students
 from haba_hf.networks import NetworkArguments, build_network
 from haba_hf.utils.seeds import derived_seed, seeded_generator
-from tiny import NETWORK, launch_processes, tiny_accelerator, tiny_data
+from tiny import NETWORK, launch_processes, script_environment, tiny_accelerator, tiny_data
 from tiny_runs import stored
 
 
@@ -256,11 +255,10 @@ print("TRAINED", *trained)
 @pytest.mark.slow
 def test_runs_that_share_a_folder_share_the_work(tmp_path):
     """Two machines, as far as the folder can tell: nothing else joins the two runs."""
-    tests = Path(__file__).parents[1]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", RECORDS, str(tmp_path)]
     runs = [
-        subprocess.Popen([*command, name], env=environment, stdout=subprocess.PIPE, text=True) for name in ("a", "b")
+        subprocess.Popen([*command, name], env=script_environment(), stdout=subprocess.PIPE, text=True)
+        for name in ("a", "b")
     ]
     trained = [
         line.split()[1:]
