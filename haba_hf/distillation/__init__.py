@@ -3,7 +3,8 @@
 from .adversary import Adversary, AdversaryArguments
 from .arguments import DistillationArguments, ModelArguments
 from .distiller import Distiller
-from .experts import ExpertArguments, ExpertStore, record_experts
+from .expert_recording import record_experts
+from .experts import ExpertArguments, ExpertStore
 from .initialization import initial_model, model_config
 from .objectives import (
     DistributionMatching,

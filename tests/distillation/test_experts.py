@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from haba_hf.data import Split
 from haba_hf.data.augmentation import DSA_STRATEGY, DsaAugmentation
-from haba_hf.distillation import ExpertArguments, ExpertStore, experts, record_experts
-from haba_hf.distillation.experts import expert_path, flat_parameters, recording_bytes
+from haba_hf.distillation import ExpertArguments, ExpertStore, expert_recording, record_experts
+from haba_hf.distillation.expert_recording import recording_bytes
+from haba_hf.distillation.experts import expert_path, flat_parameters
 from haba_hf.evaluation import students
 from haba_hf.networks import NetworkArguments, build_network
 from haba_hf.utils.seeds import derived_seed, seeded_generator
@@ -40,9 +41,9 @@ def contents(path):
 
 def hand_written_trajectory(data, arguments, index, moments):
     """All parameters after each of `moments` SGD steps (0: before the first)."""
-    weights = derived_seed(arguments.expert_seed, index, experts.WEIGHTS)
+    weights = derived_seed(arguments.expert_seed, index, expert_recording.WEIGHTS)
     network = build_network(NETWORK, data.image_shape, data.num_labels, weights)
-    generator = seeded_generator(arguments.expert_seed, index, experts.TRAINING)
+    generator = seeded_generator(arguments.expert_seed, index, expert_recording.TRAINING)
     velocities = [torch.zeros_like(parameter) for parameter in network.parameters()]
     augmentation = DsaAugmentation(arguments.expert_dsa)
     recorded, step = [], 0
@@ -111,8 +112,8 @@ def test_a_second_call_trains_nothing_and_a_deleted_expert_comes_back(tmp_path, 
     paths[1].unlink()
     torch.manual_seed(99)
     trained = []
-    train = experts._train
-    monkeypatch.setattr(experts, "_train", lambda *words: trained.append(words[3]) or train(*words))
+    train = expert_recording._train
+    monkeypatch.setattr(expert_recording, "_train", lambda *words: trained.append(words[3]) or train(*words))
     assert record(arguments) == paths
     assert trained == [1]
     record(arguments)
@@ -191,7 +192,7 @@ def test_an_interrupted_expert_leaves_no_file(tmp_path, monkeypatch, error):
         raise error("stop")
 
     with monkeypatch.context() as patched:
-        patched.setattr(experts, "save_file", write_a_part)
+        patched.setattr(expert_recording, "save_file", write_a_part)
         with pytest.raises(error):
             record(arguments)
     assert os.listdir(tmp_path) == [path.name]
@@ -208,12 +209,12 @@ def test_two_processes_share_the_work(tmp_path):
         r"""
         import sys
         from tiny import NETWORK, tiny_accelerator, tiny_data
-        from haba_hf.distillation import ExpertArguments, ExpertStore, experts, record_experts
+        from haba_hf.distillation import ExpertArguments, ExpertStore, expert_recording, record_experts
 
         accelerator = tiny_accelerator()
         data = tiny_data()
-        trained, train = [], experts._train
-        experts._train = lambda *words: trained.append(words[3]) or train(*words)
+        trained, train = [], expert_recording._train
+        expert_recording._train = lambda *words: trained.append(words[3]) or train(*words)
         arguments = ExpertArguments(experts_dir=sys.argv[1], num_experts=3, expert_batch_size=10)
         paths = record_experts(data, NETWORK, arguments, 3, accelerator)
         # When it returns, the experts of the other process are there too.
@@ -233,10 +234,10 @@ RECORDS = """
 import sys, time
 from pathlib import Path
 from tiny import NETWORK, tiny_accelerator, tiny_data
-from haba_hf.distillation import ExpertArguments, experts, record_experts
+from haba_hf.distillation import ExpertArguments, expert_recording, record_experts
 
 folder, name = Path(sys.argv[1]), sys.argv[2]
-trained, train = [], experts._train
+trained, train = [], expert_recording._train
 
 def slowly(*words):
     trained.append(words[3])
@@ -245,7 +246,7 @@ def slowly(*words):
         time.sleep(0.01)
     return train(*words)
 
-experts._train = slowly
+expert_recording._train = slowly
 arguments = ExpertArguments(experts_dir=str(folder / "shared"), num_experts=3, expert_batch_size=10)
 record_experts(tiny_data(), NETWORK, arguments, 3, tiny_accelerator())
 print("TRAINED", *trained)
@@ -275,7 +276,7 @@ def test_runs_that_share_a_folder_share_the_work(tmp_path):
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "silent"])
 def test_the_claim_of_a_process_that_ended_is_taken_over(tmp_path, monkeypatch, capsys, ending):
     """A killed process of this machine, and one whose state cannot be known, as on another machine that went down."""
-    monkeypatch.setattr(experts, "CLAIM_SECONDS", 1.0)
+    monkeypatch.setattr(expert_recording, "CLAIM_SECONDS", 1.0)
     claim = tmp_path / ".expert-0001.safetensors.claim"
     hold = "import sys, filelock as f; x = f.SoftFileLease(sys.argv[1], lease_duration=1.0)"
     hold += "; x.acquire(); print(); input()"
