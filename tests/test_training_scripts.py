@@ -352,13 +352,13 @@ def test_a_published_artifact_gives_what_its_card_says():
 
 
 def test_benchmark_prints_two_tables():
-    printed = run_script("benchmark", "--quick", "--cases", "student", "processes")
+    printed = run_script("benchmark", "--quick", "--cases", "student", "processes-experts")
     assert f"torch {torch.__version__}" in printed
     assert "1 threads" in printed
     rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")]
     _, compared, _, of_ours = rows
     assert compared[0] == "student training, 10 bases per class, bf16"
-    assert of_ours[0] == "two evaluation students, float32: two processes / one"
+    assert of_ours[0] == "two experts, bf16: two processes / one of as many threads"
     for row in (compared, of_ours):
         for way in row[1:3]:
             median, unit = way.split()[:2]

@@ -91,7 +91,7 @@ def record_experts(
             if not is_told:
                 accelerator.print(f"Experts that other processes are training, waited for: {len(missing)}")
                 is_told = True
-            time.sleep(min(1.0, CLAIM_SECONDS / 4))
+            time.sleep(min(0.2, CLAIM_SECONDS / 4))
     accelerator.wait_for_everyone()
     return [recording.path(index) for index in range(arguments.num_experts)]
 

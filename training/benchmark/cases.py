@@ -43,7 +43,7 @@ class Case:
     """One line of the first table, where the second way is the naive one, or of the second table."""
 
     title: str
-    unit: str  # "samples/s" or "epochs/s", or "s" for seconds a step
+    unit: str  # "s" for seconds a step, or what is done per second: "samples/s", "networks/s" and so on
     ways: tuple[Way, Way]
     times_as_often: int = 1  # what has to be known to a percent
     needs_data: bool = False
@@ -57,6 +57,11 @@ def both(prepare: Callable, **settings) -> tuple[Way, Way]:
 def two(first: Prepare, second: Prepare) -> tuple[Way, Way]:
     """Two ways, both ours."""
     return Way("first", first), Way("second", second)
+
+
+def shared_out(prepare: Prepare) -> tuple[Way, Way]:
+    """By two processes, which share the threads of one."""
+    return Way("first", prepare, processes=2), Way("second", prepare)
 
 
 def resized(prepare: Prepare, **changes: int) -> Prepare:
@@ -172,9 +177,13 @@ CASES = {
         "samples/s",
         two(partial(materialize, num_hallucinators=20), materialize),
     ),
-    "processes": Case(
-        "two evaluation students, float32: two processes / one",
-        "samples/s",
-        (Way("first", evaluation, processes=2), Way("second", evaluation)),
-    ),
+    **{
+        f"processes{name}": Case(f"{title}: two processes / one of as many threads", unit, shared_out(prepare))
+        for name, title, unit, prepare in (
+            ("", "two evaluation students, float32", "samples/s", evaluation),
+            ("-experts", "two experts, bf16", "samples/s", partial(experts, num_experts=2)),
+            ("-dm", "DM, each network a new one", "networks/s", partial(distill, objective="dm")),
+            ("-mtt", "MTT, 50 student steps x 10", "trajectories/s", distill),
+        )
+    },
 }

@@ -1,8 +1,8 @@
 """The work that the benchmark times, each function preparing ours or the naive way of it at a given size."""
 
 import tempfile
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -88,12 +88,26 @@ def convnet(size: Size):
 
 
 def accelerator_of(size: Size, bf16: bool = False):
-    """One process on the device."""
+    """Of this process, one of those of its way, on the device."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(cpu=size.device == "cpu", mixed_precision="bf16" if bf16 else "no")
+
+
+@contextmanager
+def shared_folder(accelerator) -> Iterator[str]:
+    """A temporary folder, the same for all processes of a way; without an accelerator there is one."""
+    from accelerate.utils import broadcast_object_list
+
+    with tempfile.TemporaryDirectory() as directory:
+        names = [directory]
+        if accelerator is not None:
+            broadcast_object_list(names)
+        yield names[0]
+        if accelerator is not None:
+            accelerator.wait_for_everyone()
 
 
 def students(size: Size, naive: bool = False, num_hallucinators: int = HALLUCINATORS, bf16: bool = True):
@@ -190,7 +204,10 @@ def distill(
     storage: dict | None = None,
     **settings,
 ):
-    """Whole steps of Algorithm 1, with the adversary; with `storage`, of bases alone that are stored so."""
+    """
+    Whole steps of Algorithm 1, with the adversary, counted once for every process, which has a network or a trajectory
+    of its own; with `storage`, of bases alone that are stored so.
+    """
     import torch
 
     from benchmark.naive import NaiveDistributionMatching, NaiveTrajectoryMatching
@@ -222,7 +239,7 @@ def distill(
     def run() -> int:
         for _ in range(steps):
             distiller.step()
-        return steps
+        return steps * accelerator.num_processes
 
     return run
 
@@ -247,8 +264,11 @@ def adversary(size: Size, bases_per_class: int, at_once: bool = False):
     return run
 
 
-def experts(size: Size, naive: bool = False, real: bool = False, bf16: bool = True):
-    """An epoch of an expert; of real images, each run that of another seed, and its accuracy on the test images."""
+def experts(size: Size, naive: bool = False, real: bool = False, bf16: bool = True, num_experts: int = 1):
+    """
+    An epoch of each expert, shared out among the processes; of real images, each run that of another seed, and its
+    accuracy on the test images.
+    """
     import torch
 
     from benchmark.naive import train_on_real
@@ -263,8 +283,8 @@ def experts(size: Size, naive: bool = False, real: bool = False, bf16: bool = Tr
     seeds = count()
 
     def run() -> int | tuple[int, Callable[[], float]]:
-        with tempfile.TemporaryDirectory() as directory:
-            arguments = ExpertArguments(experts_dir=directory, num_experts=1, expert_seed=next(seeds), **settings)
+        with shared_folder(accelerator) as directory:
+            arguments = ExpertArguments(directory, num_experts, expert_seed=next(seeds), **settings)
             seed = derived_seed(arguments.expert_seed, 0)
             network = build_network(convnet(size), data.image_shape, CLASSES, seed)
             if naive:
@@ -275,7 +295,7 @@ def experts(size: Size, naive: bool = False, real: bool = False, bf16: bool = Tr
                 (parameters,) = ExpertStore(arguments, convnet(size), data).snapshots(0, 1)
                 torch.nn.utils.vector_to_parameters(parameters, network.parameters())
         if not real:
-            return len(data.train)
+            return num_experts * len(data.train)
         return len(data.train), lambda: accuracy(network, data.test.images, data.test.labels, data.processor)
 
     return run
