@@ -137,6 +137,14 @@ CASES = {
             partial(distill, bases_per_class=10, student_steps=5),
         ),
     ),
+    "mtt-50": Case(
+        "MTT, 2 student steps x 500 of 3x32x32, 50 bases per class: micro-batches of 64 / all at once",
+        "s",
+        two(
+            in_color(partial(distill, bases_per_class=50, student_steps=2, micro_batch_size=64)),
+            in_color(partial(distill, bases_per_class=50, student_steps=2)),
+        ),
+    ),
     "adversary": Case(
         "adversary, 50 bases per class of 3x32x32: 256 samples at once / all 1,000",
         "s",
