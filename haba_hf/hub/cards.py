@@ -23,12 +23,14 @@ from ..evaluation import (
     RANDOM_EQUAL_BYTES,
     RANDOM_REAL,
     RANDOM_STORED_ALIKE,
+    in_percent,
 )
 from ..evaluation.report import HARD
 from ..evaluation.scores import scores_of
 from ..utils.shipped import hub_cards_folder
 from ..utils.text import escape_markdown
 from .artifact import Artifact, without_machine_paths
+from .records import CROSS_ARCHITECTURE
 from .sources import source_of
 from .summary import labels_in_words, measured_tables
 
@@ -143,6 +145,7 @@ def _render(template: str, artifact: Artifact, repo_id: str, metadata: str, **va
         storage=model.storage(),
         basis=describe_basis(model.config),
         to_training_set=_figures(artifact),
+        taught=_taught(artifact),
         tables=measured_tables(artifact, escape_markdown),
         measures=_measures(artifact),
         used=_used_by_students(artifact),
@@ -205,6 +208,17 @@ def _measures(artifact: Artifact) -> dict[str, str]:
     if "label_robust_score" in scores:
         measures["label-robust score, 0 to 1, of fractions"] = f"{scores['label_robust_score']:.3f}"
     return measures
+
+
+def _taught(artifact: Artifact) -> dict[str, str]:
+    """What students of each network reach on one split, in percent: first the network of `results.json`."""
+    if not artifact.rows:
+        return {}
+    own, across = artifact.results, artifact.measurements.get(CROSS_ARCHITECTURE, {})
+    scored = {own.get("settings", {}).get("network", "its network"): artifact.rows[0].accuracy}
+    for row in artifact.architectures if _split(across) == _split(own) else []:
+        scored.setdefault(row.architecture, row.accuracy)
+    return {network: in_percent(accuracy.mean, accuracy.std) for network, accuracy in scored.items()}
 
 
 def _split(record: dict[str, Any]) -> str:
