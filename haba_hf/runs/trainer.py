@@ -301,8 +301,8 @@ def distill(
     Args:
         dataset (`str`, `datasets.Dataset` or `DatasetDict`): images (or clips of speech) with labels in memory; a
             named data set, a Hub id, or a folder. A single `Dataset` is the training split.
-        method (`str`, *optional*): `dm`, `mtt`, `dc`, `dsa`, `idc`, `cafe`, `dd` or `ld`, `objective` of a recipe; by
-            default that of `recipe`, or `dm`.
+        method (`str`, *optional*): `dm`, `mtt`, `dc`, `dsa`, `idc`, `cafe`, `dd`, `ld` or `linear`, `objective` of a
+            recipe; by default that of `recipe`, or `dm`.
         output_dir (`str`, *optional*): for artifact, checkpoints and logs, by default `runs/<data set>-<method>`; a
             run that was interrupted there goes on, one that has ended is given back.
         recipe (`str`, *optional*): a recipe's name or file to start from, such as `"cifar10/dm-2ipc"`.
