@@ -213,6 +213,7 @@ def test_trajectory_matching_from_experts_to_artifacts(run_here, tmp_path):
     plain = ["--num_hallucinators", "0", "--micro_batch_size", "8"]
     run_here("distill.py", *shared, *plain, *TO, tmp_path / "plain")
     check_run(tmp_path / "plain", steps=3, num_hallucinators=0)
+    assert json.loads((tmp_path / "plain/artifact/distillation.json").read_text())["experts_mixed_precision"] == "no"
     assert [file.stat().st_mtime_ns for file in files] == written, "experts that are there are kept"
 
 

@@ -119,6 +119,15 @@ class ExpertStore:
         network = build_network(network_arguments, data.image_shape, data.num_labels, seed=0)
         self.num_snapshots = min(count_snapshots(path, expected, network) for path in self.paths)
 
+    @property
+    def mixed_precision(self) -> str:
+        """What the experts were trained in: `"no"`, `"bf16"` and so on; if not all in the same, each of them."""
+        found = set()
+        for path in self.paths:
+            with safe_open(path, framework="pt") as file:
+                found.add(file.metadata().get("mixed_precision", "unknown"))
+        return ", ".join(sorted(found))
+
     def __len__(self) -> int:
         return len(self.paths)
 

@@ -258,12 +258,14 @@ def _facts(artifact: Artifact) -> dict[str, str]:
     record, recipe = without_machine_paths(artifact.origin), artifact.recipe
     if not record:
         return {}
+    # Distillation is of float32 however it was launched, which its older records do not say.
+    precision = record.get("mixed_precision", "no") if artifact.coreset else "no"
     versions = ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())
     hardware = [
         str(record["device"]) if "device" in record else "",
         f"{record['processes']} processes" if record.get("processes", 1) != 1 else "",
         f"{record['threads']} thread(s)" if "threads" in record else "",
-        f"{record['mixed_precision']} precision" if record.get("mixed_precision", "no") != "no" else "",
+        f"{precision} precision" if precision != "no" else "",
     ]
     memory = record.get("peak_memory_bytes")
     facts = {
@@ -303,10 +305,12 @@ def _method(artifact: Artifact) -> dict[str, Any]:
         files = artifact.distillation
         return {"imported from": files["imported"], "SHA-256 of the files": files.get("imported_sha256")}
     recipe, kept = artifact.recipe, artifact.distillation.get("kept_step")
+    precision = artifact.distillation.get("experts_mixed_precision", "no")
     return {
         "objective": recipe.get("objective"),
         "steps": artifact.distillation.get("steps"),
         "kept": "the last step" if kept is None else f"step {kept}, the best of the validations",
+        "experts": f"trained in {precision}" if precision != "no" else None,
     }
 
 

@@ -40,7 +40,7 @@ Record = dict[str, Any]
 WORDS = [
     *("recipe_hash", "dataset", "data_fingerprint", "weights_fingerprint", "processor_fingerprint", "started_from"),
     *("coreset", "imported", "imported_sha256", "ended_by", "device", "mixed_precision", "python", "evaluation_split"),
-    *("labels", "network", "fingerprint"),
+    *("labels", "network", "fingerprint", "experts_mixed_precision"),
 ]
 COUNTS = [
     *("train_images", "bases_per_class", "samples_per_class", "steps", "kept_step", "processes", "threads"),

@@ -228,12 +228,20 @@ def write_artifact(
             **({} if teacher is None else {"teacher": teacher.record()}),
             "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory(),
             **environment(accelerator),
+            "mixed_precision": "no",  # steps are of float32 however they were launched; experts may not be
+            **_experts(distiller.objective),
         }
         write_json(aside / DISTILLATION, provenance)
     # Ornaments after it, each by itself: a picture that cannot be drawn costs no artifact.
     metrics = Path(recipe.distillation.output_dir) / "metrics.jsonl"
     draw(accelerator, path / GALLERY, lambda file: save_gallery(model, data.processor, file))
     draw(accelerator, path / TRAINING_CURVES, lambda file: plot_training_curves(metrics, file))
+
+
+def _experts(objective: Objective) -> dict[str, str]:
+    if not isinstance(objective, TrajectoryMatching):
+        return {}
+    return {"experts_mixed_precision": objective.experts.mixed_precision}
 
 
 def _labels(recipe: Recipe) -> str:

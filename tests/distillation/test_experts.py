@@ -394,7 +394,9 @@ def test_a_run_takes_experts_of_its_training_in_whatever_precision(tmp_path):
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() | {"mixed_precision": "bf16"}
         save_file(load_file(path), path, metadata)
-    assert len(ExpertStore(tiny_experts(tmp_path), NETWORK, tiny_data())) == 2
+    store = ExpertStore(tiny_experts(tmp_path), NETWORK, tiny_data())
+    assert len(store) == 2
+    assert store.mixed_precision == "bf16", "which the artifact's record tells"
     with pytest.raises(ValueError, match="recorded with another mixed_precision"):
         record(tiny_experts(tmp_path))
 

@@ -155,6 +155,17 @@ def test_training_images_of_each_class_are_stated(tmp_path, render, counts, word
     assert re.search(rf"\| data \| {words} \|", card)
 
 
+def test_the_precision_told_is_that_of_experts(tmp_path, render):
+    """A distillation's own is float32, whatever it was launched with; its older records name the launcher's."""
+    directory = tiny_artifact(tmp_path)
+    path = directory / "distillation.json"
+    record = json.loads(path.read_text()) | {"mixed_precision": "bf16"}
+    path.write_text(json.dumps(record))
+    assert "bf16" not in render(read_artifact(directory), "me/tiny")
+    path.write_text(json.dumps(record | {"experts_mixed_precision": "bf16"}))
+    assert "| experts | trained in bf16 |" in render(read_artifact(directory), "me/tiny")
+
+
 def test_each_measurement_that_lacks_is_said_to_lack(artifact, render, tmp_path):
     card = render(artifact, "me/tiny")
     assert "Not measured: there is no `cross_architecture.json`." in card

@@ -8,6 +8,8 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel
@@ -126,6 +128,18 @@ def test_what_was_distilled_can_be_exported_and_read_again(recipe_of, tmp_path, 
     for folder in (exported, again):
         read, model = read_artifact(folder).model, read_artifact(artifact).model
         assert all(torch.equal(value, read.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_distillation_is_of_float32_however_it_was_launched(recipe_of, tmp_path):
+    found = []
+    for precision in ("no", "bf16"):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        accelerator = Accelerator(cpu=True, mixed_precision=precision)
+        artifact = distill(recipe_of(output_dir=tmp_path / precision), accelerator)
+        found.append(json.loads((artifact / "distillation.json").read_text()))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert found[0]["weights_fingerprint"] == found[1]["weights_fingerprint"]
+    assert [record["mixed_precision"] for record in found] == ["no", "no"]
 
 
 def test_distill_and_evaluate_an_image_folder(recipe_of, tmp_path):
