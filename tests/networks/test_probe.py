@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -53,11 +54,8 @@ def test_features_of_a_resnet_are_its_pooled_output_at_its_own_size(tmp_path, ch
     expected = []
     for image in data.test.images:  # enlarged by another hand: Pillow's bilinear, in floating point
         planes = [Image.fromarray(plane.float().numpy()) for plane in image.expand(3, -1, -1)]
-        enlarged = [
-            torch.tensor(list(plane.resize((13, 13), Image.Resampling.BILINEAR).get_flattened_data()))
-            for plane in planes
-        ]
-        pixels = torch.stack(enlarged).view(1, 3, 13, 13) / 255
+        enlarged = [np.asarray(plane.resize((13, 13), Image.Resampling.BILINEAR)) for plane in planes]
+        pixels = torch.from_numpy(np.stack(enlarged))[None] / 255
         expected.append(model(pixel_values=(pixels - MEAN) / STD).pooler_output.flatten(1))
     found = probe.features(data.processor.normalize(data.test.images))
     torch.testing.assert_close(found, torch.cat(expected), rtol=1e-3, atol=1e-4)
