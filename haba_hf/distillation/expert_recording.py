@@ -21,10 +21,9 @@ from .experts import (
     PRECISIONS,
     ExpertArguments,
     count_snapshots,
+    expected_header,
     expert_path,
     flat_parameters,
-    network_signature,
-    training_signature,
 )
 
 # The streams of random numbers of expert i: its weights; its order of images and their augmentation. Student i has 0
@@ -120,9 +119,7 @@ class _Recording:
         self.network = build_network(network_arguments, data.image_shape, data.num_labels, seed=0)
         self.bytes = recording_bytes(self.network, num_snapshots, arguments)
         self.expected = {
-            "network": network_signature(network_arguments, data.image_shape, data.num_labels),
-            "data": data.fingerprint,
-            "training": training_signature(arguments),
+            **expected_header(arguments, network_arguments, data),
             "mixed_precision": accelerator.mixed_precision,
         }
 

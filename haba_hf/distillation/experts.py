@@ -74,6 +74,17 @@ def training_signature(arguments: ExpertArguments) -> str:
     )
 
 
+def expected_header(
+    arguments: ExpertArguments, network_arguments: NetworkArguments, data: ImageData
+) -> dict[str, str]:
+    """What the header of an expert's file says where the expert is of this network, data and training."""
+    return {
+        "network": network_signature(network_arguments, data.image_shape, data.num_labels),
+        "data": data.fingerprint,
+        "training": training_signature(arguments),
+    }
+
+
 def expert_path(directory: str | Path, index: int) -> Path:
     return Path(directory) / f"expert-{index:04d}.safetensors"
 
@@ -111,11 +122,7 @@ class ExpertStore:
                 f"{arguments.experts_dir} holds {found} of the {len(self.paths)} experts (num_experts): record "
                 "them by haba experts (training/record_experts.py) and the same recipe."
             )
-        expected = {
-            "network": network_signature(network_arguments, data.image_shape, data.num_labels),
-            "data": data.fingerprint,
-            "training": training_signature(arguments),
-        }
+        expected = expected_header(arguments, network_arguments, data)
         network = build_network(network_arguments, data.image_shape, data.num_labels, seed=0)
         self.num_snapshots = min(count_snapshots(path, expected, network) for path in self.paths)
 
