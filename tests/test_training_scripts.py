@@ -130,7 +130,6 @@ def error_of(run_here, capfd):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_two_machines_distil_what_two_processes_of_one_do(tmp_path):
     """The configuration for two machines, with one process each and the loopback between them."""
     run_script("distill.py", *DM, *TO, tmp_path / "one", launch=in_two_processes())
@@ -336,12 +335,12 @@ def test_what_grows_with_classes_is_measured():
     assert rows[0][0] == "| 12 classes"
     assert [row[0] for row in rows[3:]] == [
         *(f"| coreset: {rule}" for rule in ("random", "forgetting", "herding", "k_center")),
+        *(f"| a step: {objective}" for objective in ("dm", "dsa", "mtt")),
         *("| evaluation", "| gallery"),
     ]
     assert all(float(row[1]) >= 0 for row in rows[2:])
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_a_published_artifact_gives_what_its_card_says():
     """By the call that the card shows; of the artifact whose data are here."""

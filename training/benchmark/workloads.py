@@ -10,13 +10,14 @@ from itertools import count
 # torch and haba_hf are imported in the functions that a case's process calls: a new process begins with the peak
 # memory of the one that started it, which therefore has to be small.
 
-CLASSES, HALLUCINATORS = 10, 5
+HALLUCINATORS = 5
 
 
 @dataclass
 class Size:
     """What a case is measured on."""
 
+    classes: int = 10
     side: int = 28
     channels: int = 1
     depth: int = 3
@@ -54,7 +55,7 @@ def artifact(size: Size, bases_per_class: int = 10, num_hallucinators: int = HAL
     torch.manual_seed(0)
     sample = {"sample_channels": size.channels, "sample_height": size.side, "sample_width": size.side}
     budget = {"bases_per_class": bases_per_class, "num_hallucinators": num_hallucinators}
-    return HabaModel(HabaConfig(num_labels=CLASSES, **budget, **sample, **storage))
+    return HabaModel(HabaConfig(num_labels=size.classes, **budget, **sample, **storage))
 
 
 def random_data(size: Size, images_per_class: int):
@@ -65,7 +66,7 @@ def random_data(size: Size, images_per_class: int):
     from haba_hf.data import ImageData, Split
 
     torch.manual_seed(0)
-    labels = torch.arange(CLASSES).repeat(images_per_class)
+    labels = torch.arange(size.classes).repeat(images_per_class)
     images = torch.randint(256, (len(labels), size.channels, size.side, size.side), dtype=torch.uint8)
     split = Split(images, labels)
     return ImageData(
@@ -73,9 +74,12 @@ def random_data(size: Size, images_per_class: int):
         train=split,
         validation=split,
         test=None,
-        class_names=[str(label) for label in range(CLASSES)],
+        class_names=[str(label) for label in range(size.classes)],
         processor=HabaImageProcessor(
-            num_channels=size.channels, image_mean=[0.5] * size.channels, image_std=[0.29] * size.channels
+            {"height": size.side, "width": size.side},
+            size.channels,
+            image_mean=[0.5] * size.channels,
+            image_std=[0.29] * size.channels,
         ),
         fingerprint="random",
     )
@@ -121,7 +125,7 @@ def students(size: Size, naive: bool = False, num_hallucinators: int = HALLUCINA
     from haba_hf.networks import build_network
 
     model = artifact(size, num_hallucinators=num_hallucinators).to(size.device)
-    network = build_network(convnet(size), model.config.sample_shape, CLASSES, seed=0)
+    network = build_network(convnet(size), model.config.sample_shape, size.classes, seed=0)
     generator = torch.Generator().manual_seed(0)
     batch_size = 256
 
@@ -173,7 +177,7 @@ def evaluation(size: Size):
     arguments = EvaluationArguments(
         evaluation_seeds=2, student_epochs=size.student_epochs, evaluation_learning_rate=0.01
     )
-    split = Split(torch.zeros(CLASSES, *model.config.sample_shape, dtype=torch.uint8), torch.arange(CLASSES))
+    split = Split(torch.zeros(size.classes, *model.config.sample_shape, dtype=torch.uint8), torch.arange(size.classes))
     _, height, width = model.config.sample_shape
     processor = HabaImageProcessor({"height": height, "width": width}, 1, image_mean=[0.5], image_std=[0.29])
 
@@ -226,7 +230,7 @@ def distill(
     elif objective != "mtt":
         matching = build_objective(replace(recipe, network=network_arguments), data)
     else:
-        network = build_network(network_arguments, data.image_shape, CLASSES, seed=0)
+        network = build_network(network_arguments, data.image_shape, size.classes, seed=0)
         experts = RandomExperts(torch.randn(2, sum(parameter.numel() for parameter in network.parameters())) / 100)
         kind = NaiveTrajectoryMatching if naive else TrajectoryMatching
         matching = kind(experts, network_arguments, arguments, recipe.trajectory_matching)
@@ -277,7 +281,7 @@ def experts(size: Size, naive: bool = False, real: bool = False, bf16: bool = Tr
     from haba_hf.networks import build_network
     from haba_hf.utils.seeds import derived_seed
 
-    data = fashion_mnist(size) if real else random_data(size, size.expert_images // CLASSES)
+    data = fashion_mnist(size) if real else random_data(size, size.expert_images // size.classes)
     accelerator = None if naive else accelerator_of(size, bf16)
     settings = {"expert_learning_rate": 0.1, "expert_batch_size": 64} if real else {}
     seeds = count()
@@ -286,7 +290,7 @@ def experts(size: Size, naive: bool = False, real: bool = False, bf16: bool = Tr
         with shared_folder(accelerator) as directory:
             arguments = ExpertArguments(directory, num_experts, expert_seed=next(seeds), **settings)
             seed = derived_seed(arguments.expert_seed, 0)
-            network = build_network(convnet(size), data.image_shape, CLASSES, seed)
+            network = build_network(convnet(size), data.image_shape, size.classes, seed)
             if naive:
                 recipe = arguments.expert_batch_size, arguments.expert_learning_rate, seed
                 train_on_real(network, data.train.images, data.train.labels, data.processor, *recipe)
