@@ -134,6 +134,30 @@ def test_examples_are_short_and_all_tested(artifact):
     assert HabaModel.from_pretrained(artifact).config.num_samples == 60
 
 
+def test_the_headers_say_what_the_records_hold():
+    """Of the two examples with a measured result: `training/results/examples` is what they wrote."""
+
+    def record_and_header(name):
+        record = json.loads((EXAMPLES.parent / "results" / "examples" / f"{name}.json").read_text())
+        return record, (EXAMPLES / f"{name}.py").read_text().split('"""')[1]
+
+    record, header = record_and_header("architecture_search")
+    assert len(record["networks"]) == 20
+    for name, figure in {"artifact": "0.91", "equal bytes": "0.55"}.items():
+        assert f"{record[name]['rank_correlation']:.2f}" == figure
+        assert figure in header
+    assert f"in {record['artifact']['seconds']:.0f} s" in header
+    assert f"({record['all images']['seconds']:.0f} s)" in header
+
+    record, header = record_and_header("continual_learning")
+    after = {4: r"after four classes (\S+) and (\S+) %", 10: r"has (\S+) %.*and (\S+) % with real"}
+    for seen, figures in after.items():
+        printed = re.search(figures, header, re.DOTALL).groups()
+        for name, figure in zip(("distilled", "real, equal bytes"), printed, strict=True):
+            mean = sum(reached[seen // 2 - 1] for reached in record[name]) / len(record[name])
+            assert float(figure) == pytest.approx(100 * mean, abs=0.051)
+
+
 @pytest.mark.slow
 def test_the_notebook_runs_and_shows_what_it_says(monkeypatch, capsys):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
