@@ -35,6 +35,9 @@ INTRODUCTION = """### haba_hf: a data set in some kilobytes
 An artifact holds a few **bases** per class and, often, a few small networks, **hallucinators**, that turn every basis
 into several training samples."""
 
+# Of a phone: a table keeps its words whole and scrolls by itself.
+STYLE = "#summary table { display: block; overflow-x: auto; } #summary :is(th, td) { white-space: nowrap; }"
+
 
 class RealImages:
     """
@@ -235,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data_root", type=Path, help="folder of data sets by name (by default they are the Hub's)")
     arguments = parser.parse_args(argv)
     folders = {str(path): path for path in arguments.artifacts} or published_artifacts()
-    build(best_first(folders), RealImages(arguments.data_root)).launch()
+    build(best_first(folders), RealImages(arguments.data_root)).launch(css=STYLE)
 
 
 if __name__ == "__main__":

@@ -113,6 +113,14 @@ def test_a_visitor_chooses_and_mixes_hallucinators(tmp_path):
         with Image.open(tmp_path / "space.png") as screenshot:
             assert len(np.unique(np.asarray(screenshot.convert("L")))) > 20, "there is something to see"
 
+        phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+        wait_for(lambda: driver.execute_script("return window.innerWidth") == 390)
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= 390
+        cells = find("#summary th")
+        assert cells and max(cell.size["height"] for cell in cells) < 60, "words of a table are broken"
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
         box = find("input[aria-label='Artifact']")[0]
         box.send_keys(Keys.CONTROL, "a")
         box.send_keys(str(hallucinated / ".." / "artifact"), Keys.ENTER)  # a path that is there, but none of these
