@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,19 @@ def test_a_loop_by_hand():
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().split()) <= 1000
+
+
+def test_a_package_index_is_given_no_link_into_a_checkout():
+    """By the substitutions that the build makes of the README."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "readme" in project["project"]["dynamic"]
+    hook = project["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
+    text = "".join((ROOT / fragment["path"]).read_text() for fragment in hook["fragments"])
+    assert "](haba_hf/README.md" in text and "![" in text
+    for substitution in hook["substitutions"]:
+        text = re.sub(substitution["pattern"], substitution["replacement"], text)
+    assert all(target.startswith("https://") for target in re.findall(r"\]\(([^)\s]+)\)", text))
+    assert "*Picture: One real image" in text and "\n- haba_hf: the package" in text
 
 
 @each_page
