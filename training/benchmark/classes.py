@@ -17,7 +17,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-
 from benchmark.workloads import QUICK, accelerator_of, convnet, distill, random_data
 from haba_hf.coresets import CoresetArguments, choose_coreset, real_images_artifact, real_images_config
 from haba_hf.evaluation import EvaluationArguments, evaluate_artifact
@@ -48,11 +47,11 @@ def main():
             sections = network, arguments, 0, accelerator
             coreset = timed(f"coreset: {rule}", lambda sections=sections: choose_coreset(data, CHOSEN, *sections))
         model = real_images_artifact(data, coreset.rows, real_images_config(data, CHOSEN))
-        evaluation = EvaluationArguments(evaluation_seeds=1, student_epochs=2)
         for objective in ("dm", "dsa", "mtt"):
             step = distill(size, objective, micro_batch_size=MICRO_BATCH)
             step()  # the first one makes what all share
             timed(f"a step: {objective}", step)
+        evaluation = EvaluationArguments(evaluation_seeds=1, student_epochs=2)
         sections = data.validation, data.processor, network, evaluation
         timed("evaluation", lambda: evaluate_artifact(model, *sections, seed=0, accelerator=accelerator))
         timed("gallery", lambda: save_gallery(model, data.processor, f"{folder}/gallery.png"))
