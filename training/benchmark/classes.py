@@ -4,8 +4,8 @@ number, of 20 images of 3x8x8 a class, and the peak memory of the process up to 
     for classes in 100 1000; do python training/benchmark/classes.py $classes; done
 
 Images are random numbers and the network a ConvNet-2 of width 4, so that what is done for each class shows. A step of
-distillation is the second, of 1 basis per class and 5 hallucinators with their adversary, on 4 real images a class; MTT's
-has 3 student steps.
+distillation is the second, of 1 basis per class and 5 hallucinators with their adversary, on 4 real images a class;
+MTT's has 3 student steps.
 """
 
 import argparse
