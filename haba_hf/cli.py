@@ -54,7 +54,7 @@ OBJECTIVES = (
 )
 # The sections of a recipe that a command reads.
 SECTIONS = {
-    "distill": ("data", "model", "distillation", "network", "adversary", *OBJECTIVES, "experts"),
+    "distill": ("data", "model", "distillation", "network", "adversary", *OBJECTIVES, "experts", "coreset"),
     "select": ("data", "model", "coreset", "network"),
     "evaluate": ("data", "evaluation", "network", "cross_architecture"),
     "robustness": ("data", "evaluation", "network", "robustness"),

@@ -1,7 +1,8 @@
 """Coresets: real training images that are chosen, not learned, the same number of every class and without
-replacement. Each is an artifact of plain pixels (K = 0)."""
+replacement. Each is an artifact of plain pixels (K = 0). And the images that a distillation may leave out."""
 
 from .expert import CoresetArguments, record_expert_features
+from .pruning import images_to_keep, least_loss
 from .rules import ForgettingEvents, herding, k_center, most_forgotten
 from .selection import (
     Coreset,
@@ -21,7 +22,9 @@ __all__ = [
     "choose_coreset",
     "config_for",
     "herding",
+    "images_to_keep",
     "k_center",
+    "least_loss",
     "most_forgotten",
     "plain_artifact",
     "random_images",

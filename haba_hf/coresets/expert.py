@@ -1,5 +1,5 @@
-"""The expert that coresets are chosen by: a network trained once on the whole training split, whose features and
-forgetting events are recorded in one file.
+"""The expert that coresets are chosen by, and images pruned: a network trained once on the whole training split, whose
+features, losses and forgetting events are recorded in one file.
 
 Shape legend: n training images, N images of one class, D features, B batch, L classes.
 """
@@ -29,11 +29,12 @@ from .rules import ForgettingEvents
 # The independent streams of the expert: its weights; its order of images and their augmentation.
 WEIGHTS, TRAINING = range(2)
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # as students are trained
+EVENTS, LOSSES = "forgetting_events", "losses"  # tensors of its file
 
 
 @dataclass
 class CoresetArguments(Settings):
-    """Which coreset of `bases_per_class` images per class, and how the expert is trained by which it is chosen."""
+    """Which coreset of `bases_per_class` images per class, and the expert by which it is chosen, or images pruned."""
 
     coreset: Literal["random", "herding", "k_center", "forgetting"] = field(
         default="random", metadata={"help": "How real images are chosen; random alone needs no expert."}
@@ -49,7 +50,8 @@ class CoresetArguments(Settings):
     coreset_dir: str = field(
         default="coresets",
         metadata={
-            "help": "Folder of that expert's features and forgetting events; coresets of one data set share it.",
+            "help": "Folder of that expert's features, losses and forgetting events; coresets and pruning of one data "
+            "set share it.",
             "result": False,
         },
     )
@@ -70,8 +72,9 @@ def record_expert_features(
 ) -> Path:
     """
     Trains the expert on the whole training split and writes `coreset_dir/expert-features.safetensors`: for each class
-    the features `[N, D]` of its images in order (float32, not augmented, after the last epoch), and the forgetting
-    events `[n]` counted on the augmented images of every step before its update.
+    the features `[N, D]` of its images in order, of all images their losses `[n]` (cross-entropy; both float32, not
+    augmented, after the last epoch), and the forgetting events `[n]` counted on the augmented images of every step
+    before its update.
 
     Returns:
         The file's path. One that is already there is kept if it is of the same network, data and training.
@@ -98,7 +101,7 @@ def record_expert_features(
         ),
     }
     if path.exists():
-        shapes: dict[str, tuple[int | None, ...]] = {"forgetting_events": (len(data.train),)}
+        shapes: dict[str, tuple[int | None, ...]] = dict.fromkeys((EVENTS, LOSSES), (len(data.train),))
         counts = map(len, data.train.of_classes(data.num_labels))
         shapes |= {features_of(label): (count, None) for label, count in enumerate(counts)}
         check_recorded(path, expected, shapes, "the file of a coreset's expert", "coreset_dir")
@@ -108,13 +111,14 @@ def record_expert_features(
     seed_of_weights = derived_seed(seed, WEIGHTS)
     network = build_feature_network(network_arguments, data.image_shape, data.num_labels, seed_of_weights)
     events_n = _train(network, data, arguments, seeded_generator(seed, TRAINING), accelerator)
-    members = data.train.of_classes(data.num_labels)
-    tensors = {features_of(label): _features(network, data, rows, accelerator) for label, rows in enumerate(members)}
-    if not all(features_ND.isfinite().all() for features_ND in tensors.values()):
+    tensors, losses_n = {}, torch.empty(len(data.train))
+    for label, rows in enumerate(data.train.of_classes(data.num_labels)):
+        tensors[features_of(label)], losses_n[rows] = _features_and_losses(network, data, rows, accelerator)
+    if not all(values.isfinite().all() for values in (*tensors.values(), losses_n)):
         raise _divergence(arguments, arguments.coreset_epochs)
     header = {**expected, "seconds": str(time.perf_counter() - started)}
     with atomic_file(path) as aside:
-        save_file({**tensors, "forgetting_events": events_n}, aside, header)
+        save_file({**tensors, EVENTS: events_n, LOSSES: losses_n}, aside, header)
     return path
 
 
@@ -160,15 +164,21 @@ def _train(
 
 
 @torch.no_grad()
-def _features(network: FeatureNetwork, data: ImageData, rows: Tensor, accelerator: Accelerator) -> Tensor:
-    """Features `[N, D]` of some training images, on the CPU."""
+def _features_and_losses(
+    network: FeatureNetwork, data: ImageData, rows: Tensor, accelerator: Accelerator
+) -> tuple[Tensor, Tensor]:
+    """Features `[N, D]` and losses `[N]` of some training images, on the CPU."""
     network.eval()
-    parts = []
+    device = accelerator.device
+    features, losses = [], []
     for rows_B in rows.split(images_at_once(data.train.images)):
         with accelerator.autocast():
-            features_BD = network.features(data.normalized(rows_B, accelerator.device))
-        parts.append(features_BD.float().cpu())
-    return torch.cat(parts)
+            features_BD = network.features(data.normalized(rows_B, device))
+            logits_BL = network.classifier(features_BD)
+        losses_B = F.cross_entropy(logits_BL.float(), data.train.labels[rows_B].to(device), reduction="none")
+        features.append(features_BD.float().cpu())
+        losses.append(losses_B.cpu())
+    return torch.cat(features), torch.cat(losses)
 
 
 def _divergence(arguments: CoresetArguments, epoch: int) -> FloatingPointError:

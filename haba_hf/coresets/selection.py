@@ -19,7 +19,7 @@ from ..artifact.storage_haba import store_images
 from ..data import ImageData
 from ..networks import NetworkArguments
 from ..utils.seeds import seeded_generator
-from .expert import CoresetArguments, features_of, record_expert_features
+from .expert import EVENTS, CoresetArguments, features_of, record_expert_features
 from .rules import herding, k_center, most_forgotten
 
 
@@ -87,7 +87,7 @@ def choose_coreset(
     counts = [min(len(rows), images_per_class) for rows in members]
     with safe_open(path, framework="pt") as file:
         if arguments.coreset == "forgetting":
-            events_n = file.get_tensor("forgetting_events")
+            events_n = file.get_tensor(EVENTS)
             chosen = [most_forgotten(events_n[rows], count) for rows, count in zip(members, counts, strict=True)]
         else:
             choose = herding if arguments.coreset == "herding" else k_center

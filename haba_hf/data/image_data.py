@@ -99,9 +99,20 @@ class ImageData:
                 "as there."
             )
         place = torch.tensor([place_of[name] for name in self.class_names])
-        train, validation = (Split(split.images, place[split.labels]) for split in (self.train, self.validation))
+        train, validation = (Split(of.images, place[of.labels], kept=of.kept) for of in (self.train, self.validation))
         test = None if self.test is None else Split(self.test.images, place[self.test.labels])
         return replace(self, class_names=list(names), train=train, validation=validation, test=test)
+
+    def keeping(self, rows: torch.Tensor) -> "ImageData":
+        """
+        The same data, of whose training images some alone are drawn and make up the classes.
+
+        Args:
+            rows (`torch.LongTensor`): which, in order.
+        """
+        kept = replace(self, train=replace(self.train, kept=rows))
+        kept._read_from = self._read_from  # an accelerator holds the images once
+        return kept
 
     @property
     def bytes_per_value(self) -> int:
@@ -197,6 +208,11 @@ class ImageData:
         chosen = rows[torch.randperm(len(rows), generator=generator)[:count]]
         return self.normalized(chosen, device)
 
+    def draw_rows(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """Rows (int64) of `count` random training images without replacement, all if there are fewer."""
+        rows = self.train.rows
+        return rows[torch.randperm(len(rows), generator=generator)[:count]]
+
     def draw_batch(
         self, size: int, generator: torch.Generator, device: torch.device
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -204,5 +220,5 @@ class ImageData:
         `size` random training images without replacement (all, if there are fewer), of whatever classes, normalized on
         the device: images `[size, C, H, W]` and labels `[size]`.
         """
-        chosen = torch.randperm(len(self.train), generator=generator)[:size]
+        chosen = self.draw_rows(size, generator)
         return self.normalized(chosen, device), self.train.labels[chosen].to(device)

@@ -33,22 +33,30 @@ class Split:
             batches, and never write to them.
         labels (`torch.Tensor`): int64 [n].
         facts ([`ImageFacts`], *optional*): of mapped images, what reading them all has told.
+        kept (`torch.Tensor`, *optional*): int64, in order: the images that classes consist of and that are drawn,
+            where not all are. The others stay where they are, so that no image is copied.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     facts: ImageFacts | None = None
+    kept: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def rows(self) -> torch.Tensor:
+        """Indices (int64) of the images that are drawn from, in order."""
+        return torch.arange(len(self)) if self.kept is None else self.kept
+
     def of_class(self, label: int) -> torch.Tensor:
         """Indices (int64) of the images of one class, in order."""
-        return (self.labels == label).nonzero().flatten()
+        return self.rows[self.labels[self.rows] == label]
 
     def of_classes(self, num_labels: int) -> list[torch.Tensor]:
         """The same of every class."""
-        return rows_of_classes(self.labels, num_labels)
+        return [self.rows[of] for of in rows_of_classes(self.labels[self.rows], num_labels)]
 
 
 def rows_of_classes(labels: torch.Tensor, num_labels: int = 0) -> list[torch.Tensor]:

@@ -187,6 +187,13 @@ class DistillationArguments(Settings):
         default=256,
         metadata={"help": "Real images a step: of each class (DM, DC, DSA, IDC, CAFE), or in all (DD, LD, linear)."},
     )
+    pruning_ratio: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of each class's training images that is left out, those of greatest loss by the expert of "
+            "coresets (coreset_epochs, ...): bases start from and are matched to the rest. All objectives but mtt."
+        },
+    )
     samples_per_class: int | None = field(
         default=None,
         metadata={
@@ -252,6 +259,15 @@ class DistillationArguments(Settings):
         if not self.output_dir.strip():
             raise ValueError("output_dir is empty: name a folder.")
         DsaAugmentation(self.dsa)  # an unknown operation is refused now
+        if not 0 <= self.pruning_ratio < 1:
+            raise ValueError(
+                f"pruning_ratio is the share that is left out, 0 or more and below 1, got {self.pruning_ratio:g}."
+            )
+        if self.pruning_ratio and self.objective == "mtt":
+            raise ValueError(
+                "Trajectory matching sees real images through its experts, which train on all of them: leave "
+                "pruning_ratio out, or start from a pruned run's artifact by init_from."
+            )
         if self.networks and self.objective not in DRAWING_OBJECTIVES:
             raise ValueError(
                 f"networks are drawn by {', '.join(DRAWING_OBJECTIVES)}; {self.objective} has one architecture: name "

@@ -80,6 +80,7 @@ def load_checkpoint(
     modules: dict[str, nn.Module],
     optimizers: dict[str, torch.optim.Optimizer],
     may_differ: Collection[str] = (),
+    defaults: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     Puts a checkpoint back into modules and optimizers and returns its state and the objective's.
@@ -89,14 +90,15 @@ def load_checkpoint(
         settings (`dict[str, Any]`): what decides the run's result, by name; the checkpoint's must be the same.
         modules, optimizers: as they were saved.
         may_differ (`Collection[str]`, *optional*): settings that it may go on with otherwise.
+        defaults (`dict[str, Any]`, *optional*): what a setting is in a checkpoint older than it.
 
     Raises:
         `ValueError`: if it was written with other settings, or is damaged; nothing has been put back then.
     """
-    ours = json.loads(json.dumps(dict(settings)))
+    ours, older = (json.loads(json.dumps(dict(of or {}))) for of in (settings, defaults))
     try:
         state = json.loads((path / STATE).read_text())
-        differing = _differing(state["settings"], ours, may_differ)
+        differing = _differing({**older, **state["settings"]}, {**older, **ours}, may_differ)
         if not differing:
             names = {f"{name}.safetensors" for name in (*modules, *optimizers)} | {OBJECTIVE}
             changed = [name for name in sorted(names) if _sha256(path / name) != state["sha256"][name]]

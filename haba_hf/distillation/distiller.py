@@ -48,6 +48,7 @@ class Distiller:
         validate (`Callable`, *optional*): `validate(model, step) -> float`, the validation accuracy in percent, called
             every `validate_every` steps and after the last.
         observer ([`Observer`], *optional*): told what happens; may end the run.
+        defaults (`dict[str, Any]`, *optional*): what a setting is that a checkpoint, being older, does not name.
 
     Attributes:
         step_number (`int`): steps taken so far.
@@ -70,12 +71,13 @@ class Distiller:
         settings: Mapping[str, Any],
         validate: Callable[[HabaModel, int], float] | None = None,
         observer: Observer | None = None,
+        defaults: Mapping[str, Any] | None = None,
     ):
         if (validate is not None) != bool(arguments.validate_every):
             raise ValueError("validate and validate_every need each other: give both or neither.")
         self.arguments = arguments
         self.accelerator = accelerator
-        self.settings = settings
+        self.settings, self.defaults = settings, defaults
         self.validate = validate
         self.observer = observer or Observer()
         self.model = model.to(accelerator.device)
@@ -229,7 +231,12 @@ class Distiller:
         path = latest_checkpoint(self.arguments.output_dir)
         if path is not None:
             state, objective_state = load_checkpoint(
-                path, self.settings, self._modules(), self.optimizers, may_differ=self._may_differ
+                path,
+                self.settings,
+                self._modules(),
+                self.optimizers,
+                may_differ=self._may_differ,
+                defaults=self.defaults,
             )
             self._check_state(path, state)
             self.objective.load_state(objective_state)

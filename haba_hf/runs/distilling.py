@@ -14,8 +14,10 @@ from accelerate import Accelerator
 from ..artifact.budget import check_budget, describe_training_set, storage_of
 from ..artifact.configuration_haba import HabaConfig
 from ..artifact.modeling_haba import HabaModel
+from ..coresets import images_to_keep
 from ..data import ImageData, Splits, load_image_data
 from ..distillation import (
+    DistillationArguments,
     Distiller,
     DistributionMatching,
     ExpertStore,
@@ -95,7 +97,8 @@ def _distill(recipe: Recipe, accelerator: Accelerator, splits: Splits | None, ob
     data = load_image_data(recipe.data, needs_test=False, splits=splits)
     if recipe.model.init_from is not None:
         load_artifact(recipe.model.init_from)  # it is what its record is about, or refused
-    config, model = model_config(recipe.model, data), initial_model(recipe.model, data, arguments.seed)
+    config, (drawn, pruning) = model_config(recipe.model, data), _pruned(recipe, data, accelerator)
+    model = initial_model(recipe.model, drawn, arguments.seed)
     started_from = weights_fingerprint(model) if recipe.model.init_from is not None else None
     if recipe.model.storage_budget is not None:
         check_budget(config, recipe.model.storage_budget)
@@ -112,12 +115,13 @@ def _distill(recipe: Recipe, accelerator: Accelerator, splits: Splits | None, ob
         arguments,
         recipe.adversary,
         recipe.network,
-        data,
+        drawn,
         accelerator,
         # Of data and artifacts themselves, too: what is in a folder may have changed.
         settings=run_settings(recipe)
         | {"data_fingerprint": data.fingerprint, "started_from": started_from}
         | ({} if teacher is None else {"teacher": teacher.fingerprint, **teacher.settings}),
+        defaults=run_settings(Recipe(distillation=DistillationArguments(objective=arguments.objective))),
         validate=_validation(recipe, data, accelerator, teacher) if arguments.validate_every else None,
         observer=observer,
     )
@@ -128,10 +132,20 @@ def _distill(recipe: Recipe, accelerator: Accelerator, splits: Splits | None, ob
     seconds = time.perf_counter() - started
     path = Path(arguments.output_dir) / "artifact"
     if accelerator.is_main_process:
-        write_artifact(path, distiller, recipe, data, started_from, teacher)
+        write_artifact(path, distiller, recipe, data, started_from, teacher, pruning)
         accelerator.print(f"{path}: written after {seconds:.0f} s")
     accelerator.wait_for_everyone()
     return path
+
+
+def _pruned(recipe: Recipe, data: ImageData, accelerator: Accelerator) -> tuple[ImageData, dict[str, Any] | None]:
+    """The data without what `pruning_ratio` leaves out, and its record; by the network of students."""
+    ratio, seed = recipe.distillation.pruning_ratio, recipe.distillation.seed
+    if not ratio:
+        return data, None
+    kept, seconds = images_to_keep(data, ratio, student_network(recipe), recipe.coreset, seed, accelerator)
+    accelerator.print(f"{len(kept):,} of {len(data.train):,} training images are left, those of least loss")
+    return data.keeping(kept), {"kept_images": len(kept), "seconds": round(seconds, 1)}
 
 
 def _teacher(recipe: Recipe, data: ImageData, accelerator: Accelerator) -> Teacher:
@@ -169,7 +183,11 @@ def run_settings(recipe: Recipe) -> dict[str, Any]:
     where it chooses the step that is kept.
     """
     arguments, sections = recipe.distillation, recipe.sections()
-    names = [*RUN_SECTIONS, *OBJECTIVE_SECTIONS[arguments.objective], *(["evaluation"] if arguments.keep_best else [])]
+    names = [
+        *(*RUN_SECTIONS, *OBJECTIVE_SECTIONS[arguments.objective]),
+        *(["evaluation"] if arguments.keep_best else []),
+        *(["coreset"] if arguments.pruning_ratio else []),
+    ]
     settings = {name: value for of in names for name, value in section_values(sections[of], result_only=True).items()}
     rule = ("validate_every", "validation_seeds", "validation_epochs") if arguments.keep_best else ()
     return settings | {name: getattr(arguments, name) for name in rule}
@@ -205,10 +223,12 @@ def write_artifact(
     data: ImageData,
     started_from: str | None = None,
     teacher: Teacher | None = None,
+    pruning: dict[str, Any] | None = None,
 ) -> None:
     """
     The folder of a run's artifact in one piece, with where it comes from (of `init_from` the fingerprint of the
-    weights that it started with, of a teacher's labels the teacher); then its pictures.
+    weights that it started with, of a teacher's labels the teacher, of `pruning_ratio` how many images were left and
+    how long their expert took); then its pictures.
     """
     model, accelerator, device = distiller.model, distiller.accelerator, distiller.accelerator.device
     if teacher is not None and model.label_logits is None:
@@ -226,6 +246,7 @@ def write_artifact(
             **({} if started_from is None else {"started_from": started_from}),
             **({} if model.label_logits is None else {"labels": _labels(recipe)}),
             **({} if teacher is None else {"teacher": teacher.record()}),
+            **({} if pruning is None else {"pruning": pruning}),
             "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory(),
             **environment(accelerator),
             "mixed_precision": "no",  # steps are of float32 however they were launched; experts may not be

@@ -183,6 +183,9 @@ def test_the_expert_equals_a_hand_written_training_loop(tmp_path, settings):
     events = [naive_events(history) for history in histories]
     assert found.pop("forgetting_events").tolist() == events
     assert len(set(events)) > 1
+    losses = found.pop("losses")
+    logits = network(data.processor.normalize(data.train.images))
+    torch.testing.assert_close(losses, F.cross_entropy(logits, data.train.labels, reduction="none"))
     assert sorted(found) == [f"features.{label}" for label in range(4)]
     for label in range(4):
         rows = [row for row in range(36) if data.train.labels[row] == label]

@@ -20,6 +20,14 @@ def test_rows_of_all_classes_are_those_of_each():
     assert rows_of_classes(labels[:0]) == []
 
 
+def test_images_that_are_not_kept_are_of_no_class():
+    labels = torch.tensor([0, 1, 0, 2, 1, 0])
+    split = Split(torch.zeros(6, 1, 1, 1), labels, kept=torch.tensor([1, 2, 4, 5]))
+    assert split.rows.tolist() == [1, 2, 4, 5] and len(split) == 6
+    assert [rows.tolist() for rows in split.of_classes(3)] == [[2, 5], [1, 4], []]
+    assert [split.of_class(label).tolist() for label in range(3)] == [[2, 5], [1, 4], []]
+
+
 def test_validation_is_stratified_seeded_and_disjoint(folder):
     def contents(split):
         return {image.numpy().tobytes() for image in split.images}

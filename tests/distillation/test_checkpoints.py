@@ -97,6 +97,17 @@ def test_another_recipe(tmp_path):
     assert torch.equal(modules["model"].weight, before)
 
 
+def test_a_setting_that_is_younger_than_the_checkpoint_had_its_default(tmp_path):
+    path, *_ = save(tmp_path, 7)
+    modules, optimizers = make()
+    defaults = {"seed": 0, "ratio": 0.0}
+    for settings in ({"seed": 1, "ratio": 0.0}, {"seed": 1}):
+        state, _ = load_checkpoint(path, settings, modules, optimizers, defaults=defaults)
+        assert state["step"] == 7
+    with pytest.raises(ValueError, match=r"\(ratio 0\.0, now 0\.5\)"):
+        load_checkpoint(path, {"seed": 1, "ratio": 0.5}, modules, optimizers, defaults=defaults)
+
+
 def truncate(path):
     path.write_bytes(path.read_bytes()[:-9])
 

@@ -130,12 +130,11 @@ class IdcMatching(GradientMatching):
     def _train(self, model: HabaModel) -> None:
         """Some real images, drawn without replacement."""
         generator = self._generator(TRAINING)
-        train, device = self.data.train, self.accelerator.device
-        chosen = torch.randperm(len(train), generator=generator)[: self.idc.idc_real_samples]
-        for rows in chosen.split(BATCH_SIZE):
+        labels_n, device = self.data.train.labels, self.accelerator.device
+        for rows in self.data.draw_rows(self.idc.idc_real_samples, generator).split(BATCH_SIZE):
             images = self.data.normalized(rows, device)
             images = self.training_augmentation(images, generator)
             mixture = self.cutmix.draw(images.shape, generator)
             logits = self.network(CutMix.apply(images, mixture))
-            labels = CutMix.mix_labels(train.labels[rows].to(device), self.data.num_labels, mixture)
+            labels = CutMix.mix_labels(labels_n[rows].to(device), self.data.num_labels, mixture)
             descend(self.optimizer, F.cross_entropy(logits, labels))
