@@ -61,8 +61,8 @@ def test_own_images_are_distilled_and_pushed(tmp_path):
             folder.mkdir(parents=True)
             for index in range(count):
                 (folder / f"{index}.png").write_bytes(encode(pixels_of(label, index, 16, 16)))
-    few = ", steps=2, network_width=4, student_epochs=2, evaluation_seeds=1, samples_per_class=4)"
-    example = examples("README.md")[1].replace(", steps=300)", few)
+    few = "storage_budget=2, steps=2, network_width=4, student_width=4, evaluation_steps=2, evaluation_seeds=1)"
+    example = examples("README.md")[1].replace("storage_budget=2)", few)
     assert few in example
     server = FakeHub()
     try:

@@ -270,6 +270,7 @@ def _facts(artifact: Artifact) -> dict[str, str]:
     memory = record.get("peak_memory_bytes")
     facts = {
         "data": _training_images(artifact) if "train_images" in record else None,
+        "pruning": _pruning(record),
         "classes of fewer images": "filled with copies" if recipe.get("repeat_images") else None,
         "hash of the data": record.get("data_fingerprint"),
         **_method(artifact),
@@ -282,6 +283,13 @@ def _facts(artifact: Artifact) -> dict[str, str]:
         "recipe hash": record.get("recipe_hash"),
     }
     return {label: str(value) for label, value in facts.items() if value not in (None, "")}
+
+
+def _pruning(record: dict[str, Any]) -> str | None:
+    if "kept_images" not in record:
+        return None
+    expert = f"; their expert took {record['pruning_seconds']:,.0f} s" if "pruning_seconds" in record else ""
+    return f"{record['kept_images']:,} images left, those of least loss of each class{expert}"
 
 
 def _training_images(artifact: Artifact) -> str:

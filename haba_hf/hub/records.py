@@ -45,9 +45,9 @@ WORDS = [
 COUNTS = [
     *("train_images", "bases_per_class", "samples_per_class", "steps", "kept_step", "processes", "threads"),
     *("peak_memory_bytes", "student_epochs", "evaluation_steps", "evaluation_batch_size", "real_student_epochs"),
-    *("network_depth", "network_width"),
+    *("network_depth", "network_width", "kept_images"),
 ]
-NUMBERS = ("seconds", "evaluation_learning_rate", "validation_accuracy", "teacher_temperature")
+NUMBERS = ("seconds", "pruning_seconds", "evaluation_learning_rate", "validation_accuracy", "teacher_temperature")
 TABLES = ("versions", "settings", "training_rows", "teacher")
 LISTS = ("train_images_per_class",)
 # May be null.

@@ -138,14 +138,14 @@ def _distill(recipe: Recipe, accelerator: Accelerator, splits: Splits | None, ob
     return path
 
 
-def _pruned(recipe: Recipe, data: ImageData, accelerator: Accelerator) -> tuple[ImageData, dict[str, Any] | None]:
+def _pruned(recipe: Recipe, data: ImageData, accelerator: Accelerator) -> tuple[ImageData, dict[str, Any]]:
     """The data without what `pruning_ratio` leaves out, and its record; by the network of students."""
     ratio, seed = recipe.distillation.pruning_ratio, recipe.distillation.seed
     if not ratio:
-        return data, None
+        return data, {}
     kept, seconds = images_to_keep(data, ratio, student_network(recipe), recipe.coreset, seed, accelerator)
     accelerator.print(f"{len(kept):,} of {len(data.train):,} training images are left, those of least loss")
-    return data.keeping(kept), {"kept_images": len(kept), "seconds": round(seconds, 1)}
+    return data.keeping(kept), {"kept_images": len(kept), "pruning_seconds": round(seconds, 1)}
 
 
 def _teacher(recipe: Recipe, data: ImageData, accelerator: Accelerator) -> Teacher:
@@ -246,7 +246,7 @@ def write_artifact(
             **({} if started_from is None else {"started_from": started_from}),
             **({} if model.label_logits is None else {"labels": _labels(recipe)}),
             **({} if teacher is None else {"teacher": teacher.record()}),
-            **({} if pruning is None else {"pruning": pruning}),
+            **(pruning or {}),
             "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory(),
             **environment(accelerator),
             "mixed_precision": "no",  # steps are of float32 however they were launched; experts may not be
