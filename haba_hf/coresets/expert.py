@@ -171,7 +171,7 @@ def _features_and_losses(
     network.eval()
     device = accelerator.device
     features, losses = [], []
-    for rows_B in rows.split(images_at_once(data.train.images)):
+    for rows_B in rows.split(images_at_once(data.train.images.shape)):
         with accelerator.autocast():
             features_BD = network.features(data.normalized(rows_B, device))
             logits_BL = network.classifier(features_BD)

@@ -1,5 +1,7 @@
 """Splits of a data set, and how one is divided: stratified by class and seeded."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -102,9 +104,9 @@ def subset(labels: torch.Tensor, size: int, seed: int) -> torch.Tensor:
     return place.argsort(stable=True)[:size].sort().values
 
 
-def images_at_once(images: torch.Tensor) -> int:
-    """How many images [n, C, H, W] go through a network at a time: 256, or fewer if they are large."""
-    return max(1, min(256, PIXELS_AT_ONCE // images.shape[2:].numel()))
+def images_at_once(shape: Sequence[int]) -> int:
+    """How many images of a shape (..., H, W) go through a network at a time: 256, or fewer if they are large."""
+    return max(1, min(256, PIXELS_AT_ONCE // math.prod(shape[-2:])))
 
 
 def hold_out_speakers(

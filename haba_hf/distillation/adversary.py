@@ -148,7 +148,7 @@ class Adversary:
 
         samples = output.samples.detach()
         augmentation = self.augmentation.draw(len(samples), generator)
-        at_once = min(self.micro_batch_size or len(samples), images_at_once(samples))
+        at_once = min(self.micro_batch_size or len(samples), images_at_once(samples.shape))
         rows_at_once = [slice(first, first + at_once) for first in range(0, len(samples), at_once)]
         whole = self._see(samples, augmentation, rows_at_once[0]) if len(rows_at_once) == 1 else None
         if whole is not None:

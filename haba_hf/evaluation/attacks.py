@@ -58,7 +58,7 @@ def attack(
     generator = torch.Generator().manual_seed(seed)
     was_training, perturbed = network.training, []
     network.eval()
-    size = images_at_once(images)
+    size = images_at_once(images.shape)
     for images_BCHW, labels_B in zip(images.split(size), labels.split(size), strict=True):
         clean_BCHW, labels_B = images_BCHW.to(device).float() / 255, labels_B.to(device)
         least_BCHW, most_BCHW = (clean_BCHW - radius).clamp_min(0), (clean_BCHW + radius).clamp_max(1)

@@ -123,6 +123,7 @@ def _features(teacher: FeatureNetwork, images_PCHW: Tensor) -> Tensor:
     device = next(teacher.parameters()).device
     was_training = teacher.training
     teacher.eval()
-    features = [teacher.features(batch.to(device)).cpu() for batch in images_PCHW.split(images_at_once(images_PCHW))]
+    batches = images_PCHW.split(images_at_once(images_PCHW.shape))
+    features = [teacher.features(batch.to(device)).cpu() for batch in batches]
     teacher.train(was_training)
     return torch.cat(features)

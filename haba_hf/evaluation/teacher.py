@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from ..artifact.configuration_haba import HabaConfig
 from ..artifact.modeling_haba import HabaModel
 from ..data import ImageData
+from ..data.splits import images_at_once
 from ..networks import NetworkArguments, build_network, logits_of
 from ..utils.checks import Settings, check_positive
 from ..utils.files import atomic_file, check_recorded, check_writable
@@ -45,7 +46,6 @@ TRAINED_BY = (
     *("real_student_epochs", "real_student_learning_rate", "evaluation_batch_size", "evaluation_momentum"),
     *("evaluation_weight_decay", "evaluation_schedule", "evaluation_dsa", "evaluation_cutmix"),
 )
-SAMPLES_AT_ONCE = 256
 
 
 @dataclass
@@ -105,7 +105,8 @@ class Teacher:
         """
         device = next(self.network.parameters()).device
         parts = []
-        for ids in torch.arange(model.config.num_samples).split(SAMPLES_AT_ONCE):
+        at_once = images_at_once(model.config.sample_shape)
+        for ids in torch.arange(model.config.num_samples).split(at_once):
             samples = model.restore(ids.to(model.device)).samples.float()
             logits = logits_of(self.network, samples.to(device)).float()
             parts.append((logits / self.settings["teacher_temperature"]).softmax(dim=1).cpu())

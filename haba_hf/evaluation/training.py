@@ -156,7 +156,7 @@ def right_by_class(
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
-    batches = images.split(batch_size or images_at_once(images))
+    batches = images.split(batch_size or images_at_once(images.shape))
     try:
         logits = (logits_of(network, processor.normalize(batch.to(device))) for batch in batches)
         return _count_right(logits, labels, num_labels)
@@ -210,7 +210,7 @@ def features_of(probe: Probe, images: Tensor, normalize: Callable[[Tensor], Tens
         batch = batch.to(probe.classifier.weight.device)
         return probe.features(batch if normalize is None else normalize(batch))
 
-    return torch.cat([features(batch) for batch in images.split(images_at_once(images))])
+    return torch.cat([features(batch) for batch in images.split(images_at_once(images.shape))])
 
 
 def _count_right(batches: Iterable[Tensor], labels: Tensor, num_labels: int) -> Tensor:

@@ -218,4 +218,4 @@ def test_a_hub_without_access_or_with_other_classes(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("side", "count"), [(8, 256), (28, 256), (32, 256), (64, 64), (128, 16), (1024, 1)])
 def test_fewer_large_images_are_scored_at_once(side, count):
-    assert images_at_once(torch.empty(3, 1, side, side)) == count
+    assert images_at_once((3, 1, side, side)) == count

@@ -55,7 +55,7 @@ def untrained(data, temperature):
 def test_a_basis_has_the_mean_over_its_samples(sizes, temperature, monkeypatch):
     data = tiny_data()
     model, asked = tiny_model(data, **sizes), untrained(data, temperature)
-    monkeypatch.setattr(teacher, "SAMPLES_AT_ONCE", 5)  # a basis is cut in two
+    monkeypatch.setattr(teacher, "images_at_once", lambda shape: 5)  # a basis is cut in two
     output, expected = model.materialize(), []
     for basis in range(model.config.num_bases):
         of_basis = []
