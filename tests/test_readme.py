@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -11,7 +12,7 @@ import pytest
 
 from fake_hub import WRITER, FakeHub, environment_of
 from haba_hf.utils.shipped import recipe_path
-from image_sets import encode, pixels_of
+from image_sets import encode, pixels_of, rows_of, write_parquet
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -46,7 +47,9 @@ test = load_image_data(DataArguments("digits")).test
 processor = AutoImageProcessor.from_pretrained("hub_cards/published/digits-dm-1pc")
 print(accuracy(network, test.images, test.labels, processor), samples.column_names)
 """
-    reached, columns = run(examples("README.md")[0] + check).split(" ", 1)
+    example = examples("README.md")[0].replace('"transformers/resnet")', '"transformers/resnet", evaluation_steps=2)')
+    assert "evaluation_steps=2" in example
+    reached, columns = run(example + check).split(" ", 1)
     card = (ROOT / "hub_cards" / "published" / "digits-dm-1pc" / "README.md").read_text()
     mean, std = re.search(r"\| HaBa, 5 hallucinators \| (\d+\.\d) ± (\d+\.\d) \|", card).groups()
     assert abs(100 * float(reached) - float(mean)) < 3 * float(std) + 0.1
@@ -61,7 +64,7 @@ def test_own_images_are_distilled_and_pushed(tmp_path):
             folder.mkdir(parents=True)
             for index in range(count):
                 (folder / f"{index}.png").write_bytes(encode(pixels_of(label, index, 16, 16)))
-    few = "storage_budget=2, steps=2, network_width=4, student_width=4, evaluation_steps=2, evaluation_seeds=1)"
+    few = "storage_budget=2, steps=2, network_width=4, student_width=4, evaluation_steps=2)"
     example = examples("README.md")[1].replace("storage_budget=2)", few)
     assert few in example
     server = FakeHub()
@@ -79,6 +82,18 @@ def test_own_images_are_distilled_and_pushed(tmp_path):
 def test_a_loop_by_hand():
     example = next(example for example in examples("haba_hf/README.md") if "optimizer.step()" in example)
     assert float(run(example).removesuffix("%\n")) > 80
+
+
+def test_its_lines_are_timed_as_they_stand(tmp_path, capsys):
+    script = runpy.run_path(str(ROOT / "training" / "benchmark" / "readme.py"))
+    write_parquet(tmp_path / "set" / "train-0.parquet", rows_of(per_class=101))
+    script["save_images"](str(tmp_path / "set"), tmp_path / "my_images")
+    assert len(list((tmp_path / "my_images" / "train").rglob("*.png"))) == 3 * 80
+    assert len(list((tmp_path / "my_images" / "test" / "2").glob("*.png"))) == 20
+    script["run"]("first = [1,\n  2]\nlast = first[-1]  # two")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(": ", 1)[1] for line in lines] == ["first = [1, 2]", "last = first[-1]"]
+    assert all(line.split()[1:4] == ["s", "of", "CPU,"] for line in lines)
 
 
 def test_the_readme_is_short():
