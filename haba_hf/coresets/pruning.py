@@ -48,10 +48,8 @@ def images_to_keep(
         `FloatingPointError`: if the expert diverges.
     """
     members = data.rows_of_classes(at_least=1)
-    if accelerator.is_main_process:
-        record_expert_features(data, network_arguments, arguments, seed, accelerator)
-    accelerator.wait_for_everyone()
-    path = record_expert_features(data, network_arguments, arguments, seed, accelerator)  # it is there: checked
+    with accelerator.main_process_first():  # the others find its file
+        path = record_expert_features(data, network_arguments, arguments, seed, accelerator)
     with safe_open(path, framework="pt") as file:
         losses_n, seconds = file.get_tensor(LOSSES), float(file.metadata()["seconds"])
     kept = torch.cat([rows[least_loss(losses_n[rows], 1 - pruning_ratio)] for rows in members])

@@ -1,5 +1,6 @@
 """A data set, ready for distillation."""
 
+import hashlib
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -105,12 +106,14 @@ class ImageData:
 
     def keeping(self, rows: torch.Tensor) -> "ImageData":
         """
-        The same data, of whose training images some alone are drawn and make up the classes.
+        The same data, of whose training images some alone are drawn and make up the classes; its fingerprint says
+        which.
 
         Args:
             rows (`torch.LongTensor`): which, in order.
         """
-        kept = replace(self, train=replace(self.train, kept=rows))
+        digest = hashlib.sha256(self.fingerprint.encode() + rows.numpy().tobytes())
+        kept = replace(self, train=replace(self.train, kept=rows), fingerprint=digest.hexdigest()[:16])
         kept._read_from = self._read_from  # an accelerator holds the images once
         return kept
 

@@ -97,15 +97,16 @@ def _distill(recipe: Recipe, accelerator: Accelerator, splits: Splits | None, ob
     data = load_image_data(recipe.data, needs_test=False, splits=splits)
     if recipe.model.init_from is not None:
         load_artifact(recipe.model.init_from)  # it is what its record is about, or refused
-    config, (drawn, pruning) = model_config(recipe.model, data), _pruned(recipe, data, accelerator)
-    model = initial_model(recipe.model, drawn, arguments.seed)
-    started_from = weights_fingerprint(model) if recipe.model.init_from is not None else None
+    config = model_config(recipe.model, data)
     if recipe.model.storage_budget is not None:
         check_budget(config, recipe.model.storage_budget)
     accelerator.print(f"{data.summary()}\n  -> {storage_of(config).floats:,} floats")
     for note in _note_on_size(config, data):
         accelerator.print(note)
     objective = build_objective(recipe, data)
+    drawn, pruning = _pruned(recipe, data, accelerator)
+    model = initial_model(recipe.model, drawn, arguments.seed)
+    started_from = weights_fingerprint(model) if recipe.model.init_from is not None else None
     teacher = _teacher(recipe, data, accelerator) if recipe.model.asks_a_teacher else None
     if teacher is not None and model.label_logits is not None:
         model.set_labels(teacher.labels(model))
@@ -119,7 +120,7 @@ def _distill(recipe: Recipe, accelerator: Accelerator, splits: Splits | None, ob
         accelerator,
         # Of data and artifacts themselves, too: what is in a folder may have changed.
         settings=run_settings(recipe)
-        | {"data_fingerprint": data.fingerprint, "started_from": started_from}
+        | {"data_fingerprint": drawn.fingerprint, "started_from": started_from}
         | ({} if teacher is None else {"teacher": teacher.fingerprint, **teacher.settings}),
         defaults=run_settings(Recipe(distillation=DistillationArguments(objective=arguments.objective))),
         validate=_validation(recipe, data, accelerator, teacher) if arguments.validate_every else None,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from haba_hf import HabaModel
-from haba_hf.coresets import CoresetArguments, images_to_keep, least_loss
+from haba_hf.coresets import CoresetArguments, images_to_keep, least_loss, pruning
 from haba_hf.data import load_image_data
 from haba_hf.data.splits import Split
 from haba_hf.distillation import DistillationArguments, initial_model
@@ -57,6 +58,13 @@ def test_each_class_keeps_its_share_of_least_loss(tmp_path):
         assert (len(left), len(out)) == (5, 4)
         assert losses[left].max() <= losses[out].min()
     assert found.train.rows.tolist() == sorted(found.train.rows.tolist())
+
+
+def test_the_fingerprint_says_which_images_are_left():
+    data = tiny_data()
+    first, again, other = (data.keeping(torch.tensor(rows)).fingerprint for rows in ([0, 1, 5], [0, 1, 5], [0, 1, 6]))
+    assert first == again
+    assert len({data.fingerprint, first, other}) == 3
 
 
 def test_an_expert_serves_coresets_and_pruning(tmp_path):
@@ -114,7 +122,8 @@ def recipe_of(tmp_path):
             **{"max_train_samples": 120, "resize": 8, "output_dir": tmp_path / "run", "network_width": 4},
             **{"coreset_dir": tmp_path / "experts", "network_depth": 1, "steps": 2, "real_batch_size": 4},
             **{"report_to": "none", "student_epochs": 2, "evaluation_seeds": 1, "pruning_ratio": 0.5},
-        } | {"coreset_epochs": 2}
+            **EXPERT,
+        }
         words = [f"--{name}={value}" for name, value in (settings | changes).items()]
         return parse_recipe(["digits/dm-1pc", *words])
 
@@ -135,7 +144,7 @@ def test_from_a_recipe_to_a_record(recipe_of, tmp_path, capsys):
 
     data = load_image_data(recipe.data)
     kept, seconds = images_to_keep(data, 0.5, recipe.network, recipe.coreset, 0, tiny_accelerator())
-    assert record["pruning_seconds"] == round(seconds, 1) > 0
+    assert record["pruning_seconds"] == round(seconds, 1) and seconds > 0
     start = distill(recipe_of(basis_learning_rate=0, output_dir=tmp_path / "start"), tiny_accelerator())
     images = data.processor.normalize(data.train.images[kept])
     for base in HabaModel.from_pretrained(start).bases:
@@ -146,6 +155,21 @@ def test_the_expert_counts_where_it_chose(recipe_of):
     assert run_settings(recipe_of()) != run_settings(recipe_of(coreset_epochs=3))
     plain = recipe_of(pruning_ratio=0)
     assert run_settings(plain) == run_settings(recipe_of(pruning_ratio=0, coreset_epochs=3))
+
+
+def test_a_budget_is_checked_before_an_expert_is_trained(recipe_of, tmp_path):
+    with pytest.raises(ValueError, match="more: lower num_hallucinators or hallucinator_depth, or raise the budget"):
+        distill(recipe_of(storage_budget=0.1), tiny_accelerator())
+    assert not (tmp_path / "experts").exists()
+
+
+def test_other_images_than_the_checkpoints_are_refused(recipe_of, tmp_path):
+    distill(recipe_of(), tiny_accelerator())
+    shutil.rmtree(tmp_path / "experts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pruning, "least_loss", lambda losses, share: torch.arange(int(share * len(losses))))
+        with pytest.raises(ValueError, match=r"written with other settings \(data_fingerprint"):
+            distill(recipe_of(), tiny_accelerator())
 
 
 def test_two_processes_leave_out_the_same(recipe_of, tmp_path):
