@@ -1,10 +1,5 @@
-"""Convolution with its second derivative in closed form, whose results can be kept, so that a computation that is
-done twice, once without a graph and once with it, need not convolve twice.
-"""
+"""Convolution with its second derivative in closed form, which can be replayed."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -12,54 +7,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-Results = list[Tensor | None]
-
-# Gives the results of a convolution, forward or backward, that it is told how to compute.
-_source: ContextVar[Callable[[Callable[[], Results]], Results]] = ContextVar(
-    "source", default=lambda compute: compute()
-)
-
-
-@contextmanager
-def recorded(keep: Callable[[Results], None]) -> Iterator[None]:
-    """Within it, what [`convolution`] and its first derivative give is handed to `keep`, call by call."""
-
-    def record(compute: Callable[[], Results]) -> Results:
-        results = compute()
-        keep(results)
-        return results
-
-    with _from(record):
-        yield
-
-
-@contextmanager
-def replayed(results: Iterable[Results]) -> Iterator[None]:
-    """
-    Within it, [`convolution`] and its first derivative give `results` and compute nothing.
-
-    Raises:
-        `RuntimeError`: if there are fewer results than calls.
-    """
-    left = iter(results)
-
-    def replay(compute: Callable[[], Results]) -> Results:
-        found = next(left, None)
-        if found is None:
-            raise RuntimeError("More convolutions are replayed than were recorded: it is not the same computation.")
-        return found
-
-    with _from(replay):
-        yield
-
-
-@contextmanager
-def _from(source: Callable[[Callable[[], Results]], Results]) -> Iterator[None]:
-    token = _source.set(source)
-    try:
-        yield
-    finally:
-        _source.reset(token)
+from .replay import Results, replayable
 
 
 def convolution(x_BCHW: Tensor, module: nn.Conv2d) -> Tensor:
@@ -83,7 +31,7 @@ class _Convolution(Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, how: tuple) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.how = how
-        (y,) = _source.get()(lambda: [torch.conv2d(x, weight, bias, *how)])
+        (y,) = replayable(lambda: [torch.conv2d(x, weight, bias, *how)])
         assert y is not None
         return y
 
@@ -101,7 +49,7 @@ class _ConvolutionGradient(Function):
         ctx.save_for_backward(dy, x, weight)
         ctx.set_materialize_grads(False)
         ctx.how = how
-        return tuple(_source.get()(lambda: _gradient(dy, x, weight, how, wanted)))
+        return tuple(replayable(lambda: _gradient(dy, x, weight, how, wanted)))
 
     @staticmethod
     @once_differentiable

@@ -12,6 +12,7 @@ positions after pooling.
 
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from .replay import Results, replayable
 
 
 def average_pool(x_BCHW: Tensor) -> Tensor:
@@ -58,11 +61,11 @@ def first_block(images_BCHW: Tensor, convolution: nn.Conv2d, norm: nn.GroupNorm,
     filters_BOK, patches_BKHW = normalizing_filters(images_BCHW, convolution, norm, padding)
     height, width = (side // 2 for side in patches_BKHW.shape[2:])
     tiles = patches_BKHW[:, :, : 2 * height, : 2 * width].unflatten(3, (width, 2)).unflatten(2, (height, 2))
-    patches_BK4Q = tiles.permute(0, 1, 3, 5, 2, 4).reshape(*patches_BKHW.shape[:2], 4, -1)
+    patches_BKP = tiles.permute(0, 1, 3, 5, 2, 4).reshape(*patches_BKHW.shape[:2], -1)
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
-        filters_BOK, patches_BK4Q = filters_BOK.to(dtype), patches_BK4Q.to(dtype)
-    pooled_BOQ: Tensor = _FilteredSum.apply(filters_BOK / 4, patches_BK4Q)
+        filters_BOK, patches_BKP = filters_BOK.to(dtype), patches_BKP.to(dtype)
+    pooled_BOQ: Tensor = _FilteredSum.apply(filters_BOK / 4, patches_BKP)
     return pooled_BOQ.unflatten(2, (height, width))
 
 
@@ -179,16 +182,16 @@ def _dot(a_BCP: Tensor, b_BCP: Tensor) -> Tensor:
 
 
 class _FilteredSum(Function):
-    """Sum over the four positions of each 2x2 tile of the ReLU of filters `[B, O, K]` on patches `[B, K, 4, Q]`."""
+    """
+    Sum over the four positions of each 2x2 tile of the ReLU of filters `[B, O, K]` on patches `[B, K, P]`, whose P =
+    4 Q positions are the first ones of all tiles, then the second ones, and so on.
+    """
 
     @staticmethod
     def forward(ctx: Any, filters: Tensor, patches: Tensor) -> Tensor:
         ctx.save_for_backward(filters, patches)
-        y = filters.new_empty(*filters.shape[:2], patches.shape[3])
-        z = _workspace(filters, patches)
-        for rows, f, p in _few_at_once(filters, patches):
-            torch.bmm(f, p, out=z[: len(f)]).relu_()
-            torch.sum(_tiles(z[: len(f)]), dim=2, out=y[rows])
+        (y,) = replayable(lambda: [_filtered_sum(filters, patches)])
+        assert y is not None
         return y
 
     @staticmethod
@@ -203,17 +206,8 @@ class _FilteredSumGradient(Function):
     ) -> tuple[Tensor | None, Tensor | None]:
         ctx.save_for_backward(dy, filters, patches)
         ctx.set_materialize_grads(False)
-        d_filters = filters.new_empty(filters.transpose(1, 2).shape) if wanted[0] else None
-        d_patches = torch.empty_like(patches) if wanted[1] else None
-        z = _workspace(filters, patches)
-        for rows, f, p in _few_at_once(filters, patches):
-            dz = torch.bmm(f, p, out=z[: len(f)])
-            _stop(dy[rows, :, None], dz, dz)
-            if d_filters is not None:
-                torch.bmm(p, dz.transpose(1, 2), out=d_filters[rows])
-            if d_patches is not None:
-                torch.bmm(f.transpose(1, 2), dz, out=d_patches[rows].flatten(2))
-        return None if d_filters is None else d_filters.transpose(1, 2), d_patches
+        d_filters, d_patches = replayable(lambda: _gradient(dy, filters, patches, wanted))
+        return d_filters, d_patches
 
     @staticmethod
     @once_differentiable
@@ -224,41 +218,66 @@ class _FilteredSumGradient(Function):
         d_filters = None if v_patches is None else torch.empty_like(filters)
         d_patches = None if v_filters is None else torch.empty_like(patches)
         z, along = _workspace(filters, patches), _workspace(filters, patches)
-        for rows, f, p in _few_at_once(filters, patches):
+        every = filters, patches, dy, d_dy, v_filters, v_patches, d_filters, d_patches
+        for f, p, dy_of, d_dy_of, v_f, v_p, d_f, d_p in _few_at_once(*every):
             z_of, v = torch.bmm(f, p, out=z[: len(f)]), along[: len(f)]
-            if v_filters is not None:
-                torch.bmm(v_filters[rows], p, out=v)
-                d_dy[rows] += _tiles(_stop(v, z_of, v)).sum(dim=2)
-            if v_patches is not None:
-                torch.bmm(f, v_patches[rows].flatten(2), out=v)
-                d_dy[rows] += _tiles(_stop(v, z_of, v)).sum(dim=2)
-            dz = _stop(dy[rows, :, None], z_of, z_of)
-            if v_filters is not None and d_patches is not None:
-                torch.bmm(v_filters[rows].transpose(1, 2), dz, out=d_patches[rows].flatten(2))
-            if v_patches is not None and d_filters is not None:
-                torch.bmm(dz, v_patches[rows].flatten(2).transpose(1, 2), out=d_filters[rows])
+            if v_f is not None:
+                torch.bmm(v_f, p, out=v)
+                d_dy_of += _tiles(_stop(v, z_of, v)).sum(dim=2)
+            if v_p is not None:
+                torch.bmm(f, v_p, out=v)
+                d_dy_of += _tiles(_stop(v, z_of, v)).sum(dim=2)
+            dz = _stop(dy_of[:, :, None], z_of, z_of)
+            if v_f is not None:
+                torch.bmm(v_f.transpose(1, 2), dz, out=d_p)
+            if v_p is not None:
+                torch.bmm(dz, v_p.transpose(1, 2), out=d_f)
         return d_dy, d_filters, d_patches, None
 
 
-def _few_at_once(filters: Tensor, patches: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """An image for each thread: which, their filters `[b, O, K]` and patches `[b, K, P]`."""
+def _filtered_sum(filters: Tensor, patches: Tensor) -> Tensor:
+    y = filters.new_empty(*filters.shape[:2], patches.shape[2] // 4)
+    z = _workspace(filters, patches)
+    for f, p, y_of in _few_at_once(filters, patches, y):
+        z_of = torch.bmm(f, p, out=z[: len(f)]).relu_()
+        torch.sum(_tiles(z_of), dim=2, out=y_of)
+    return y
+
+
+def _gradient(dy: Tensor, filters: Tensor, patches: Tensor, wanted: tuple[bool, bool]) -> Results:
+    """Gradients for filters and patches, those that are wanted."""
+    d_filters = torch.empty_like(filters) if wanted[0] else None
+    d_patches = torch.empty_like(patches) if wanted[1] else None
+    z = _workspace(filters, patches)
+    for f, p, dy_of, d_f, d_p in _few_at_once(filters, patches, dy, d_filters, d_patches):
+        dz = torch.bmm(f, p, out=z[: len(f)])
+        _stop(dy_of[:, :, None], dz, dz)
+        if d_f is not None:
+            torch.bmm(dz, p.transpose(1, 2), out=d_f)
+        if d_p is not None:
+            torch.bmm(f.transpose(1, 2), dz, out=d_p)
+    return [d_filters, d_patches]
+
+
+def _few_at_once(*tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
+    """Of each tensor `[B, ...]`, the parts of an image for each thread; of none, nothing."""
     few = torch.get_num_threads()
-    for first in range(0, len(filters), few):
-        rows = slice(first, first + few)
-        yield rows, filters[rows], patches[rows].flatten(2)
+    return zip(*[repeat(None) if of is None else of.split(few) for of in tensors], strict=False)
 
 
 def _workspace(filters: Tensor, patches: Tensor) -> Tensor:
     """Room for what the filters give on a few images at once, `[b, O, P]`."""
-    return filters.new_empty(torch.get_num_threads(), filters.shape[1], patches[0, 0].numel())
+    return filters.new_empty(torch.get_num_threads(), filters.shape[1], patches.shape[2])
 
 
 def _tiles(z_BOP: Tensor) -> Tensor:
-    return z_BOP.unflatten(2, (4, -1))
+    """`[B, O, 4, Q]`."""
+    return z_BOP.view(*z_BOP.shape[:2], 4, -1)
 
 
 def _stop(gradient: Tensor, z_BOP: Tensor, out: Tensor) -> Tensor:
     """Writes to `out` the gradient, `[b, O, P]` or `[b, O, 1, Q]`, where z is positive and 0 elsewhere."""
-    tiles = gradient.expand_as(_tiles(z_BOP)) if gradient.ndim == 4 else _tiles(gradient)
-    torch.ops.aten.threshold_backward.grad_input(tiles, _tiles(z_BOP), 0, grad_input=_tiles(out))
+    z = _tiles(z_BOP)
+    tiles = gradient.expand_as(z) if gradient.ndim == 4 else _tiles(gradient)
+    torch.ops.aten.threshold_backward.grad_input(tiles, z, 0, grad_input=_tiles(out))
     return out

@@ -1,11 +1,10 @@
-"""Convolution with its own second derivative, against PyTorch's; what is recorded is replayed."""
+"""Convolution with its own second derivative, against PyTorch's."""
 
 import pytest
 import torch
 from torch import nn
 
-from haba_hf.networks import convolution as convolution_module
-from haba_hf.networks.convolution import convolution, recorded, replayed
+from haba_hf.networks.convolution import convolution
 from tiny import double_precision
 
 
@@ -37,34 +36,3 @@ def test_under_autocast_it_is_the_module():
     module, x = nn.Conv2d(3, 4, 3), torch.randn(2, 3, 5, 5)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(convolution(x, module), module(x))
-
-
-def test_what_is_recorded_is_replayed(monkeypatch):
-    """Bit for bit, without a convolution, and with the graph that a second derivative needs."""
-    module, x, kept = nn.Conv2d(3, 4, 3), torch.randn(2, 3, 5, 5), []
-    parameters = list(module.parameters())
-
-    def gradients(create_graph):
-        return torch.autograd.grad(
-            convolution(convolution(x, module)[:, :3], module).square().sum(), parameters, create_graph=create_graph
-        )
-
-    with recorded(kept.append):
-        first = gradients(create_graph=False)
-    assert len(kept) == 4
-    expected = torch.autograd.grad(sum(gradient.square().sum() for gradient in gradients(True)), parameters)
-
-    def refuse(*arguments):
-        raise AssertionError("a convolution was computed")
-
-    with monkeypatch.context() as patched, replayed(kept):
-        patched.setattr(torch, "conv2d", refuse)
-        patched.setattr(convolution_module, "_gradient", refuse)
-        again = gradients(create_graph=True)
-    second = torch.autograd.grad(sum(gradient.square().sum() for gradient in again), parameters)
-    for ours, theirs in zip([*again, *second], [*first, *expected], strict=True):
-        assert torch.equal(ours, theirs)
-
-    with pytest.raises(RuntimeError, match="More convolutions are replayed than were recorded"), replayed(kept[:1]):
-        gradients(create_graph=True)
-    assert torch.equal(gradients(create_graph=False)[0], first[0])  # out of it, computed again

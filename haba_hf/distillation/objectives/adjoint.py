@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...data.augmentation import DsaAugmentation, DsaParameters
-from ...networks.convolution import recorded, replayed
+from ...networks.replay import recorded, replayed
 from .flat_network import FlatNetwork
 from .scratch import scratch_for
 

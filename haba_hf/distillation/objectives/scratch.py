@@ -50,7 +50,7 @@ class ScratchFile:
     def append(self, tensor: Tensor) -> int:
         try:
             self._file.seek(self.nbytes)
-            self._file.write(tensor.detach().cpu().contiguous().numpy().data)
+            self._file.write(_bytes(tensor.detach().cpu().contiguous()))
         except OSError as error:
             raise OSError(
                 f"A temporary file in {tempfile.gettempdir()} cannot grow to {self.nbytes + tensor.nbytes:,} bytes "
@@ -64,8 +64,13 @@ class ScratchFile:
         offset, shape, dtype, device = self._tensors[index]
         tensor = torch.empty(shape, dtype=dtype)
         self._file.seek(offset)
-        self._file.readinto(tensor.numpy().data)
+        self._file.readinto(_bytes(tensor))
         return tensor.to(device)
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """Those of a contiguous tensor on the CPU, of any dtype."""
+    return tensor.flatten().view(torch.uint8).numpy().data
 
 
 class ScratchMemory:
