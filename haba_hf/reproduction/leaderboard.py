@@ -35,11 +35,11 @@ INTRODUCTION = f"""# Leaderboard
 
 The best {BEST} systems on record for every data set and size, by test accuracy of fresh students, and below them the
 best of random real images of that size. *Size*: bytes, in images per class of float32, so that fewer bits count; it
-holds whatever has no more bytes and more than the size before. *Minutes*: of distillation, with that of the artifact
-it started from, by the clock of the machine of its table. *ResNet18* and so on: the same samples, other students,
-where the artifact is published with its record. Compare rows whose *students* are the same. Soft labels, a
-distribution for each basis in place of its class, stand apart; *bytes* count them. Runs of settings that have changed
-since are left out.
+holds whatever has no more bytes and more than the size before. *Bytes* of a whitened system hold the matrix of ZCA,
+which its size leaves out. *Minutes*: of distillation, with that of the artifact it started from, by the clock of the
+machine of its table. *ResNet18* and so on: the same samples, other students, where the artifact is published with its
+record. Compare rows whose *students* are the same. Soft labels, a distribution for each basis in place of its class,
+stand apart; *bytes* count them. Runs of settings that have changed since are left out.
 
 **To enter a row**: choose settings on the validation split; add the row to a table of `training/tables/`; run `python
 training/reproduce.py TABLE --rows ROW`, which trains five students, scores each once on the test split after its last

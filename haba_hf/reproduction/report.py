@@ -23,8 +23,11 @@ COLUMNS = (
     "minutes",
 )
 
-
 EARLIER = " °"  # marks a run of other settings than its row has today
+WHITENED = (
+    "Bytes of whitened rows hold the matrix of ZCA, which images per class leave out: plain images in its space need "
+    "it as well."
+)
 
 
 def markdown(table: Table, records: Sequence[Record]) -> str:
@@ -41,15 +44,18 @@ def markdown(table: Table, records: Sequence[Record]) -> str:
     compared, published = any(row.against for row in table.rows), any(row.paper for row in table.rows)
     earlier = any(line["system"].endswith(EARLIER) for line in lines)
     soft = any(line.get("labels", HARD) != HARD for line in lines)
+    recorded = {record["row"] for record in records}
+    whitened = any(row.parse({}).data.zca for row in table.rows if row.name in recorded)
     left_out = {"difference": not compared, "published (%)": not published, "samples a class": not decoded}
     left_out["labels"] = not soft
+    legend = _legend(table, records, compared, published, earlier, soft, whitened)
     columns = [name for name in COLUMNS if not left_out.get(name)]
     cells = [columns, ["---"] * len(columns), *([line.get(name, "-") for name in columns] for line in lines)]
     return "\n".join(
         [
             f"# {table.title}\n",
             *("| " + " | ".join(line) + " |" for line in cells),
-            f"\n{_legend(table, records, compared, published, earlier, soft)}",
+            f"\n{legend}",
             *(f"\n[{number}] {note}" for note, number in notes.items()),
             "",
         ]
@@ -113,7 +119,7 @@ def is_of_earlier_settings(row: TableRow, record: Record) -> bool:
 
 
 def _legend(
-    table: Table, records: Sequence[Record], compared: bool, published: bool, earlier: bool, soft: bool
+    table: Table, records: Sequence[Record], compared: bool, published: bool, earlier: bool, soft: bool, whitened: bool
 ) -> str:
     """How to read the columns, and what the rows ran on."""
     students = " or ".join(str(number) for number in sorted({len(record["accuracies"]) for record in records}))
@@ -124,6 +130,7 @@ def _legend(
         "Images per class: plain images that take as many floats.",
         *_students(records),
         *(["Labels: soft ones, all but hard, are counted in images per class and bytes."] if soft else []),
+        *([WHITENED] if whitened else []),
         "Minutes: of distillation (of a coreset: of choosing), by the clock.",
     ]
     if compared:

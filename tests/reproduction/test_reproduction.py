@@ -71,6 +71,13 @@ def record(table, row, accuracies, seed=0, **others):
     }
 
 
+def test_bytes_of_whitened_rows_are_explained_where_one_has_run(tmp_path):
+    table = table_of(tmp_path, TINY.replace("{steps: 2, real_batch_size: 4}, against", "{zca: true}, against"))
+    plain, whitened = record(table, "DM", [0.5]), record(table, "DM w. HaBa", [0.6])
+    sentence = "Bytes of whitened rows hold the matrix of ZCA, which images per class leave out"
+    assert sentence in markdown(table, [plain, whitened]) and sentence not in markdown(table, [plain])
+
+
 def test_the_rows_own_settings_win_over_the_tables(tmp_path):
     text = TINY.replace(
         "{steps: 2, real_batch_size: 4}\n    published", "{steps: 2, student_epochs: 7}\n    published"
