@@ -203,11 +203,10 @@ class _FilteredSumGradient(Function):
     @staticmethod
     def forward(
         ctx: Any, dy: Tensor, filters: Tensor, patches: Tensor, wanted: tuple[bool, bool]
-    ) -> tuple[Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor | None, ...]:
         ctx.save_for_backward(dy, filters, patches)
         ctx.set_materialize_grads(False)
-        d_filters, d_patches = replayable(lambda: _gradient(dy, filters, patches, wanted))
-        return d_filters, d_patches
+        return tuple(replayable(lambda: _gradient(dy, filters, patches, wanted)))
 
     @staticmethod
     @once_differentiable

@@ -34,18 +34,18 @@ def markdown(table: Table, records: Sequence[Record]) -> str:
     """The table, in the order of its rows, as Markdown; a row without a record says so."""
     notes: dict[str, int] = {}
     lines: list[dict[str, str]] = []
+    whitened = False
     for row in table.rows:
         runs = [record for record in records if record["row"] == row.name]
         for record in runs:
             lines += [_cells(row, record, records, notes), *map(_control, record.get("controls", []))]
+            whitened |= row.parse(record["set"]).data.zca
         if not runs:
             lines.append(_not_run(row))
     decoded = any("samples_per_class" in record for record in records)
     compared, published = any(row.against for row in table.rows), any(row.paper for row in table.rows)
     earlier = any(line["system"].endswith(EARLIER) for line in lines)
     soft = any(line.get("labels", HARD) != HARD for line in lines)
-    recorded = {record["row"] for record in records}
-    whitened = any(row.parse({}).data.zca for row in table.rows if row.name in recorded)
     left_out = {"difference": not compared, "published (%)": not published, "samples a class": not decoded}
     left_out["labels"] = not soft
     legend = _legend(table, records, compared, published, earlier, soft, whitened)

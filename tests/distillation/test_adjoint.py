@@ -15,7 +15,7 @@ from haba_hf.networks import ConvNet
 from haba_hf.networks.convolution import convolution
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_a_trajectory_gives_back_what_was_appended(dtype):
     thetas = torch.randn(7, 33, dtype=dtype)
     trajectory = Trajectory()

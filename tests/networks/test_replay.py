@@ -15,7 +15,7 @@ def refuse(*arguments):
 def test_what_is_recorded_is_replayed(monkeypatch):
     """Bit for bit, without a filter's product, and with the graph that a second derivative needs."""
     torch.manual_seed(0)
-    network, images = ConvNet(3, (8, 8), 4, depth=2, width=4), torch.randn(2, 3, 8, 8, requires_grad=True)
+    network, images = ConvNet(3, (8, 8), 4, depth=3, width=4), torch.randn(2, 3, 8, 8, requires_grad=True)
     parameters, kept = list(network.parameters()), []
 
     def gradients(of, create_graph):
@@ -26,7 +26,7 @@ def test_what_is_recorded_is_replayed(monkeypatch):
 
     with recorded(kept.append):
         first = gradients(images.detach(), create_graph=False)
-    assert len(kept) == 4  # two blocks, forward and backward
+    assert len(kept) == 6  # three blocks, forward and backward
     expected = second_of(gradients(images, create_graph=True))
 
     with monkeypatch.context() as patched, replayed(kept):
