@@ -113,7 +113,7 @@ def test_architectures_are_ranked(printed_by):
 
 @pytest.mark.slow
 def test_a_memory_keeps_classes_known(printed_by):
-    _, record = printed_by("continual_learning.py", "--steps", "40")
+    _, record = printed_by("continual_learning.py", "--steps", "20")
     # bytes of bases, hallucinators and rate; 64 pixels of one byte, of 10 classes
     assert (record["bytes"], record["real_per_class"]) == (
         HabaModel.from_pretrained(published_artifact("digits-dm-1pc")).storage().bytes,

@@ -147,7 +147,7 @@ def test_two_machines_distil_what_two_processes_of_one_do(tmp_path):
     assert [line["step"] for line in metrics_of(tmp_path / "two")] == [1, 2, 3, 4]  # of the first machine alone
 
 
-def test_distribution_matching_in_two_processes_then_evaluate_and_train_a_student(tmp_path):
+def test_distribution_matching_in_two_processes_then_evaluate_and_train_a_student(run_here, tmp_path, capfd):
     """`haba` is distilled, evaluated and trained on; every number that is printed is in the files."""
     where = ["--output_dir", tmp_path]
     run_script("distill.py", *DM, *where, launch=in_two_processes())
@@ -156,7 +156,9 @@ def test_distribution_matching_in_two_processes_then_evaluate_and_train_a_studen
     assert events, "tensorboard is the default tracker"
     assert json.loads((tmp_path / "artifact" / "distillation.json").read_text())["processes"] == 2
 
-    printed = run_script("evaluate.py", *DM, *EVALUATION, *where)
+    capfd.readouterr()
+    run_here("evaluate.py", *DM, *EVALUATION, *where)
+    printed = capfd.readouterr().out
     results = json.loads((tmp_path / "results.json").read_text())
 
     def in_percent(accuracies):
@@ -180,7 +182,8 @@ def test_distribution_matching_in_two_processes_then_evaluate_and_train_a_studen
     assert all(len(row["accuracy"]["accuracies"]) == 2 for row in results["rows"])
     assert results["settings"]["student_epochs"] == 3
 
-    printed = run_script("train_student.py", *DM, *EVALUATION, *where)
+    run_here("train_student.py", *DM, *EVALUATION, *where)
+    printed = capfd.readouterr().out
     settings = json.loads((tmp_path / "student" / "student.json").read_text())
     assert settings["accuracy"] == results["rows"][0]["accuracy"]["accuracies"][0]
     assert f"{100 * settings['accuracy']:.1f} %" in printed
@@ -192,16 +195,16 @@ def test_distribution_matching_in_two_processes_then_evaluate_and_train_a_studen
 
 
 @pytest.mark.slow
-def test_trajectory_matching_from_experts_to_artifacts(run_here, tmp_path):
+def test_trajectory_matching_from_experts_to_artifacts(run_here, tmp_path, capfd):
     experts = tmp_path / "experts"
     shared = [*NETWORK, *MTT, "--experts_dir", experts, "--num_experts", "2"]
-    printed = run_script("record_experts.py", *shared)
-    assert "2 x 3 snapshots" in printed
+    run_here("record_experts.py", *shared)
+    assert "2 x 3 snapshots" in capfd.readouterr().out
     files = sorted(experts.iterdir())
     assert [file.name for file in files] == ["expert-0000.safetensors", "expert-0001.safetensors"]
     written = [file.stat().st_mtime_ns for file in files]
 
-    run_script("distill.py", *shared, *TO, tmp_path / "haba")
+    run_here("distill.py", *shared, *TO, tmp_path / "haba")
     check_run(tmp_path / "haba", steps=3, num_hallucinators=5)
     rates = [line["student_learning_rate"] for line in metrics_of(tmp_path / "haba")]
     model = HabaModel.from_pretrained(tmp_path / "haba" / "artifact")
@@ -217,11 +220,11 @@ def test_trajectory_matching_from_experts_to_artifacts(run_here, tmp_path):
 
 
 @pytest.mark.slow
-def test_coresets_are_chosen_and_evaluated(run_here, tmp_path):
+def test_coresets_are_chosen_and_evaluated(run_here, tmp_path, capfd):
     shared = [TRAINING / "recipes" / "digits" / "forgetting-1pc.yaml", *NETWORK, "--coreset_epochs", "2"]
     shared += ["--coreset_dir", tmp_path / "coresets"]
-    printed = run_script("select_coreset.py", *shared, "--output_dir", tmp_path / "forgetting")
-    assert f"{tmp_path / 'forgetting' / 'artifact'}: 10 of 1,293 training images" in printed
+    run_here("select_coreset.py", *shared, "--output_dir", tmp_path / "forgetting")
+    assert f"{tmp_path / 'forgetting' / 'artifact'}: 10 of 1,293 training images" in capfd.readouterr().out
     (features,) = (tmp_path / "coresets").iterdir()
     written = features.stat().st_mtime_ns
     herding = [*shared, "--coreset", "herding", "--bases_per_class", "2", "--output_dir", tmp_path / "herding"]
@@ -352,13 +355,13 @@ def test_a_published_artifact_gives_what_its_card_says():
 
 
 def test_benchmark_prints_two_tables():
-    printed = run_script("benchmark", "--quick", "--cases", "student", "processes-experts")
+    printed = run_script("benchmark", "--quick", "--cases", "student", "materialize-20")
     assert f"torch {torch.__version__}" in printed
     assert "1 threads" in printed
     rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")]
     _, compared, _, of_ours = rows
     assert compared[0] == "student training, 10 bases per class, bf16"
-    assert of_ours[0] == "two experts, bf16: two processes / one of as many threads"
+    assert of_ours[0] == "materialization: 20 hallucinators / 5"
     for row in (compared, of_ours):
         for way in row[1:3]:
             median, unit = way.split()[:2]

@@ -3,14 +3,13 @@
 import importlib.util
 import json
 import math
-import os
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from accelerate.state import AcceleratorState
 
 from haba_hf import cli
 from haba_hf.recipes import parse_recipe, run_script
@@ -258,13 +257,40 @@ def script():
     return reproduce
 
 
+@pytest.fixture
+def reproduce(tmp_path, monkeypatch, capsys):
+    """Fills a table in this process: the commands of its rows take longer to start than to run."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def haba(call):
+        assert call[:3] == [sys.executable, "-m", "haba_hf.cli"]
+        try:
+            cli.main(call[3:])
+        except SystemExit as end:
+            return SimpleNamespace(returncode=end.code)
+        return SimpleNamespace(returncode=0)
+
+    def run(table, *words):
+        places = ["--results", str(tmp_path / "results"), "--output_root", str(tmp_path / "runs")]
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(table), *places, *words])
+        code = 0
+        try:
+            run_script(script().main)
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+            print("" if isinstance(end.code, int) else end.code, file=sys.stderr)
+        return SimpleNamespace(returncode=code, **dict(zip(("stdout", "stderr"), capsys.readouterr(), strict=True)))
+
+    monkeypatch.setattr(records, "subprocess", SimpleNamespace(run=haba))
+    yield run
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 @pytest.mark.slow
-def test_reproduce_starts_a_row_from_another_and_keeps_its_controls(tmp_path):
+def test_reproduce_starts_a_row_from_another_and_keeps_its_controls(reproduce, tmp_path):
     (tmp_path / "started.yaml").write_text(STARTED)
-    places = ["--results", str(tmp_path / "results"), "--output_root", str(tmp_path / "runs")]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(SCRIPT), str(tmp_path / "started.yaml"), *places]
-    run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
+    run = reproduce(tmp_path / "started.yaml")
     assert run.returncode == 0, run.stderr
     first, second = read_records(tmp_path / "results" / "started.jsonl")
     assert [control["system"] for control in first["controls"]] == [
@@ -281,32 +307,10 @@ def test_reproduce_starts_a_row_from_another_and_keeps_its_controls(tmp_path):
 
 
 @pytest.mark.slow
-def test_reproduce_fills_a_table_and_does_not_run_a_row_twice(tmp_path, monkeypatch, capsys):
+def test_reproduce_fills_a_table_and_does_not_run_a_row_twice(reproduce, tmp_path):
     table_of(tmp_path)
-    places = ["--results", str(tmp_path / "results"), "--output_root", str(tmp_path / "runs")]
-    reproduce_script = script()
-
-    def haba(call):
-        """In this process what a row runs in one of its own, which takes longer to start than to run."""
-        assert call[:3] == [sys.executable, "-m", "haba_hf.cli"]
-        try:
-            cli.main(call[3:])
-        except SystemExit as end:
-            return SimpleNamespace(returncode=end.code)
-        return SimpleNamespace(returncode=0)
-
-    def reproduce(*words):
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(tmp_path / "tiny.yaml"), *places, *words])
-        code = 0
-        try:
-            run_script(reproduce_script.main)
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1
-            print("" if isinstance(end.code, int) else end.code, file=sys.stderr)
-        return SimpleNamespace(returncode=code, **dict(zip(("stdout", "stderr"), capsys.readouterr(), strict=True)))
-
-    monkeypatch.setattr(records, "subprocess", SimpleNamespace(run=haba))
-    first = reproduce("--rows", "Random", "DM")
+    tiny = tmp_path / "tiny.yaml"
+    first = reproduce(tiny, "--rows", "Random", "DM")
     assert first.returncode == 0, first.stderr
     kept = read_records(tmp_path / "results" / "tiny.jsonl")
     assert [run["row"] for run in kept] == ["Random", "DM"]
@@ -314,7 +318,7 @@ def test_reproduce_fills_a_table_and_does_not_run_a_row_twice(tmp_path, monkeypa
     assert all(len(run["accuracies"]) == 2 and run["seconds"] >= 0 for run in kept)
     assert str(tmp_path) not in json.dumps(kept)
 
-    again = reproduce()
+    again = reproduce(tiny)
     assert again.returncode == 0, again.stderr
     assert "tiny: DM w. HaBa" in again.stdout and "tiny: Random" not in again.stdout
     assert again.stdout.rstrip().endswith((tmp_path / "results" / "tiny.md").read_text().rstrip())
@@ -323,19 +327,19 @@ def test_reproduce_fills_a_table_and_does_not_run_a_row_twice(tmp_path, monkeypa
     assert (full["row"], full["bytes"], full["bases_per_class"]) == ("Full data", 200 * 64, None)
     assert "| Full data | " in again.stdout and not (tmp_path / "runs" / "tiny" / "full-data" / "artifact").exists()
 
-    failing = reproduce("--rows", "DM", "--bases_per_class", "1000")
+    failing = reproduce(tiny, "--rows", "DM", "--bases_per_class", "1000")
     assert failing.returncode == 1
     assert "these rows failed: DM" in failing.stderr
     assert len(read_records(tmp_path / "results" / "tiny.jsonl")) == 4
 
-    wrong = reproduce("--steps", "0")
+    wrong = reproduce(tiny, "--steps", "0")
     assert wrong.returncode == 2 and "steps must be at least 1" in wrong.stderr
 
 
 def test_fields_behind_the_options_are_read_as_the_recipes_are():
-    reproduce = script()
-    assert reproduce.fields(["--steps=3", "--dsa", "a=b"]) == {"steps": "3", "dsa": "a=b"}
+    fields = script().fields
+    assert fields(["--steps=3", "--dsa", "a=b"]) == {"steps": "3", "dsa": "a=b"}
     with pytest.raises(ValueError, match="steps: after the table"):
-        reproduce.fields(["steps", "3"])
+        fields(["steps", "3"])
     with pytest.raises(ValueError, match="--steps: after the table"):
-        reproduce.fields(["--steps"])
+        fields(["--steps"])
