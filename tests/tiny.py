@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -271,3 +272,14 @@ def launch_processes(directory: Path, script: str, *arguments: str, count: int =
     assert len(written) == count, written
     lines = [line for path in written for line in path.read_text().splitlines()]
     return sorted(line for line in lines if line.startswith("RESULT"))
+
+
+@contextmanager
+def files_of_at_most(num_bytes):
+    """What a full disk does, done by the kernel: writing more than this to one file fails."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

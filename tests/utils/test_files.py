@@ -1,10 +1,8 @@
 import errno
 import os
-import resource
 import shutil
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +18,7 @@ from haba_hf.utils.files import (
     locked,
     remove_leftovers,
 )
+from tiny import files_of_at_most
 
 
 def tree(folder):
@@ -36,17 +35,6 @@ def raise_error(error):
 
 def cannot_write(path, reason=".*", kind=OSError):
     return pytest.raises(kind, match=f"Cannot write {path}: {reason}Nothing was changed there")
-
-
-@contextmanager
-def files_of_at_most(num_bytes):
-    """What a full disk does, done by the kernel: writing more than this to one file fails."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 # ------------------------------------------------------------------------------------------------------------- files
