@@ -577,8 +577,8 @@ def test_unwritable_output(name, error_of, tmp_path):
     assert f"Cannot write {place}" in line
 
 
-def test_a_backbone_for_probes(tmp_path):
-    run_script("train_backbone.py", tmp_path, "digits", "--classes", 0, 1, 7, "--image_size", 16, "--epochs", 20)
+def test_a_backbone_for_probes(run_here, tmp_path):
+    run_here("train_backbone.py", tmp_path, "digits", "--classes", 0, 1, 7, "--image_size", 16, "--epochs", 20)
     data = load_image_data(DataArguments("digits"))
     probe = build_network(NetworkArguments(f"probe/{tmp_path}"), (1, 8, 8), 10, 0, data.processor)
     assert probe.backbone.size == (16, 16)
