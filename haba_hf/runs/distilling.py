@@ -15,7 +15,7 @@ from ..artifact.budget import check_budget, describe_training_set, storage_of
 from ..artifact.configuration_haba import HabaConfig
 from ..artifact.modeling_haba import HabaModel
 from ..coresets import images_to_keep
-from ..data import ImageData, Splits, load_image_data
+from ..data import ImageData, Splits
 from ..distillation import (
     DistillationArguments,
     Distiller,
@@ -50,7 +50,7 @@ from ..recipes import Recipe, section_values
 from ..utils.allocator import peak_memory
 from ..utils.files import atomic_directory, locked, write_json
 from ..utils.fingerprints import weights_fingerprint
-from .inputs import load_artifact
+from .inputs import load_artifact, training_data
 from .provenance import draw, environment, source_facts, student_network, write_model
 
 # What a run computes depends on these sections, and on those of its objective alone.
@@ -69,7 +69,10 @@ OBJECTIVE_SECTIONS = {
 
 
 def distill(
-    recipe: Recipe, accelerator: Accelerator, splits: Splits | None = None, observer: Observer | None = None
+    recipe: Recipe,
+    accelerator: Accelerator,
+    given: ImageData | Splits | None = None,
+    observer: Observer | None = None,
 ) -> Path:
     """
     Distils the recipe's data (Algorithm 1), resuming an interrupted run, and writes `output_dir/artifact`: config,
@@ -78,7 +81,7 @@ def distill(
     Args:
         recipe ([`Recipe`]): all settings.
         accelerator (`Accelerator`): device and processes.
-        splits (`Mapping[str, datasets.Dataset]`, *optional*): the data, where they are in memory.
+        given ([`ImageData`] or `Mapping[str, datasets.Dataset]`, *optional*): the data, where they are in memory.
         observer ([`Observer`], *optional*): looks on.
 
     Returns:
@@ -89,12 +92,14 @@ def distill(
         `FloatingPointError`: if a gradient becomes NaN or infinite.
     """
     with locked(recipe.distillation.output_dir) if accelerator.is_main_process else nullcontext():
-        return _distill(recipe, accelerator, splits, observer)
+        return _distill(recipe, accelerator, given, observer)
 
 
-def _distill(recipe: Recipe, accelerator: Accelerator, splits: Splits | None, observer: Observer | None) -> Path:
+def _distill(
+    recipe: Recipe, accelerator: Accelerator, given: ImageData | Splits | None, observer: Observer | None
+) -> Path:
     arguments = recipe.distillation
-    data = load_image_data(recipe.data, needs_test=False, splits=splits)
+    data = training_data(recipe, given)
     if recipe.model.init_from is not None:
         load_artifact(recipe.model.init_from)  # it is what its record is about, or refused
     config = model_config(recipe.model, data)

@@ -48,6 +48,17 @@ class OpenedArtifact:
     teacher: dict[str, Any] | None
 
 
+def training_data(recipe: Recipe, given: ImageData | Splits | None = None) -> ImageData:
+    """
+    The recipe's data, which may have no test split: read from where it says or from splits in memory, or those that
+    were read already.
+
+    Raises:
+        `ValueError`, `FileNotFoundError`: if the data cannot be read.
+    """
+    return given if isinstance(given, ImageData) else load_image_data(recipe.data, needs_test=False, splits=given)
+
+
 def open_evaluation(recipe: Recipe, accelerator: Accelerator, splits: Splits | None = None) -> OpenedArtifact:
     """
     The recipe's artifact, its data (or, in memory, `splits`), and the split to score on.

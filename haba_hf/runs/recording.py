@@ -4,15 +4,16 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from ..data import Splits, load_image_data
+from ..data import ImageData, Splits
 from ..distillation import record_experts
 from ..recipes import Recipe
+from .inputs import training_data
 
 
-def record(recipe: Recipe, accelerator: Accelerator, splits: Splits | None = None) -> Path:
+def record(recipe: Recipe, accelerator: Accelerator, given: ImageData | Splits | None = None) -> Path:
     """
     Records the recipe's experts, as many snapshots of each as its run can draw; those that are there are kept. Their
-    data are the recipe's or, in memory, `splits`.
+    data are the recipe's or, where they are in memory, `given`.
 
     Returns:
         Their folder, `experts_dir`.
@@ -22,6 +23,6 @@ def record(recipe: Recipe, accelerator: Accelerator, splits: Splits | None = Non
         `OSError`: if the folder cannot be written.
         `FloatingPointError`: if an expert diverges.
     """
-    data = load_image_data(recipe.data, needs_test=False, splits=splits)
+    data = training_data(recipe, given)
     record_experts(data, recipe.network, recipe.experts, recipe.trajectory_matching.num_snapshots, accelerator)
     return Path(recipe.experts.experts_dir)

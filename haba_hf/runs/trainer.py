@@ -15,14 +15,14 @@ from transformers.trainer_utils import TrainOutput
 
 from ..artifact.loading import HabaProcessor
 from ..artifact.modeling_haba import HabaModel
-from ..data import Splits
+from ..data import ImageData, Splits
 from ..distillation import Distiller, Observer
 from ..evaluation import ReportRow, train_student
 from ..hub import export_artifact, push_artifact
 from ..recipes import Recipe, parse_recipe, recipe_of
 from .distilling import distill as distill_recipe
 from .evaluating import evaluate
-from .inputs import load_artifact
+from .inputs import load_artifact, training_data
 from .launching import start_accelerator
 from .recording import record
 
@@ -197,10 +197,12 @@ class HabaTrainer:
             as [`haba_hf.runs.distill`].
         """
         accelerator = start_accelerator(tracked=self.recipe)
+        given: ImageData | Splits | None = self.splits
         if self.recipe.distillation.objective == "mtt":
-            record(self.recipe, accelerator, self.splits)
+            given = training_data(self.recipe, self.splits)  # read once for both
+            record(self.recipe, accelerator, given)
         observer = _Callbacks(self, self.callbacks)
-        folder = distill_recipe(self.recipe, accelerator, self.splits, observer)
+        folder = distill_recipe(self.recipe, accelerator, given, observer)
         accelerator.end_training()
         self.model, self.processor, origin = load_artifact(str(folder))
         if self.args.push_to_hub and accelerator.is_main_process:

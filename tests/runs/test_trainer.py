@@ -20,6 +20,7 @@ from haba_hf.data import DataArguments, load_image_data
 from haba_hf.evaluation import accuracy
 from haba_hf.hub import read_artifact
 from haba_hf.recipes import RecipeError
+from haba_hf.runs import inputs
 from image_sets import pictures
 from tiny import launch_processes
 from tiny_artifact import tiny_artifact
@@ -81,7 +82,9 @@ def test_it_is_saved_and_pushed(artifact, tmp_path, hub):
     assert torch.equal(HabaModel.from_pretrained("me/shirts").bases, artifact.model.bases)
 
 
-def test_experts_are_recorded_on_the_way(splits, tmp_path):
+def test_experts_are_recorded_on_the_way(splits, tmp_path, monkeypatch):
+    reads = []
+    monkeypatch.setattr(inputs, "load_image_data", lambda *of, **how: reads.append(of) or load_image_data(*of, **how))
     made = distill(
         splits["train"],
         "mtt",
@@ -91,6 +94,7 @@ def test_experts_are_recorded_on_the_way(splits, tmp_path):
     )
     assert made.model.student_learning_rate.item() != 0
     assert (tmp_path / "experts" / "expert-0000.safetensors").exists()
+    assert len(reads) == 1, "the experts' data are those of the run"
     with pytest.raises(ValueError, match="no test split"):
         made.evaluate()
 
