@@ -7,13 +7,13 @@ from accelerate import Accelerator
 
 from ..artifact.budget import check_budget
 from ..coresets import choose_coreset, real_images_artifact
-from ..data import load_image_data
 from ..distillation import model_config
 from ..hub.artifact import GALLERY
 from ..hub.galleries import save_gallery
 from ..hub.records import CORESET
 from ..recipes import Recipe
 from ..utils.files import atomic_directory, check_writable, locked, write_json
+from .inputs import training_data
 from .provenance import draw, environment, source_facts, write_model
 
 
@@ -47,7 +47,7 @@ def _select(recipe: Recipe, accelerator: Accelerator) -> Path:
     path = Path(recipe.distillation.output_dir) / "artifact"
     if path.exists() and not (path / CORESET).exists():
         raise ValueError(f"{path} is no coreset but was distilled: choose another output_dir, or remove it.")
-    data = load_image_data(recipe.data, needs_test=False)
+    data = training_data(recipe)
     accelerator.print(data.summary())
     config = model_config(settings, data)
     if settings.storage_budget is not None:

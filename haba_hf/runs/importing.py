@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..artifact.processing_audio_haba import HabaAudioProcessor
 from ..coresets import plain_artifact
-from ..data import ImageData, load_image_data
+from ..data import ImageData
 from ..distillation import model_config
 from ..hub.artifact import GALLERY
 from ..hub.galleries import save_gallery
@@ -25,6 +25,7 @@ from ..hub.released import ReleasedSet, read_released
 from ..recipes import recipe_of
 from ..utils.files import atomic_directory, check_writable, locked, write_json
 from ..utils.text import some
+from .inputs import training_data
 from .provenance import draw, environment, source_facts, write_model
 
 # What values of each space may be: learned pixels leave the range of real ones, but not by much.
@@ -86,7 +87,7 @@ def import_released(
         student_learning_rate=learning_rate,
         output_dir=str(output_dir),
     )
-    data = load_image_data(recipe.data, needs_test=False)
+    data = training_data(recipe)
     class_names = class_names or released.class_names
     images_NCHW, their_labels = _class_by_class(released, data, space, mean, std, class_names)
     sizes = dataclasses.replace(recipe.model, bases_per_class=len(images_NCHW) // data.num_labels)

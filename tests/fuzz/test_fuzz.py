@@ -21,7 +21,7 @@ from tiny_artifact import tiny_artifact
 
 MOST_BYTES = 500e6
 fuzzed = settings(
-    max_examples=200,
+    max_examples=500,
     deadline=timedelta(seconds=5),
     derandomize=True,
     database=None,

@@ -116,7 +116,7 @@ def test_classes_of_any_name_come_back(tmp_path):
 
 def test_grey_pictures_are_of_data_in_color(tmp_path, monkeypatch):
     data = tiny_data(num_labels=2)
-    monkeypatch.setattr("haba_hf.runs.importing.load_image_data", lambda *_, **__: data)
+    monkeypatch.setattr("haba_hf.runs.importing.training_data", lambda *_, **__: data)
     for name in data.class_names:
         (tmp_path / "grey" / name).mkdir(parents=True)
         Image.new("L", (8, 8), 100).save(tmp_path / "grey" / name / "1.png")
