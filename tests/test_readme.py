@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "haba_hf/README.md", "training/README.md"),
     *("hub_cards/README.md", "training/results/README.md", "training/results/benchmark.md"),
-    "training/results/dropped.md",
+    *(f"training/results/{name}.md" for name in ("paper", "storage", "uses", "equal_storage", "dropped")),
 ]
 each_page = pytest.mark.parametrize("page", PAGES)
 

@@ -59,7 +59,7 @@ def storage_layouts(sample_shape: tuple[int, int, int]) -> list[Layout]:
 def measured_layout(sample_shape: tuple[int, int, int], images_per_class: float) -> Layout:
     """
     How to store bases where a recipe leaves it to the budget (`bases_per_class: auto`), the best of what
-    `training/results/README.md` has measured for color and for one channel: a sixteenth of the frequencies, of either
+    `training/results/storage.md` has measured for color and for one channel: a sixteenth of the frequencies, of either
     chroma a quarter as many, and from the floats of 10 images per class on pixels of half the height and width.
 
     Args:

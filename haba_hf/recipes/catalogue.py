@@ -3,6 +3,7 @@
 import re
 
 from ..artifact.configuration_haba import HabaConfig
+from ..utils.markdown import markdown_table
 from ..utils.shipped import first_sentence, recipe_header, recipe_names, recipe_path
 from .recipe import Recipe, parse_recipe
 
@@ -21,6 +22,7 @@ HEADINGS = {
     "mnist": "MNIST",
     "speech_commands": "Mini Speech Commands",
 }
+COLUMNS = ("recipe", "what", "bases per class", "samples", "steps", "what it takes")
 CORESETS = ("random", "herding", "k-center", "forgetting")
 TAKES = re.compile(r"\b(?:Measured on|Expected|Published:)")
 
@@ -32,19 +34,17 @@ def recipes_page() -> str:
     for folder in sorted({name.split("/")[0] for name in names}):
         lines += [
             f"## {HEADINGS.get(folder, folder)}\n",
-            "| recipe | what | bases per class | samples | steps | what it takes |",
-            "|---|---|---|---|---|---|",
-            *(_row(name) for name in names if name.startswith(f"{folder}/")),
+            *markdown_table(COLUMNS, (_row(name) for name in names if name.startswith(f"{folder}/"))),
             "",
         ]
     return "\n".join(lines)
 
 
-def _row(name: str) -> str:
+def _row(name: str) -> list[str]:
     header, recipe = recipe_header(name), parse_recipe([str(recipe_path(name))])
     what = first_sentence(header).split(", ", 1)[-1].removesuffix(".")
     takes = TAKES.search(header)
-    cells = [
+    return [
         f"[{name}]({name}.yaml)",
         what[0].upper() + what[1:],
         str(recipe.model.bases_per_class),
@@ -52,7 +52,6 @@ def _row(name: str) -> str:
         "-" if name.split("/")[1].startswith(CORESETS) else f"{recipe.distillation.steps:,}",
         header[takes.start() :] if takes else "-",
     ]
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
 def _samples(recipe: Recipe) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 from ..evaluation import in_percent
 from ..evaluation.report import HARD
 from ..hub.artifact import Artifact, read_artifact
-from ..hub.sources import source_of
 from ..recipes import Recipe
 from ..runs import student_network
-from .records import Record, labels_of, read_records
+from ..utils.markdown import markdown_table
+from .records import Record, labels_of, read_records, title_of
 from .report import is_of_earlier_settings
 from .tables import Table, TableRow, read_table
 
@@ -92,8 +92,7 @@ def leaderboard(results: Path, published: Iterable[Path]) -> str:
     entries = [entry for path in sorted(results.glob("*.jsonl")) for entry in _entries(path, artifacts)]
     lines = [INTRODUCTION]
     for dataset in sorted({entry.record["dataset"] for entry in entries}):
-        source = source_of({"dataset": dataset}, {})
-        lines.append(f"## {source.title if source else dataset}\n")
+        lines.append(f"## {title_of(dataset)}\n")
         for size in SIZES.values():
             of_size = [entry for entry in entries if entry.record["dataset"] == dataset and entry.size == size]
             lines += _section(f"{size} per class", [entry for entry in of_size if entry.labels == HARD])
@@ -141,9 +140,7 @@ def _section(title: str, entries: list[_Entry]) -> list[str]:
     columns = [name for name in COLUMNS if name != "labels" or any(row[name] != HARD for row in rows)]
     return [
         f"**{title[0].upper()}{title[1:]}**\n",
-        _line(columns),
-        _line(["---"] * len(columns)),
-        *(_line(row.get(name, "-") for name in columns) for row in rows),
+        *markdown_table(columns, ([row.get(name, "-") for name in columns] for row in rows)),
         "",
     ]
 
@@ -176,7 +173,3 @@ def _students(recipe: Recipe, scored: Record) -> str:
     steps = evaluation.evaluation_steps
     training = f"{steps:,} steps" if steps else f"{evaluation.student_epochs:,} epochs"
     return f"{len(scored['accuracies'])} of {name}, {training}"
-
-
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -7,6 +7,7 @@ done, so that an interrupted table goes on where it stopped.
 
 import hashlib
 import json
+import math
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import yaml
 
 from ..evaluation.report import HARD, LEARNED
 from ..hub.records import CORESET, DISTILLATION
+from ..hub.sources import source_of
 from ..recipes import recipe_path
 from ..runs import results_file
 from ..utils.files import atomic_file
@@ -106,6 +108,18 @@ def _scores(row: Record) -> Record:
         **training,
         **({} if row.get("labels", HARD) == HARD else {"labels": row["labels"]}),
     }
+
+
+def difference(record: Record, other: Record) -> tuple[float, float]:
+    """Mean accuracy of one run less that of another, and its standard error over the students of both."""
+    errors = [run["std"] / math.sqrt(max(len(run["accuracies"]) - 1, 1)) for run in (record, other)]
+    return record["mean"] - other["mean"], math.hypot(*errors)
+
+
+def title_of(dataset: str) -> str:
+    """What a data set is called."""
+    source = source_of({"dataset": dataset}, {})
+    return source.title if source else dataset
 
 
 def labels_of(row: TableRow, record: Record) -> str:

@@ -1,13 +1,13 @@
 """A table's records as Markdown, beside the published figures."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from ..evaluation import in_percent
 from ..evaluation.report import HARD
 from ..recipes import Recipe, parse_recipe
-from .records import Record, labels_of, settings_hash
+from ..utils.markdown import markdown_table
+from .records import Record, difference, labels_of, settings_hash
 from .tables import Table, TableRow
 
 COLUMNS = (
@@ -50,11 +50,11 @@ def markdown(table: Table, records: Sequence[Record]) -> str:
     left_out["labels"] = not soft
     legend = _legend(table, records, compared, published, earlier, soft, whitened)
     columns = [name for name in COLUMNS if not left_out.get(name)]
-    cells = [columns, ["---"] * len(columns), *([line.get(name, "-") for name in columns] for line in lines)]
+    cells = ([line.get(name, "-") for name in columns] for line in lines)
     return "\n".join(
         [
             f"# {table.title}\n",
-            *("| " + " | ".join(line) + " |" for line in cells),
+            *markdown_table(columns, cells),
             f"\n{legend}",
             *(f"\n[{number}] {note}" for note, number in notes.items()),
             "",
@@ -166,8 +166,8 @@ def _difference(row: TableRow, record: Record, records: Sequence[Record]) -> str
     others = [other for other in records if (other["row"], other["seed"]) == (row.against, record["seed"])]
     if not others:
         return "-"
-    errors = [run["std"] / math.sqrt(max(len(run["accuracies"]) - 1, 1)) for run in (record, others[0])]
-    return f"{100 * (record['mean'] - others[0]['mean']):+.1f} ± {100 * math.hypot(*errors):.1f} ({row.against})"
+    mean, error = difference(record, others[0])
+    return f"{100 * mean:+.1f} ± {100 * error:.1f} ({row.against})"
 
 
 def departures(recipe: Recipe, published: Recipe) -> list[str]:

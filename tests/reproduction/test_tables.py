@@ -147,7 +147,7 @@ def test_the_leaderboard_is_what_the_records_say():
 
 def test_the_table_of_fashion_mnist_is_on_record():
     results = (
-        (RESULTS / "README.md").read_text().split("\n## Fashion-MNIST at 1 image per class\n")[1].split("\n## ")[0]
+        (RESULTS / "paper.md").read_text().split("\n## Fashion-MNIST at 1 image per class\n")[1].split("\n## ")[0]
     )
     ours = re.findall(r"(?m)^\| [^|]+ \| (\d+\.\d ± \d+\.\d) \|", results)
     tables = [read_records(RESULTS / f"fashion_mnist-{name}.jsonl") for name in ("1", "equal_storage")]
