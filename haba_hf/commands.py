@@ -46,6 +46,7 @@ from .runs import (
     select_coreset,
     start_accelerator,
 )
+from .utils.markdown import table_text
 from .utils.text import some
 
 # What a command gives back: an object for --json, and the text it prints without.
@@ -237,8 +238,7 @@ def _plan(arguments: argparse.Namespace) -> Answer:
         }
         for plan in plans
     ]
-    rows = [[*PLAN_COLUMNS], ["---"] * len(PLAN_COLUMNS), *map(_plan_cells, plans)]
-    return {"plans": table}, "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return {"plans": table}, table_text(PLAN_COLUMNS, map(_plan_cells, plans)).rstrip()
 
 
 # What a plan sets in a recipe, beside basis_channels.

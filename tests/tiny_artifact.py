@@ -25,6 +25,32 @@ from tiny import tiny_data, tiny_model
 CLASS_NAMES = ["shirt", "boot", "a|b <i>[x](y)", "{{ 7 * 7 }}"]  # the last two want to be more than text
 FINGERPRINT = "0123456789abcdef"
 
+# What is published: code, and everything else of an artifact with its records.
+CODE = {
+    "card_haba.py",
+    "files_haba.py",
+    "configuration_haba.py",
+    "datasets_haba.py",
+    "hallucinator_haba.py",
+    "modeling_haba.py",
+    "output_haba.py",
+    "processing_haba.py",
+    "saving_haba.py",
+    "storage_haba.py",
+    "whitening_haba.py",
+}
+FILES = {
+    ".eval_results/haba.yaml",
+    "README.md",
+    "config.json",
+    "distillation.json",
+    "gallery.png",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "recipe.yaml",
+    "results.json",
+}
+
 
 def tiny_artifact(
     folder: Path,
@@ -102,3 +128,8 @@ def _facts(folder: Path, model: HabaModel) -> dict:
         "seed": 3,
         "settings": settings,
     }
+
+
+def files_of(folder):
+    """Contents by name."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

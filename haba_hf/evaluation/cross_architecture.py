@@ -10,6 +10,7 @@ from ..artifact.modeling_haba import HabaModel
 from ..data import Split
 from ..networks import NetworkArguments, build_network, check_network_name
 from ..utils.checks import Settings
+from ..utils.markdown import table_text
 from .arguments import EvaluationArguments
 from .protocols import artifact_learning_rate
 from .report import in_percent
@@ -99,19 +100,19 @@ def evaluate_across(
 
 def architecture_table(rows: Sequence[ArchitectureRow]) -> str:
     """The rows as a Markdown table with a line below that says how to read it. Accuracies are in percent."""
-    lines = [
-        f"| {row.architecture} | {in_percent(row.accuracy.mean, row.accuracy.std)} | {row.parameters:,} "
-        f"| {row.accuracy.seconds:.0f} |\n"
+    columns = ["architecture", "accuracy (%)", "parameters", "seconds"]
+    lines = (
+        [
+            row.architecture,
+            in_percent(row.accuracy.mean, row.accuracy.std),
+            f"{row.parameters:,}",
+            f"{row.accuracy.seconds:.0f}",
+        ]
         for row in rows
-    ]
+    )
     students = len(rows[0].accuracy.accuracies)
     footnote = (
         f"Accuracy: mean ± population standard deviation over {students} students, all trained at learning rate "
         f"{rows[0].learning_rate:g}.\n"
     )
-    return (
-        "| architecture | accuracy (%) | parameters | seconds |\n|---|---|---|---|\n"
-        + "".join(lines)
-        + "\n"
-        + footnote
-    )
+    return table_text(columns, lines) + "\n" + footnote

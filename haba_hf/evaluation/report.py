@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..artifact.budget import StorageFigures
 from ..utils.files import write_json
+from ..utils.markdown import table_text
 from .students import AccuracyResult
 
 # Systems that a card compares an artifact with.
@@ -66,8 +67,7 @@ def markdown_table(rows: Sequence[ReportRow]) -> str:
     differs = any(cells[BALANCED] not in ("-", cells[ACCURACY]) for cells in lines)
     left_out = {name for name, shown in (("labels", soft), (BALANCED, differs)) if not shown}
     columns = [name for name in lines[0] if name not in left_out]
-    table = [f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}\n"]
-    table += [f"| {' | '.join(cells[name] for name in columns)} |\n" for cells in lines]
+    table = table_text(columns, ([cells[name] for name in columns] for cells in lines))
     students = "/".join(str(n) for n in sorted({len(row.accuracy.accuracies) for row in rows}))
     whitening = max(row.storage.whitening_bytes for row in rows)
     note = WHITENING_NOTE.format(whitening) if whitening else ""
@@ -75,7 +75,7 @@ def markdown_table(rows: Sequence[ReportRow]) -> str:
     bytes_per_value = (storage.bytes / storage.bytes_ratio) / (storage.floats / storage.ratio)
     footnote = FOOTNOTE.format(students=students, bytes_per_value=bytes_per_value)
     notes = (LABELS_NOTE if soft else "") + (BALANCED_NOTE if differs else "") + note
-    return "".join(table) + "\n" + footnote + notes
+    return table + "\n" + footnote + notes
 
 
 def _cells(row: ReportRow) -> dict[str, str]:

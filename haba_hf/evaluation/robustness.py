@@ -15,6 +15,7 @@ from ..artifact.loading import HabaProcessor
 from ..data import Split
 from ..data.corruptions import CORRUPTIONS, SEVERITIES, STANDARD_CORRUPTIONS
 from ..utils.checks import Settings, check_counts
+from ..utils.markdown import table_text
 from ..utils.progress import Progress
 from .attacks import ATTACKS, PGD, attack
 from .report import in_percent
@@ -231,12 +232,12 @@ def robustness_table(results: Sequence[RobustnessResult]) -> str:
     one of the attacks, if any.
     """
     header = ["system", "corruptions", "clean", *(f"severity {severity}" for severity in SEVERITIES)]
-    lines = [header, ["---"] * len(header)]
+    lines = []
     for corruptions in (CORRUPTIONS, STANDARD_CORRUPTIONS):
         for result in results:
             points = [in_percent(mean, std) for mean, std in result.curve(corruptions)]
             lines.append([result.system, str(len(corruptions)), *points])
-    return _markdown(lines) + _attack_table(results)
+    return table_text(header, lines) + _attack_table(results)
 
 
 def _attack_table(results: Sequence[RobustnessResult]) -> str:
@@ -244,15 +245,13 @@ def _attack_table(results: Sequence[RobustnessResult]) -> str:
         return ""
     epsilons = results[0].epsilons
     header = ["system", "attack", "clean", *(f"{epsilon:g}/255" for epsilon in epsilons)]
-    lines = [header, ["---"] * len(header)]
+    lines = []
     for name in ATTACKS:
         for result in results:
             points = [in_percent(mean, std) for mean, std in result.attack_curve(name)]
             if result.epsilons != epsilons or len(points) != 1 + len(epsilons):
                 raise ValueError("Systems of one table are attacked within the same epsilons.")
             lines.append([result.system, name, *points])
-    return "\nUnder attack, every pixel perturbed by no more than epsilon (L-infinity):\n\n" + _markdown(lines)
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return "\nUnder attack, every pixel perturbed by no more than epsilon (L-infinity):\n\n" + table_text(
+        header, lines
+    )

@@ -3,7 +3,7 @@
 import re
 
 from ..artifact.configuration_haba import HabaConfig
-from ..utils.markdown import markdown_table
+from ..utils.markdown import table_text
 from ..utils.shipped import first_sentence, recipe_header, recipe_names, recipe_path
 from .recipe import Recipe, parse_recipe
 
@@ -34,8 +34,7 @@ def recipes_page() -> str:
     for folder in sorted({name.split("/")[0] for name in names}):
         lines += [
             f"## {HEADINGS.get(folder, folder)}\n",
-            *markdown_table(COLUMNS, (_row(name) for name in names if name.startswith(f"{folder}/"))),
-            "",
+            table_text(COLUMNS, (_row(name) for name in names if name.startswith(f"{folder}/"))),
         ]
     return "\n".join(lines)
 

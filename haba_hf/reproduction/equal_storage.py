@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from ..evaluation import in_percent
 from ..hub.tiles import DPI, save_figure
-from ..utils.markdown import markdown_table
+from ..utils.markdown import table_text
 from .records import Record, difference, read_records, title_of
 from .report import is_of_earlier_settings
 from .tables import Table, read_table
@@ -73,7 +73,7 @@ def equal_storage(compared: Sequence[Comparison]) -> str:
         part = [one for one in compared if one.beside_pixels == beside_pixels]
         for dataset in sorted({one.record["dataset"] for one in part}):
             rows = [_cells(one) for one in part if one.record["dataset"] == dataset]
-            lines += [f"**{title_of(dataset)}**\n", *markdown_table(COLUMNS, rows), ""]
+            lines += [f"**{title_of(dataset)}**\n", table_text(COLUMNS, rows)]
     return "\n".join(lines).rstrip() + "\n"
 
 

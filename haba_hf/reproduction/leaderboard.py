@@ -10,7 +10,7 @@ from ..evaluation.report import HARD
 from ..hub.artifact import Artifact, read_artifact
 from ..recipes import Recipe
 from ..runs import student_network
-from ..utils.markdown import markdown_table
+from ..utils.markdown import table_text
 from .records import Record, labels_of, read_records, title_of
 from .report import is_of_earlier_settings
 from .tables import Table, TableRow, read_table
@@ -140,8 +140,7 @@ def _section(title: str, entries: list[_Entry]) -> list[str]:
     columns = [name for name in COLUMNS if name != "labels" or any(row[name] != HARD for row in rows)]
     return [
         f"**{title[0].upper()}{title[1:]}**\n",
-        *markdown_table(columns, ([row.get(name, "-") for name in columns] for row in rows)),
-        "",
+        table_text(columns, ([row.get(name, "-") for name in columns] for row in rows)),
     ]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from ..evaluation import in_percent
 from ..evaluation.report import HARD
 from ..recipes import Recipe, parse_recipe
-from ..utils.markdown import markdown_table
+from ..utils.markdown import table_text
 from .records import Record, difference, labels_of, settings_hash
 from .tables import Table, TableRow
 
@@ -54,8 +54,8 @@ def markdown(table: Table, records: Sequence[Record]) -> str:
     return "\n".join(
         [
             f"# {table.title}\n",
-            *markdown_table(columns, cells),
-            f"\n{legend}",
+            table_text(columns, cells),
+            legend,
             *(f"\n[{number}] {note}" for note, number in notes.items()),
             "",
         ]

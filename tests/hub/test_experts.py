@@ -9,7 +9,7 @@ from huggingface_hub import DatasetCard
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from fake_hub import READER, serving
+from fake_hub import READER
 from haba_hf.distillation import ExpertStore, record_experts
 from haba_hf.hub import pull_experts, push_experts, read_experts
 from haba_hf.hub.experts import render_experts_card
@@ -29,13 +29,6 @@ def recorded(tmp_path_factory):
 @pytest.fixture
 def experts(recorded, tmp_path):
     return shutil.copytree(recorded, tmp_path / "experts")
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    with serving(tmp_path, monkeypatch) as server:
-        yield server
-        assert server.unknown == [], "the client asked for what this Hub does not know"
 
 
 def rewrite(path, tensors=None, **header):
