@@ -26,6 +26,8 @@ from .checkpoints import best_directory, clean_checkpoints, latest_checkpoint, l
 from .objectives import Objective
 from .observer import Observer
 
+METRICS = "metrics.jsonl"  # in output_dir, a line for every step
+
 
 class Distiller:
     """
@@ -356,7 +358,7 @@ class Distiller:
                 parameter.copy_(broadcast(parameter.detach().clone()))
 
     def _metrics_path(self) -> Path:
-        return Path(self.arguments.output_dir) / "metrics.jsonl"
+        return Path(self.arguments.output_dir) / METRICS
 
     def _restore_best(self, best: dict[str, float]) -> None:
         self.accelerator.wait_for_everyone()

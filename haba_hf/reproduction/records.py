@@ -6,6 +6,7 @@ done, so that an interrupted table goes on where it stopped.
 """
 
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -13,10 +14,12 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
 
+from ..distillation.distiller import METRICS
 from ..evaluation.report import HARD, LEARNED
 from ..hub.records import CORESET, DISTILLATION
 from ..hub.sources import source_of
@@ -27,6 +30,7 @@ from .tables import Table, TableRow
 
 Record = dict[str, Any]
 
+PARTS = 6  # of a run, whose mean losses are kept
 # The file of an artifact that says how it was made.
 MADE = {"distilled": DISTILLATION, "coreset": CORESET}
 
@@ -62,7 +66,7 @@ def run_row(row: TableRow, folder: Path, settings: Mapping[str, Any], launch: Se
 def record_of(row: TableRow, folder: Path, overrides: Mapping[str, Any]) -> Record:
     """
     What is kept of a finished run: its settings, its students' accuracies as fractions of 1, floats, bytes, steps,
-    seconds, peak memory in bytes, and what it ran on.
+    seconds, peak memory in bytes, L_DD as of [`mean_losses`], and what it ran on.
 
     Raises:
         `FileNotFoundError`: if a file of the run is missing.
@@ -87,12 +91,23 @@ def record_of(row: TableRow, folder: Path, overrides: Mapping[str, Any]) -> Reco
         **_scores(scored),
         **({"samples_per_class": made["samples_per_class"]} if "samples_per_class" in made else {}),
         **{name: made.get(name) for name in ("steps", "seconds", "ended_by", "peak_memory_bytes")},
+        **({"l_dd": losses} if (losses := mean_losses(folder / METRICS)) else {}),
         "evaluation_seconds": round(scored["accuracy"]["seconds"], 1),
         **{
             name: results[name] for name in ("device", "processes", "threads", "mixed_precision", "python", "versions")
         },
         **({"controls": controls} if row.asks_for_controls else {}),
     }
+
+
+def mean_losses(log: Path) -> list[float]:
+    """Mean L_DD of each sixth of a run, from its log: whether it still falls. Empty without one, or of a few steps."""
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    losses = [json.loads(line)["l_dd"] for line in lines]
+    ends = [len(losses) * part // PARTS for part in range(PARTS + 1)]
+    if len(losses) < PARTS:
+        return []
+    return [float(f"{fmean(losses[first:end]):.4g}") for first, end in itertools.pairwise(ends)]
 
 
 def _scores(row: Record) -> Record:

@@ -20,6 +20,7 @@ COLUMNS = (
     "bytes",
     "samples a class",
     "steps",
+    "L_DD",
     "minutes",
 )
 
@@ -45,9 +46,10 @@ def markdown(table: Table, records: Sequence[Record]) -> str:
     decoded = any("samples_per_class" in record for record in records)
     compared, published = any(row.against for row in table.rows), any(row.paper for row in table.rows)
     earlier = any(line["system"].endswith(EARLIER) for line in lines)
+    logged = any("l_dd" in record for record in records)
     soft = any(line.get("labels", HARD) != HARD for line in lines)
     left_out = {"difference": not compared, "published (%)": not published, "samples a class": not decoded}
-    left_out["labels"] = not soft
+    left_out |= {"labels": not soft, "L_DD": not logged}
     legend = _legend(table, records, compared, published, earlier, soft, whitened)
     columns = [name for name in COLUMNS if not left_out.get(name)]
     cells = ([line.get(name, "-") for name in columns] for line in lines)
@@ -79,9 +81,17 @@ def _cells(row: TableRow, record: Record, records: Sequence[Record], notes: dict
         cells["samples a class"] = f"{record['samples_per_class']:,}"
     if record["steps"] is not None:
         cells["steps"] = f"{record['steps']:,}{'*' if record['ended_by'] == 'max_minutes' else ''}"
+    if "l_dd" in record:
+        first, *_, fifth, last = map(_number, record["l_dd"])
+        cells["L_DD"] = f"{first}; {fifth}, {last}"
     if record["seconds"] is not None:
         cells["minutes"] = f"{record['seconds'] / 60:.1f}"
     return cells
+
+
+def _number(value: float) -> str:
+    """In three digits at least."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _control(control: Record) -> dict[str, str]:
@@ -133,6 +143,8 @@ def _legend(
         *([WHITENED] if whitened else []),
         "Minutes: of distillation (of a coreset: of choosing), by the clock.",
     ]
+    if any("l_dd" in record for record in records):
+        sentences.append("L_DD: mean over the first sixth of a run; over its fifth and its last.")
     if compared:
         sentences.append(
             "Difference: to the row named, ± its standard error over students; the runs behind the means are one each."

@@ -33,6 +33,7 @@ from ..distillation import (
     initial_model,
     model_config,
 )
+from ..distillation.distiller import METRICS
 from ..evaluation import (
     EvaluationArguments,
     Teacher,
@@ -260,7 +261,7 @@ def write_artifact(
         }
         write_json(aside / DISTILLATION, provenance)
     # Ornaments after it, each by itself: a picture that cannot be drawn costs no artifact.
-    metrics = Path(recipe.distillation.output_dir) / "metrics.jsonl"
+    metrics = Path(recipe.distillation.output_dir) / METRICS
     draw(accelerator, path / GALLERY, lambda file: save_gallery(model, data.processor, file))
     draw(accelerator, path / TRAINING_CURVES, lambda file: plot_training_curves(metrics, file))
 

@@ -199,6 +199,20 @@ def test_controls_stand_below_their_row_and_students_steps_below_the_table(tmp_p
     assert "Students took 10 to 12 steps of SGD." in text
 
 
+def test_whether_a_loss_still_falls_is_told(tmp_path):
+    losses = [2_000.0, 1_500.0, 12.0, 11.0, 10.0, 9.0, 8.0, 7.0, 6.0, 5.0, 0.25, 0.125, 0.5]
+    log = tmp_path / "metrics.jsonl"
+    log.write_text("".join(f'{{"step": {step}, "l_dd": {loss}}}\n' for step, loss in enumerate(losses, 1)))
+    parts = records.mean_losses(log)
+    assert parts == [1750.0, 11.5, 9.5, 7.5, 5.5, 0.2917], "13 steps in six parts, the last one longer"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:5]))
+    assert records.mean_losses(log) == records.mean_losses(tmp_path / "none.jsonl") == []
+    table = table_of(tmp_path)
+    text = markdown(table, [record(table, "Random", [0.5]), record(table, "DM", [0.6], l_dd=parts)])
+    assert "| 1,000 | 1,750; 5.5, 0.292 | 1.5 |" in text and "L_DD: mean over the first sixth" in text
+    assert "L_DD" not in markdown(table, [record(table, "DM", [0.6])])
+
+
 def test_labels_are_told_where_any_are_soft(tmp_path):
     control = {
         "system": "random real, same storage",
