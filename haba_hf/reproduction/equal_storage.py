@@ -98,6 +98,7 @@ def plot_equal_storage(compared: Sequence[Comparison], path: Path) -> None:
     axes.set_yticks(range(len(ordered)), names, fontsize=7, parse_math=False)
     axes.set_ylim(len(ordered) - 0.5, -0.5)
     axes.set_xlabel("accuracy with hallucinators less without, in points, and two standard errors", fontsize=9)
+    axes.set_title("data set · floats in images per class: with hallucinators", fontsize=9, loc="left")
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="lower left", fontsize=8)
     save_figure(figure, path)
@@ -136,9 +137,9 @@ def _cells(one: Comparison) -> list[str]:
 
 
 def _place(one: Comparison) -> str:
-    images = f"{one.other['images_per_class']:.0f} images"
+    """Its line in the picture; rows of many sizes have theirs in their names."""
     name = one.record["row"]
-    return name if name[0].isdigit() else f"{images}: {name}"
+    return name if name[0].isdigit() else f"{one.other['images_per_class']:.0f}: {name}"
 
 
 def _pair(values: Sequence[str]) -> str:
