@@ -128,7 +128,7 @@ def export_artifact(
     Args:
         directory (`str`): the artifact's folder.
         folder (`str`): a new or empty folder, or one that holds an artifact alone, which is replaced.
-        repo_id (`str`, *optional*): the name that the card's code loads, by default `folder` as it is given.
+        repo_id (`str`, *optional*): the name that the card's code loads, by default `folder`.
         include_code (`bool`, *optional*, defaults to `True`): as of a push.
 
     Returns:
@@ -138,13 +138,14 @@ def export_artifact(
         `ValueError`: if `directory` is unfit, as of a push, or `folder` holds something else than an artifact.
         `OSError`: if a file cannot be read or written; `folder` then is as it was.
     """
+    folder = Path(folder)  # a slash at its end is no part of the name
     refuse_unsafe_files(directory)
     artifact = read_artifact(directory)
-    _refuse_other_folders(Path(folder))
+    _refuse_other_folders(folder)
     files = _model_files(artifact, repo_id or str(folder), include_code)
     with atomic_directory(folder) as aside:
         write_files(aside, files)
-    return Path(folder)
+    return folder
 
 
 def pull_artifact(repo_id: str, local_dir: str | Path, revision: str | None = None) -> Path:

@@ -195,6 +195,11 @@ def test_an_export_is_what_a_push_uploads(hub, tmp_path):
     assert torch.equal(HabaModel.from_pretrained(exported).materialize().samples, samples)
 
 
+def test_a_slash_behind_a_folder_is_no_part_of_its_name(artifact, tmp_path):
+    exported = export_artifact(f"{artifact}/", f"{tmp_path}/exported/")
+    assert f'from_pretrained("{tmp_path}/exported")' in (exported / "README.md").read_text()
+
+
 def test_an_export_takes_the_place_of_an_artifact_alone(artifact, tmp_path):
     exported = export_artifact(artifact, tmp_path / "exported", include_code=False)
     before = files_of(exported)

@@ -133,7 +133,7 @@ def test_other_architectures_and_an_embedding(run_here, error_of, tmp_path, capf
     printed = capfd.readouterr().out.splitlines()
     rows = json.loads((tmp_path / "cross_architecture.json").read_text())["rows"]
     assert [row["architecture"] for row in rows] == ["convnet", "transformers/convnext"]
-    assert [line.split(" | ")[:3] for line in printed if line.startswith("| ")][1:] == [
+    assert [line.split(" | ")[:3] for line in printed if line.startswith("| ")][2:] == [
         [
             f"| {row['architecture']}",
             f"{100 * row['accuracy']['mean']:.1f} ± {100 * row['accuracy']['std']:.1f}",
