@@ -252,6 +252,5 @@ def _attack_table(results: Sequence[RobustnessResult]) -> str:
             if result.epsilons != epsilons or len(points) != 1 + len(epsilons):
                 raise ValueError("Systems of one table are attacked within the same epsilons.")
             lines.append([result.system, name, *points])
-    return "\nUnder attack, every pixel perturbed by no more than epsilon (L-infinity):\n\n" + table_text(
-        header, lines
-    )
+    introduction = "\nUnder attack, every pixel perturbed by no more than epsilon (L-infinity):\n\n"
+    return introduction + table_text(header, lines)

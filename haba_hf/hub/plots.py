@@ -44,7 +44,7 @@ def plot_training_curves(metrics_path: str | Path, path: str | Path) -> None:
         `ValueError`: if a line is not such an object, or the log holds no numbers.
         `OSError`: if a file cannot be read or written.
     """
-    curves = _read_curves(metrics_path)
+    curves = read_curves(metrics_path)
     if not curves:
         raise ValueError(f"{metrics_path} holds no numbers to draw: it needs lines with a step and, e.g., a loss.")
     names = [name for name in CURVES if name in curves] + sorted(curves.keys() - set(CURVES))
@@ -153,8 +153,14 @@ def plot_embedding(embedding: Embedding, class_names: Sequence[str], path: str |
     save_figure(figure, path)
 
 
-def _read_curves(metrics_path: str | Path) -> dict[str, dict[int, float]]:
-    """The log as {field: {step: value}}."""
+def read_curves(metrics_path: str | Path) -> dict[str, dict[int, float]]:
+    """
+    A JSONL log, as of [`plot_training_curves`], as {field: {step: value}}.
+
+    Raises:
+        `ValueError`: if a line is no object with a step.
+        `OSError`: if the file cannot be read.
+    """
     curves: dict[str, dict[int, float]] = {}
     for number, line in enumerate(Path(metrics_path).read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():

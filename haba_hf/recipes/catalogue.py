@@ -43,7 +43,7 @@ def _row(name: str) -> list[str]:
     header, recipe = recipe_header(name), parse_recipe([str(recipe_path(name))])
     what = first_sentence(header).split(", ", 1)[-1].removesuffix(".")
     takes = TAKES.search(header)
-    return [
+    cells = [
         f"[{name}]({name}.yaml)",
         what[0].upper() + what[1:],
         str(recipe.model.bases_per_class),
@@ -51,6 +51,7 @@ def _row(name: str) -> list[str]:
         "-" if name.split("/")[1].startswith(CORESETS) else f"{recipe.distillation.steps:,}",
         header[takes.start() :] if takes else "-",
     ]
+    return [cell.replace("|", r"\|") for cell in cells]
 
 
 def _samples(recipe: Recipe) -> str:

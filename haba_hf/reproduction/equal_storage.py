@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from ..evaluation import in_percent
 from ..hub.tiles import DPI, save_figure
 from ..utils.markdown import table_text
-from .records import Record, difference, read_records, title_of
+from .records import Record, difference, read_records, set_against, title_of
 from .report import is_of_earlier_settings
 from .tables import Table, read_table
 
@@ -107,17 +107,16 @@ def plot_equal_storage(compared: Sequence[Comparison], path: Path) -> None:
 def _of_table(path: Path) -> Iterable[Comparison]:
     table, records = read_table(path.stem), read_records(path)
     rows = {row.name: row for row in table.rows}
-    runs = {(record["row"], record["seed"]): record for record in records}
     for record in records:
         row = rows[record["row"]]
-        if row.against is None or not record["num_hallucinators"]:
+        other = set_against(row, record, records)
+        if other is None or not record["num_hallucinators"]:
             continue
-        other = runs.get((row.against, record["seed"]))
-        if other is None or other["num_hallucinators"] != 0 or record["floats"] > MOST_FLOATS * other["floats"]:
+        if other["num_hallucinators"] != 0 or record["floats"] > MOST_FLOATS * other["floats"]:
             continue
         if any(is_of_earlier_settings(rows[run["row"]], run) for run in (record, other)):
             continue
-        model = rows[row.against].parse(other["set"]).model
+        model = rows[other["row"]].parse(other["set"]).model
         of_full_size = (model.basis_storage, model.basis_height, model.basis_width) == ("pixels", None, None)
         yield Comparison(table, record, other, of_full_size)
 

@@ -21,6 +21,7 @@ import yaml
 
 from ..distillation.distiller import METRICS
 from ..evaluation.report import HARD, LEARNED
+from ..hub.plots import read_curves
 from ..hub.records import CORESET, DISTILLATION
 from ..hub.sources import source_of
 from ..recipes import recipe_path
@@ -102,8 +103,7 @@ def record_of(row: TableRow, folder: Path, overrides: Mapping[str, Any]) -> Reco
 
 def mean_losses(log: Path) -> list[float]:
     """Mean L_DD of each sixth of a run, from its log: whether it still falls. Empty without one, or of a few steps."""
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    losses = [json.loads(line)["l_dd"] for line in lines]
+    losses = list(read_curves(log).get("l_dd", {}).values()) if log.exists() else []
     ends = [len(losses) * part // PARTS for part in range(PARTS + 1)]
     if len(losses) < PARTS:
         return []
@@ -123,6 +123,12 @@ def _scores(row: Record) -> Record:
         **training,
         **({} if row.get("labels", HARD) == HARD else {"labels": row["labels"]}),
     }
+
+
+def set_against(row: TableRow, record: Record, records: Sequence[Record]) -> Record | None:
+    """The run that a row is compared with, of the same seed."""
+    key = (row.against, record["seed"])
+    return next((other for other in records if (other["row"], other["seed"]) == key), None)
 
 
 def difference(record: Record, other: Record) -> tuple[float, float]:

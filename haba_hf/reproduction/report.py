@@ -7,7 +7,7 @@ from ..evaluation import in_percent
 from ..evaluation.report import HARD
 from ..recipes import Recipe, parse_recipe
 from ..utils.markdown import table_text
-from .records import Record, difference, labels_of, settings_hash
+from .records import Record, difference, labels_of, set_against, settings_hash
 from .tables import Table, TableRow
 
 COLUMNS = (
@@ -175,10 +175,10 @@ def _students(records: Sequence[Record]) -> list[str]:
 
 def _difference(row: TableRow, record: Record, records: Sequence[Record]) -> str:
     """Mean minus that of the row it is compared with, of the same seed, and the standard error of that, in percent."""
-    others = [other for other in records if (other["row"], other["seed"]) == (row.against, record["seed"])]
-    if not others:
+    other = set_against(row, record, records)
+    if other is None:
         return "-"
-    mean, error = difference(record, others[0])
+    mean, error = difference(record, other)
     return f"{100 * mean:+.1f} ± {100 * error:.1f} ({row.against})"
 
 

@@ -1,4 +1,4 @@
-"""Algorithm 1 as a run: resume, errors, logs, random numbers, schedules, and several processes."""
+"""Algorithm 1 as a run: random numbers, gradients, schedules, and several processes."""
 
 import math
 

@@ -339,10 +339,12 @@ def test_systems_of_the_results_stay_text(tmp_path):
     directory = tiny_artifact(tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     results["rows"][1]["system"] = "<script>alert(1)</script>\n---\nlicense: mit"
+    results["rows"][0]["system"] = "a|b"
     (tmp_path / "results.json").write_text(json.dumps(results))
     card = render_model_card(read_artifact(directory), "me/tiny")
     assert "<script>" not in card
     assert r"\<script\>alert(1)\</script\> --- license: mit" in card
+    assert r"| a\|b |" in card, "escaped once"
 
 
 def test_a_bare_model_says_what_is_not_on_record(tmp_path, render):

@@ -2,7 +2,6 @@
 
 import json
 import math
-import statistics
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,9 @@ import pytest
 from PIL import Image
 
 from haba_hf.reproduction import equal_storage as module
-from haba_hf.reproduction import read_table, settings_hash
+from haba_hf.reproduction import read_table
 from haba_hf.reproduction.equal_storage import comparisons, equal_storage, plot_equal_storage
+from tiny_records import record
 
 RESULTS = Path(__file__).parents[2] / "training" / "results"
 TABLE = """
@@ -25,24 +25,9 @@ rows:
 """
 
 
-def record(table, name, accuracies, floats, hallucinators, **others):
-    row = next(row for row in table.rows if row.name == name)
-    return {
-        "row": name,
-        "set": {},
-        "overrides": {},
-        "settings_hash": settings_hash(row, {}),
-        "seed": 0,
-        "dataset": "digits",
-        "num_hallucinators": hallucinators,
-        "mean": statistics.mean(accuracies),
-        "std": statistics.pstdev(accuracies),
-        "accuracies": accuracies,
-        "floats": floats,
-        "images_per_class": floats / 640,
-        "steps": 300,
-        **others,
-    }
+def run_of(table, row, accuracies, floats, hallucinators):
+    sizes = {"floats": floats, "images_per_class": floats / 640, "num_hallucinators": hallucinators, "steps": 300}
+    return record(table, row, accuracies, **sizes)
 
 
 @pytest.fixture
@@ -55,11 +40,11 @@ def compared(tmp_path, monkeypatch):
 
     def of(**changes):
         records = [
-            record(table, "pixels", [0.5, 0.6, 0.7], 1280, 0),
-            record(table, "frequencies", [0.7, 0.7, 0.7], 1280, 0),
-            record(table, "w. HaBa", [0.6, 0.8, 0.8], 1300, 5),
-            record(table, "w. more HaBa", [0.6, 0.8, 0.8], 1300, 9),
-            record(table, "in place of frequencies", [0.6, 0.6, 0.6], 1000, 5),
+            run_of(table, "pixels", [0.5, 0.6, 0.7], 1280, 0),
+            run_of(table, "frequencies", [0.7, 0.7, 0.7], 1280, 0),
+            run_of(table, "w. HaBa", [0.6, 0.8, 0.8], 1300, 5),
+            run_of(table, "w. more HaBa", [0.6, 0.8, 0.8], 1300, 9),
+            run_of(table, "in place of frequencies", [0.6, 0.6, 0.6], 1000, 5),
         ]
         for run in records:
             run |= changes.get(run["row"].replace(". ", "_").replace(" ", "_"), {})

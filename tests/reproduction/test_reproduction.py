@@ -23,6 +23,7 @@ from haba_hf.reproduction import (
     records,
     settings_hash,
 )
+from tiny_records import record
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "training" / "reproduce.py"
@@ -45,29 +46,6 @@ def table_of(folder, text=TINY):
     path = folder / "tiny.yaml"
     path.write_text(text)
     return read_table(str(path))
-
-
-def record(table, row, accuracies, seed=0, **others):
-    """Of a run of today, which a command line has set some fields of."""
-    its_row = next(found for found in table.rows if found.name == row)
-    return {
-        "row": row,
-        "set": {},
-        "overrides": others.get("set", {}),
-        "settings_hash": settings_hash(its_row, others.get("set", {})),
-        "seed": seed,
-        "mean": statistics.mean(accuracies),
-        "std": statistics.pstdev(accuracies),
-        "accuracies": accuracies,
-        "bytes": 62_724,
-        "images_per_class": 2.0,
-        "steps": 1000,
-        "seconds": 90.0,
-        "ended_by": "steps",
-        "device": "a machine",
-        "versions": {"torch": "2.14.1"},
-        **others,
-    }
 
 
 def test_bytes_of_whitened_rows_are_explained_where_one_has_run(tmp_path):

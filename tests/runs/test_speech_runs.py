@@ -2,7 +2,6 @@
 
 import json
 
-import datasets
 import numpy as np
 import pytest
 import soundfile
@@ -45,8 +44,7 @@ SIDE = 16
 
 
 @pytest.fixture(autouse=True)
-def own_datasets_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+def offline(own_datasets_cache, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
