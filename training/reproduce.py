@@ -7,9 +7,10 @@ r"""Fill a table row by row: every system is distilled, its students are trained
 
 The tables are in `training/tables/`. A row that has a record in `training/results/<table>.jsonl` with the same
 settings and seed is not run again, one that was interrupted goes on from its newest checkpoint, and one that fails
-leaves the others their turn. The table is in `training/results/<table>.md`. `--data_root` holds a folder for every
-named data set; without it they come from the Hub. Whatever else is given, such as `--max_minutes` or `--seed`, is a
-field of the recipes of all rows.
+leaves the others their turn. A row that starts from another, of which only the record is here, distils that one
+first. The table is in `training/results/<table>.md`. `--data_root` holds a folder for every named data set; without
+it they come from the Hub. Whatever else is given, such as `--max_minutes` or `--seed`, is a field of the recipes of
+all rows.
 """
 
 import argparse
@@ -52,12 +53,6 @@ def main():
 
 def fill(table: Table, row: TableRow, records: Path, arguments: argparse.Namespace, overrides: dict[str, str]) -> bool:
     """Runs a row unless its record is there, writes record and table, and returns whether that worked."""
-    folder, places = row_folder(table, row, Path(arguments.output_root)), {}
-    if arguments.data_root is not None:
-        places["data_dir"] = str(Path(arguments.data_root) / row.parse(overrides).data.dataset)
-    if row.start is not None:
-        start = next(other for other in table.rows if other.name == row.start)
-        places["init_from"] = str(row_folder(table, start, Path(arguments.output_root)) / "artifact")
     seed = row.parse(overrides).distillation.seed
     known = {
         (record["row"], record["seed"], record["settings_hash"])
@@ -67,13 +62,32 @@ def fill(table: Table, row: TableRow, records: Path, arguments: argparse.Namespa
     if (row.name, seed, settings_hash(row, overrides)) not in known:
         print(f"==> {table.name}: {row.name}", flush=True)
         try:
-            run_row(row, folder, {**overrides, **places}, shlex.split(arguments.launch))
+            folder = run(table, row, arguments, overrides)
         except RuntimeError as error:
             print(f"error: {error}", file=sys.stderr)
             return False
         keep_record(records, record_of(row, folder, overrides))
         write_table(table, records)  # after every row, so that an interruption leaves what there is
     return True
+
+
+def run(
+    table: Table, row: TableRow, arguments: argparse.Namespace, overrides: dict[str, str], evaluate: bool = True
+) -> Path:
+    """Runs a row, distils before it the one that it starts from if only the record of that is here; its folder."""
+    root, places = Path(arguments.output_root), {}
+    if arguments.data_root is not None:
+        places["data_dir"] = str(Path(arguments.data_root) / row.parse(overrides).data.dataset)
+    if row.start is not None:
+        start = next(other for other in table.rows if other.name == row.start)
+        artifact = row_folder(table, start, root) / "artifact"
+        if not artifact.is_dir():
+            print(f"==> {table.name}: {start.name}, for its artifact", flush=True)
+            run(table, start, arguments, overrides, evaluate=False)
+        places["init_from"] = str(artifact)
+    folder = row_folder(table, row, root)
+    run_row(row, folder, {**overrides, **places}, shlex.split(arguments.launch), evaluate=evaluate)
+    return folder
 
 
 def write_table(table: Table, records: Path) -> str:

@@ -41,7 +41,9 @@ def row_folder(table: Table, row: TableRow, output_root: Path) -> Path:
     return output_root / table.name / re.sub(r"[^a-z0-9]+", "-", row.name.lower()).strip("-")
 
 
-def run_row(row: TableRow, folder: Path, settings: Mapping[str, Any], launch: Sequence[str]) -> None:
+def run_row(
+    row: TableRow, folder: Path, settings: Mapping[str, Any], launch: Sequence[str], *, evaluate: bool = True
+) -> None:
     """
     Runs a row's commands, going on from what an interrupted run has left.
 
@@ -50,6 +52,7 @@ def run_row(row: TableRow, folder: Path, settings: Mapping[str, Any], launch: Se
         folder (`Path`): for artifact, checkpoints and logs.
         settings (`Mapping`): fields of the recipe that win over the row's.
         launch (`Sequence[str]`): options of `accelerate launch`; without any, each command is one process.
+        evaluate (`bool`, *optional*, defaults to `True`): `False`, where only the artifact is wanted.
 
     Raises:
         `ValueError`, `FileNotFoundError`: if the row's settings are wrong.
@@ -58,7 +61,8 @@ def run_row(row: TableRow, folder: Path, settings: Mapping[str, Any], launch: Se
     references = {"references": row.references, "report_to": "none"}
     settings = {**settings, "output_dir": str(folder), **references}
     launcher = ["-m", "accelerate.commands.launch", *launch] if launch else []
-    for command in row.commands(row.parse(settings)):
+    commands = row.commands(row.parse(settings))
+    for command in commands if evaluate else commands[:-1]:
         call = [sys.executable, *launcher, "-m", "haba_hf.cli", command, *row.words(settings)]
         if subprocess.run(call).returncode:
             raise RuntimeError(f"{row.name}: haba {command} failed; what it said is above.")

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import shutil
 import statistics
 import sys
 from pathlib import Path
@@ -282,8 +283,14 @@ def reproduce(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_reproduce_starts_a_row_from_another_and_keeps_its_controls(reproduce, tmp_path):
     (tmp_path / "started.yaml").write_text(STARTED)
+    run = reproduce(tmp_path / "started.yaml", "--rows", "DM")
+    assert run.returncode == 0, run.stderr
+    shutil.rmtree(tmp_path / "runs")  # as in a fresh clone, which has the records alone
+
     run = reproduce(tmp_path / "started.yaml")
     assert run.returncode == 0, run.stderr
+    assert "started: DM, for its artifact" in run.stdout
+    assert not (tmp_path / "runs" / "started" / "dm" / "results.json").exists()  # its students are on record
     first, second = read_records(tmp_path / "results" / "started.jsonl")
     assert [control["system"] for control in first["controls"]] == [
         "random real, equal storage",
