@@ -159,18 +159,13 @@ def _legend(
 
 
 def _students(records: Sequence[Record]) -> list[str]:
-    """How long students trained, where records say so; one sentence or none."""
-    steps = sorted(
-        {
-            run["student_steps"]
-            for record in records
-            for run in (record, *record.get("controls", []))
-            if "student_steps" in run
-        }
-    )
+    """How long students trained, and whether all records say so; one sentence or none."""
+    runs = [run for record in records for run in (record, *record.get("controls", []))]
+    steps = sorted({run["student_steps"] for run in runs if "student_steps" in run})
     if not steps:
         return []
-    return [f"Students took {steps[0]:,}" + (f" to {steps[-1]:,}" if len(steps) > 1 else "") + " steps of SGD."]
+    took = f"Students took {steps[0]:,}" + (f" to {steps[-1]:,}" if len(steps) > 1 else "") + " steps of SGD"
+    return [took + ("." if all("student_steps" in run for run in runs) else ", as far as it is on record.")]
 
 
 def _difference(row: TableRow, record: Record, records: Sequence[Record]) -> str:

@@ -176,6 +176,8 @@ def test_controls_stand_below_their_row_and_students_steps_below_the_table(tmp_p
     assert "| 62,724 | 28 | 1,000 |" in lines[place]
     assert lines[place + 1].startswith("| beside it: random real, same storage | 40.0 ± 1.0 |")
     assert "Students took 10 to 12 steps of SGD." in text
+    older = markdown(table, [record(table, "DM", [0.5, 0.7], controls=[control])])
+    assert "Students took 12 steps of SGD, as far as it is on record." in older
 
 
 def test_whether_a_loss_still_falls_is_told(tmp_path):
