@@ -248,6 +248,15 @@ def script_environment() -> dict[str, str]:
     }
 
 
+# The last lines of a script of several processes: one that leaves its group standing may be aborted as it exits.
+LEAVE_THE_GROUP = """
+from torch import distributed
+
+if distributed.is_initialized():
+    distributed.destroy_process_group()
+"""
+
+
 def launch_processes(directory: Path, script: str, *arguments: str, count: int = 2, cpu: bool = True) -> list[str]:
     """
     Runs a script on two CPU processes that talk by gloo, or on `count` and, without `cpu`, on the devices there are.
@@ -259,7 +268,7 @@ def launch_processes(directory: Path, script: str, *arguments: str, count: int =
         The lines beginning with RESULT, sorted.
     """
     path = directory / "script.py"
-    path.write_text(textwrap.dedent(script))
+    path.write_text(textwrap.dedent(script) + LEAVE_THE_GROUP)
     environment = script_environment()
     if cpu:
         environment["ACCELERATE_USE_CPU"] = "1"

@@ -165,7 +165,7 @@ def trained_teacher(settings: Mapping[str, Any], directory: str, data: ImageData
         seconds, scored = time.perf_counter() - started, data.validation
         reached = accuracy(network, scored.images, scored.labels, data.processor) if len(scored) else None
         with atomic_file(path) as aside:
-            header = {**expected, "seconds": json.dumps(round(seconds, 1)), "validation_accuracy": json.dumps(reached)}
+            header = {**expected, "seconds": json.dumps(round(seconds, 3)), "validation_accuracy": json.dumps(reached)}
             save_model(network.cpu(), str(aside), header)
     accelerator.wait_for_everyone()
     check_recorded(path, expected, {}, "the file of a teacher", "teacher_dir")

@@ -97,7 +97,7 @@ def record_of(row: TableRow, folder: Path, overrides: Mapping[str, Any]) -> Reco
         **({"samples_per_class": made["samples_per_class"]} if "samples_per_class" in made else {}),
         **{name: made.get(name) for name in ("steps", "seconds", "ended_by", "peak_memory_bytes")},
         **({"l_dd": losses} if (losses := mean_losses(folder / METRICS)) else {}),
-        "evaluation_seconds": round(scored["accuracy"]["seconds"], 1),
+        "evaluation_seconds": round(scored["accuracy"]["seconds"], 3),
         **{
             name: results[name] for name in ("device", "processes", "threads", "mixed_precision", "python", "versions")
         },

@@ -65,7 +65,7 @@ def _select(recipe: Recipe, accelerator: Accelerator) -> Path:
                 "coreset": recipe.coreset.coreset,
                 **source_facts(recipe, data),
                 "training_rows": dict(zip(data.class_names, rows_of_class, strict=True)),
-                "seconds": round(coreset.seconds, 1),
+                "seconds": round(coreset.seconds, 3),
                 **environment(accelerator),
             }
             write_json(aside / CORESET, provenance)

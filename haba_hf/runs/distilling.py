@@ -152,7 +152,7 @@ def _pruned(recipe: Recipe, data: ImageData, accelerator: Accelerator) -> tuple[
         return data, {}
     kept, seconds = images_to_keep(data, ratio, student_network(recipe), recipe.coreset, seed, accelerator)
     accelerator.print(f"{len(kept):,} of {len(data.train):,} training images are left, those of least loss")
-    return data.keeping(kept), {"kept_images": len(kept), "pruning_seconds": round(seconds, 1)}
+    return data.keeping(kept), {"kept_images": len(kept), "pruning_seconds": round(seconds, 3)}
 
 
 def _teacher(recipe: Recipe, data: ImageData, accelerator: Accelerator) -> Teacher:
@@ -247,7 +247,7 @@ def write_artifact(
             "bases_per_class": model.config.bases_per_class,
             "samples_per_class": model.config.samples_per_class,
             "steps": distiller.step_number,
-            "seconds": round(distiller.seconds, 1),
+            "seconds": round(distiller.seconds, 3),
             "ended_by": distiller.ended_by,
             **({} if distiller.best is None else {"kept_step": distiller.best["step"]}),
             **({} if started_from is None else {"started_from": started_from}),

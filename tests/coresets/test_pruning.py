@@ -144,7 +144,7 @@ def test_from_a_recipe_to_a_record(recipe_of, tmp_path, capsys):
 
     data = load_image_data(recipe.data)
     kept, seconds = images_to_keep(data, 0.5, recipe.network, recipe.coreset, 0, tiny_accelerator())
-    assert record["pruning_seconds"] == round(seconds, 1) and seconds > 0
+    assert record["pruning_seconds"] == round(seconds, 3) and seconds > 0
     start = distill(recipe_of(basis_learning_rate=0, output_dir=tmp_path / "start"), tiny_accelerator())
     images = data.processor.normalize(data.train.images[kept])
     for base in HabaModel.from_pretrained(start).bases:
