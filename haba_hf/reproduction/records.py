@@ -61,8 +61,9 @@ def run_row(
     references = {"references": row.references, "report_to": "none"}
     settings = {**settings, "output_dir": str(folder), **references}
     launcher = ["-m", "accelerate.commands.launch", *launch] if launch else []
-    commands = row.commands(row.parse(settings))
-    for command in commands if evaluate else commands[:-1]:
+    for command in row.commands(row.parse(settings)):
+        if command == "evaluate" and not evaluate:
+            continue
         call = [sys.executable, *launcher, "-m", "haba_hf.cli", command, *row.words(settings)]
         if subprocess.run(call).returncode:
             raise RuntimeError(f"{row.name}: haba {command} failed; what it said is above.")
