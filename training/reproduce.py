@@ -8,9 +8,10 @@ r"""Fill a table row by row: every system is distilled, its students are trained
 The tables are in `training/tables/`. A row that has a record in `training/results/<table>.jsonl` with the same
 settings and seed is not run again, one that was interrupted goes on from its newest checkpoint, and one that fails
 leaves the others their turn. A row that starts from another, of which only the record is here, distils that one
-first. The table is in `training/results/<table>.md`. `--data_root` holds a folder for every named data set; without
-it they come from the Hub. Whatever else is given, such as `--max_minutes` or `--seed`, is a field of the recipes of
-all rows.
+first. Students of other networks, where a row asks for them (`transfer`), are trained on the artifact of its record;
+where that is not here, the row is run anew. The table is in `training/results/<table>.md`. `--data_root` holds a
+folder for every named data set; without it they come from the Hub. Whatever else is given, such as `--max_minutes` or
+`--seed`, is a field of the recipes of all rows.
 """
 
 import argparse
@@ -20,8 +21,10 @@ from pathlib import Path
 
 from haba_hf.recipes import RecipeError, run_script
 from haba_hf.reproduction import (
+    Record,
     Table,
     TableRow,
+    has_artifact,
     keep_record,
     markdown,
     read_records,
@@ -29,7 +32,9 @@ from haba_hf.reproduction import (
     record_of,
     row_folder,
     run_row,
+    run_transfer,
     settings_hash,
+    transfer_of,
 )
 from haba_hf.utils.files import atomic_file
 
@@ -52,32 +57,49 @@ def main():
 
 
 def fill(table: Table, row: TableRow, records: Path, arguments: argparse.Namespace, overrides: dict[str, str]) -> bool:
-    """Runs a row unless its record is there, writes record and table, and returns whether that worked."""
-    seed = row.parse(overrides).distillation.seed
-    known = {
-        (record["row"], record["seed"], record["settings_hash"])
-        for record in read_records(records)
-        if "controls" in record or not row.asks_for_controls  # one that has learned to ask for them is run again
-    }
-    if (row.name, seed, settings_hash(row, overrides)) not in known:
-        print(f"==> {table.name}: {row.name}", flush=True)
-        try:
-            folder = run(table, row, arguments, overrides)
-        except RuntimeError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return False
-        keep_record(records, record_of(row, folder, overrides))
-        write_table(table, records)  # after every row, so that an interruption leaves what there is
+    """Runs what of a row is not on record, writes record and table, and returns whether that worked."""
+    record = finished(table, row, records, arguments, overrides)
+    try:
+        if record is None:
+            print(f"==> {table.name}: {row.name}", flush=True)
+            record = record_of(row, run(table, row, arguments, overrides), overrides)
+            keep_record(records, record)
+            write_table(table, records)  # after every row, so that an interruption leaves what there is
+        if row.transfer and transfer_of(row, record) is None:
+            print(f"==> {table.name}: {row.name}, other networks", flush=True)
+            folder = row_folder(table, row, Path(arguments.output_root))
+            settings = {**overrides, **place_of_data(row, arguments, overrides)}
+            record["transfer"] = run_transfer(row, folder, settings, shlex.split(arguments.launch))
+            keep_record(records, record)
+            write_table(table, records)
+    except RuntimeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return False
     return True
+
+
+def finished(
+    table: Table, row: TableRow, records: Path, arguments: argparse.Namespace, overrides: dict[str, str]
+) -> Record | None:
+    """A row's record of the same settings and seed, unless the row asks by now for what that cannot be given."""
+    key = row.name, row.parse(overrides).distillation.seed, settings_hash(row, overrides)
+    for record in read_records(records):
+        if (record["row"], record["seed"], record["settings_hash"]) != key:
+            continue
+        if row.asks_for_controls and "controls" not in record:
+            return None
+        folder = row_folder(table, row, Path(arguments.output_root))
+        if row.transfer and transfer_of(row, record) is None and not has_artifact(row, record, folder, overrides):
+            return None
+        return record
+    return None
 
 
 def run(
     table: Table, row: TableRow, arguments: argparse.Namespace, overrides: dict[str, str], evaluate: bool = True
 ) -> Path:
     """Runs a row, distils before it the one that it starts from if only the record of that is here; its folder."""
-    root, places = Path(arguments.output_root), {}
-    if arguments.data_root is not None:
-        places["data_dir"] = str(Path(arguments.data_root) / row.parse(overrides).data.dataset)
+    root, places = Path(arguments.output_root), place_of_data(row, arguments, overrides)
     if row.start is not None:
         start = next(other for other in table.rows if other.name == row.start)
         artifact = row_folder(table, start, root) / "artifact"
@@ -88,6 +110,13 @@ def run(
     folder = row_folder(table, row, root)
     run_row(row, folder, {**overrides, **places}, shlex.split(arguments.launch), evaluate=evaluate)
     return folder
+
+
+def place_of_data(row: TableRow, arguments: argparse.Namespace, overrides: dict[str, str]) -> dict[str, str]:
+    """Where the row's data set is; nothing, where it comes from the Hub."""
+    if arguments.data_root is None:
+        return {}
+    return {"data_dir": str(Path(arguments.data_root) / row.parse(overrides).data.dataset)}
 
 
 def write_table(table: Table, records: Path) -> str:

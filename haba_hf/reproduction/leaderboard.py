@@ -14,12 +14,13 @@ from ..utils.markdown import table_text
 from .records import Record, labels_of, read_records, title_of
 from .report import is_of_earlier_settings
 from .tables import Table, TableRow, read_table
+from .transfer import NETWORKS, accuracies, transfer_of
 
 BEST = 3  # systems of a size
 FLOAT_BYTES = 4
 # Sizes in images per class, as float32; a system belongs to the first that has room for it.
 SIZES = {0.55: "half an image", 1.1: "1 image", 2.2: "2 images", 11: "10 images"}
-NETWORKS = {"resnet18": "ResNet18", "vgg11": "VGG11", "alexnet": "AlexNet", "transformers/vit": "ViT"}
+OTHER_NETWORKS = {network: name for network, name in NETWORKS.items() if network != "convnet"}
 COLUMNS = (
     "accuracy (%)",
     "system",
@@ -27,7 +28,7 @@ COLUMNS = (
     "bytes",
     "samples a class",
     "minutes",
-    *NETWORKS.values(),
+    *OTHER_NETWORKS.values(),
     "students",
     "table",
 )
@@ -37,15 +38,15 @@ The best {BEST} systems on record for every data set and size, by test accuracy 
 best of random real images of that size. *Size*: bytes, in images per class of float32, so that fewer bits count; it
 holds whatever has no more bytes and more than the size before. *Bytes* of a whitened system hold the matrix of ZCA,
 which its size leaves out. *Minutes*: of distillation, with that of the artifact it started from, by the clock of the
-machine of its table. *ResNet18* and so on: the same samples, other students, where the artifact is published with its
-record. Compare rows whose *students* are the same. Soft labels, a distribution for each basis in place of its class,
-stand apart; *bytes* count them. Runs of settings that have changed since are left out.
+machine of its table. *ResNet18* and so on: the same samples, other students, where the row asks for them or the
+artifact is published with their record. Compare rows whose *students* are the same. Soft labels, a distribution for
+each basis in place of its class, stand apart; *bytes* count them. Runs of settings that have changed since are left
+out.
 
-**To enter a row**: choose settings on the validation split; add the row to a table of `training/tables/`; run `python
+**To enter a row**: choose settings on the validation split; add the row to a table of `training/tables/`, with
+`transfer: {{architectures: [resnet18, vgg11, alexnet, transformers/vit]}}` for the other networks; run `python
 training/reproduce.py TABLE --rows ROW`, which trains five students, scores each once on the test split after its last
-step, and keeps the record; for the other networks `haba evaluate RECIPE --architectures resnet18 vgg11 alexnet
-transformers/vit` and `haba export ARTIFACT hub_cards/published/NAME --no-code`; then `python -m haba_hf.reproduction`,
-which writes this page.
+step, and keeps the record; then `python -m haba_hf.reproduction`, which writes this page.
 """
 
 
@@ -107,7 +108,8 @@ def _entries(path: Path, artifacts: list[Artifact]) -> Iterable[_Entry]:
         row = rows[record["row"]]
         if row.kind == "full_data" or is_of_earlier_settings(row, record):
             continue
-        yield _Entry(table, row, record, record, _minutes(row, record, records), _transfers(record, artifacts))
+        transfers = _transfers(row, record, artifacts)
+        yield _Entry(table, row, record, record, _minutes(row, record, records), transfers)
         for control in record.get("controls", []):
             yield _Entry(table, row, record, control, None, {})
 
@@ -119,12 +121,16 @@ def _minutes(row: TableRow, record: Record, records: list[Record]) -> float | No
     return None if None in seconds or (row.start is not None and not starts) else sum(seconds) / 60
 
 
-def _transfers(record: Record, artifacts: list[Artifact]) -> dict[str, str]:
-    """By network, of the published artifact whose students these are: no two runs have the same accuracies."""
+def _transfers(row: TableRow, record: Record, artifacts: list[Artifact]) -> dict[str, str]:
+    """
+    By network, of the record, or of the published artifact whose students these are: no two runs have the same
+    accuracies.
+    """
+    if (transfer := transfer_of(row, record)) is not None:
+        return accuracies(transfer)
     for artifact in artifacts:
         if artifact.rows and artifact.rows[0].accuracy.accuracies == record["accuracies"]:
-            accuracies = {row.architecture: row.accuracy for row in artifact.architectures}
-            return {name: in_percent(of.mean, of.std) for name, of in accuracies.items()}
+            return {of.architecture: in_percent(of.accuracy.mean, of.accuracy.std) for of in artifact.architectures}
     return {}
 
 
@@ -154,7 +160,7 @@ def _cells(entry: _Entry) -> dict[str, str]:
         "bytes": f"{scored['bytes']:,}",
         "students": _students(recipe, scored),
         "table": f"[{entry.table.name}]({entry.table.name}.md)",
-        **{name: entry.transfers[network] for network, name in NETWORKS.items() if network in entry.transfers},
+        **{name: entry.transfers[network] for network, name in OTHER_NETWORKS.items() if network in entry.transfers},
     }
     if not entry.is_control and "samples_per_class" in record:
         cells["samples a class"] = f"{record['samples_per_class']:,}"

@@ -58,15 +58,23 @@ def run_row(
         `ValueError`, `FileNotFoundError`: if the row's settings are wrong.
         `RuntimeError`: if a command fails, naming it.
     """
-    references = {"references": row.references, "report_to": "none"}
-    settings = {**settings, "output_dir": str(folder), **references}
-    launcher = ["-m", "accelerate.commands.launch", *launch] if launch else []
+    settings = {**settings, "output_dir": str(folder), "references": row.references}
     for command in row.commands(row.parse(settings)):
-        if command == "evaluate" and not evaluate:
-            continue
-        call = [sys.executable, *launcher, "-m", "haba_hf.cli", command, *row.words(settings)]
-        if subprocess.run(call).returncode:
-            raise RuntimeError(f"{row.name}: haba {command} failed; what it said is above.")
+        if evaluate or command != "evaluate":
+            run_command(row, command, settings, launch)
+
+
+def run_command(row: TableRow, command: str, settings: Mapping[str, Any], launch: Sequence[str]) -> None:
+    """
+    Runs one command of `haba` with a row's recipe, in a process of its own or those of `accelerate launch`.
+
+    Raises:
+        `RuntimeError`: if it fails, naming it.
+    """
+    launcher = ["-m", "accelerate.commands.launch", *launch] if launch else []
+    words = row.words({**settings, "report_to": "none"})
+    if subprocess.run([sys.executable, *launcher, "-m", "haba_hf.cli", command, *words]).returncode:
+        raise RuntimeError(f"{row.name}: haba {command} failed; what it said is above.")
 
 
 def record_of(row: TableRow, folder: Path, overrides: Mapping[str, Any]) -> Record:

@@ -9,6 +9,7 @@ from ..recipes import Recipe, parse_recipe
 from ..utils.markdown import table_text
 from .records import Record, difference, labels_of, set_against, settings_hash
 from .tables import Table, TableRow
+from .transfer import transfer_table
 
 COLUMNS = (
     "system",
@@ -58,6 +59,7 @@ def markdown(table: Table, records: Sequence[Record]) -> str:
             f"# {table.title}\n",
             table_text(columns, cells),
             legend,
+            *(f"\n{part}" for part in transfer_table(table, records)),
             *(f"\n[{number}] {note}" for note, number in notes.items()),
             "",
         ]

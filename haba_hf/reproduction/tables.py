@@ -20,6 +20,8 @@ A row's `kind` says what its students are trained on: a `distilled` artifact, a 
 `published` names the recipe with the published settings, which are taken at the row's bases per class: what a row sets
 otherwise is listed below the table.
 `against` names an earlier row, whose mean is subtracted.
+`transfer: {architectures: [resnet18, vgg11], evaluation_steps: 300}` asks for students of other networks on the row's
+samples, by these fields in place of its own.
 """
 
 import dataclasses
@@ -50,6 +52,8 @@ class TableRow:
         start (`str`, *optional*): name of the row whose artifact this one starts from.
         kind (`str`, *optional*, defaults to `"distilled"`): `"coreset"` if the recipe chooses real images,
             `"full_data"` if students are trained on all of them by the recipe's `real_student_*`.
+        transfer (`dict`, *optional*): `architectures` whose students are trained on the row's artifact too, and fields
+            that they set otherwise than the row.
     """
 
     name: str
@@ -60,6 +64,7 @@ class TableRow:
     against: str | None = None
     start: str | None = None
     kind: str = "distilled"
+    transfer: dict[str, Any] = field(default_factory=dict)
 
     @property
     def references(self) -> str:
@@ -136,6 +141,10 @@ def read_table(name: str) -> Table:
             raise ValueError(f"{path}: two rows are called {row.name}.")
         if row.kind not in ROW_KINDS:
             raise ValueError(f"{path}, row {row.name}: kind must be {', '.join(ROW_KINDS)}, got {row.kind}.")
+        if row.transfer and (row.kind == "full_data" or not row.transfer.get("architectures")):
+            raise ValueError(
+                f"{path}, row {row.name}: transfer needs architectures, and an artifact to train them on."
+            )
         for key, other in (("against", row.against), ("start", row.start)):
             if other is not None and other not in earlier:
                 raise ValueError(f"{path}, row {row.name}: {key} names {other}, which is no earlier row.")

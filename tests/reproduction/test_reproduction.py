@@ -1,19 +1,13 @@
 """Tables of systems: read, run row by row, kept, printed."""
 
-import importlib.util
 import json
 import math
 import shutil
 import statistics
-import sys
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from accelerate.state import AcceleratorState
 
-from haba_hf import cli
-from haba_hf.recipes import parse_recipe, run_script
+from haba_hf.recipes import parse_recipe
 from haba_hf.reproduction import (
     TableRow,
     departures,
@@ -26,8 +20,6 @@ from haba_hf.reproduction import (
 )
 from tiny_records import record
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "training" / "reproduce.py"
 TINY = """
 title: Digits, tiny
 source: the moon
@@ -74,6 +66,8 @@ def test_the_rows_own_settings_win_over_the_tables(tmp_path):
         ("recipe: digits/random-1pc, ", "", "row 1: it needs name, recipe"),
         ("paper: 51.4", "papers: 51.4", "papers"),
         ("title: Digits, tiny", "title: Digits: tiny", "not YAML"),
+        ("kind: full_data", "kind: full_data, transfer: {architectures: [vgg11]}", "Full data: transfer needs arch"),
+        ("kind: coreset", "kind: coreset, transfer: {evaluation_steps: 3}", "Random: transfer needs architectures"),
         ("kind: coreset", "kind: random", "kind must be distilled, coreset, full_data, got random"),
     ],
 )
@@ -245,43 +239,6 @@ rows:
 """
 
 
-def script():
-    spec = importlib.util.spec_from_file_location("reproduce", SCRIPT)
-    reproduce = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(reproduce)
-    return reproduce
-
-
-@pytest.fixture
-def reproduce(tmp_path, monkeypatch, capsys):
-    """Fills a table in this process: the commands of its rows take longer to start than to run."""
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-    def haba(call):
-        assert call[:3] == [sys.executable, "-m", "haba_hf.cli"]
-        try:
-            cli.main(call[3:])
-        except SystemExit as end:
-            return SimpleNamespace(returncode=end.code)
-        return SimpleNamespace(returncode=0)
-
-    def run(table, *words):
-        places = ["--results", str(tmp_path / "results"), "--output_root", str(tmp_path / "runs")]
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(table), *places, *words])
-        code = 0
-        try:
-            run_script(script().main)
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1
-            print("" if isinstance(end.code, int) else end.code, file=sys.stderr)
-        return SimpleNamespace(returncode=code, **dict(zip(("stdout", "stderr"), capsys.readouterr(), strict=True)))
-
-    monkeypatch.setattr(records, "subprocess", SimpleNamespace(run=haba))
-    yield run
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 @pytest.mark.slow
 def test_reproduce_starts_a_row_from_another_and_keeps_its_controls(reproduce, tmp_path):
     (tmp_path / "started.yaml").write_text(STARTED)
@@ -337,8 +294,8 @@ def test_reproduce_fills_a_table_and_does_not_run_a_row_twice(reproduce, tmp_pat
     assert wrong.returncode == 2 and "steps must be at least 1" in wrong.stderr
 
 
-def test_fields_behind_the_options_are_read_as_the_recipes_are():
-    fields = script().fields
+def test_fields_behind_the_options_are_read_as_the_recipes_are(script):
+    fields = script.fields
     assert fields(["--steps=3", "--dsa", "a=b"]) == {"steps": "3", "dsa": "a=b"}
     with pytest.raises(ValueError, match="steps: after the table"):
         fields(["steps", "3"])
