@@ -32,9 +32,16 @@ from typing import Any
 
 import yaml
 
+from ..evaluation import EvaluationArguments
 from ..recipes import Recipe, parse_recipe, recipes_folder
 
 ROW_KINDS = ("distilled", "coreset", "full_data")
+# What students of other networks may set: how they are trained on the artifact, and not what they are scored on.
+TRANSFER_FIELDS = {"architectures"} | {
+    known.name
+    for known in dataclasses.fields(EvaluationArguments)
+    if known.metadata.get("result", True) and known.name != "evaluation_split" and not known.name.startswith("real_")
+}
 
 
 @dataclass
@@ -141,15 +148,24 @@ def read_table(name: str) -> Table:
             raise ValueError(f"{path}: two rows are called {row.name}.")
         if row.kind not in ROW_KINDS:
             raise ValueError(f"{path}, row {row.name}: kind must be {', '.join(ROW_KINDS)}, got {row.kind}.")
-        if row.transfer and (row.kind == "full_data" or not row.transfer.get("architectures")):
-            raise ValueError(
-                f"{path}, row {row.name}: transfer needs architectures, and an artifact to train them on."
-            )
+        _check_transfer(row, path)
         for key, other in (("against", row.against), ("start", row.start)):
             if other is not None and other not in earlier:
                 raise ValueError(f"{path}, row {row.name}: {key} names {other}, which is no earlier row.")
         rows.append(row)
     return Table(path.stem, content["title"], content.get("source", "the paper"), rows)
+
+
+def _check_transfer(row: TableRow, path: Path) -> None:
+    """Other networks differ in how they are trained, and in nothing else."""
+    if not row.transfer:
+        return
+    if row.kind == "full_data" or not row.transfer.get("architectures"):
+        raise ValueError(f"{path}, row {row.name}: transfer needs architectures, and an artifact to teach them.")
+    unknown = sorted(set(row.transfer) - TRANSFER_FIELDS)
+    if unknown:
+        known = ", ".join(sorted(TRANSFER_FIELDS))
+        raise ValueError(f"{path}, row {row.name}: transfer may set {known}; it sets {', '.join(unknown)}.")
 
 
 def _words(settings: Mapping[str, Any]) -> list[str]:

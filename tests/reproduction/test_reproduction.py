@@ -68,6 +68,12 @@ def test_the_rows_own_settings_win_over_the_tables(tmp_path):
         ("title: Digits, tiny", "title: Digits: tiny", "not YAML"),
         ("kind: full_data", "kind: full_data, transfer: {architectures: [vgg11]}", "Full data: transfer needs arch"),
         ("kind: coreset", "kind: coreset, transfer: {evaluation_steps: 3}", "Random: transfer needs architectures"),
+        ("kind: coreset", "kind: coreset, transfer: {architectures: [vgg11], steps: 3}", "may set .*; it sets steps"),
+        (
+            "kind: coreset",
+            "kind: coreset, transfer: {architectures: [vgg11], evaluation_split: validation}",
+            "it sets evaluation_split",
+        ),
         ("kind: coreset", "kind: random", "kind must be distilled, coreset, full_data, got random"),
     ],
 )

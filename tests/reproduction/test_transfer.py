@@ -73,6 +73,13 @@ def test_the_leaderboard_shows_them(tmp_path, monkeypatch):
     assert line.startswith("| 50.0 ± 0.0 | DM |") and "| - | - | 25.0 ± 0.0 | - |" in line
 
 
+def test_a_network_that_is_not_known_is_refused_before_anything_runs(reproduce, tmp_path):
+    table_of(tmp_path, TEXT.replace("convnet, alexnet", "alexnett"))
+    run = reproduce(tmp_path / "tiny.yaml")
+    assert run.returncode == 2 and "alexnett" in run.stderr and "==>" not in run.stdout
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.slow
 def test_they_are_trained_on_the_artifact_of_the_record_and_once(reproduce, tmp_path):
     table = table_of(tmp_path, TEXT.replace("    transfer", "    #"))
