@@ -94,7 +94,8 @@ class ModelArguments(Settings):
     init_from: str | None = field(
         default=None,
         metadata={
-            "help": "Folder or Hub id of an artifact whose bases, hallucinators and soft labels this one starts from."
+            "help": "Folder or Hub id of an artifact whose bases, hallucinators and soft labels this one starts from; "
+            "of more bases per class the first, and hallucinators start anew where it has none."
         },
     )
     storage_budget: float | None = field(

@@ -3,6 +3,7 @@
 import dataclasses
 
 import torch
+from torch import Tensor
 
 from ..artifact.budget import affordable_bases_per_class
 from ..artifact.configuration_haba import HabaConfig
@@ -73,7 +74,8 @@ def initial_model(arguments: ModelArguments, data: ImageData, seed: int) -> Haba
     multi-formation, `basis_init="mix"` makes a basis of as many images as it has tiles (IDC; Kim et al., ICML 2022).
     Soft labels start near their class or, with `label_init="uniform"`, alike for all classes; where a teacher gives
     them at the end (`label_kind="teacher"`) labels are hard until then. With `init_from`, bases, soft labels and
-    hallucinators are those of another artifact; if that has no hallucinators or hard labels, these start anew.
+    hallucinators are those of another artifact; if that has no hallucinators or hard labels, these start anew, and if
+    it has more bases the first of each class are taken.
 
     Raises:
         `ValueError`: if a class has fewer training images than its bases are made of and `repeat_images` is not set,
@@ -117,15 +119,21 @@ def _start_from(model: HabaModel, artifact: str, data: ImageData) -> None:
         )
     compared = BASES + (HALLUCINATORS if theirs.num_hallucinators else ())
     for name in compared:
-        if getattr(config, name) != getattr(theirs, name):
+        ours, its = getattr(config, name), getattr(theirs, name)
+        if ours != its and not (name == "bases_per_class" and ours < its):
             raise ValueError(
-                f"{name} is {getattr(config, name)} in the recipe, but {getattr(theirs, name)} in {artifact}, which "
-                f"init_from starts from: set {name} to that."
+                f"{name} is {ours} in the recipe, but {its} in {artifact}, which init_from starts from: set {name} to "
+                f"that{' or less' if name == 'bases_per_class' else ''}."
             )
-    model.bases.copy_(other.bases)
+    model.bases.copy_(_first_of_each_class(other.bases, config, theirs))
     if theirs.num_hallucinators:
         for name in ("hallucinators", "encoder", "decoder"):
             if getattr(model, name) is not None:
                 getattr(model, name).load_state_dict(getattr(other, name).state_dict())
     if model.label_logits is not None and other.label_logits is not None:
-        model.label_logits.copy_(other.label_logits)
+        model.label_logits.copy_(_first_of_each_class(other.label_logits, config, theirs))
+
+
+def _first_of_each_class(rows: Tensor, config: HabaConfig, theirs: HabaConfig) -> Tensor:
+    """Of one row a basis, class by class, those of as many bases as `config` has in each class."""
+    return rows.unflatten(0, (theirs.num_labels, theirs.bases_per_class))[:, : config.bases_per_class].flatten(0, 1)

@@ -206,10 +206,23 @@ def test_a_model_starts_from_another_artifact(tmp_path):
     )
 
 
+def test_a_start_of_more_bases_gives_the_first_of_each_class(tmp_path):
+    data = tiny_data()
+    more = {"bases_per_class": 3, "num_hallucinators": 0, "label_kind": "soft", **STORED}
+    other = scramble(initial_model(ModelArguments(**more), data, seed=1))
+    folder = saved(other, data, tmp_path / "other")
+    fewer = more | {"bases_per_class": 2, "num_hallucinators": 3, "hallucinator_init": "identity"}
+    model = initial_model(ModelArguments(**fewer, init_from=folder), data, seed=0)
+    kept = [row for row in range(len(other.bases)) if row % 3 < 2]
+    assert torch.equal(model.bases, other.bases[kept])
+    assert torch.equal(model.label_logits, other.label_logits[kept])
+    assert torch.equal(model.class_ids, other.class_ids[kept])
+
+
 @pytest.mark.parametrize(
     ("settings", "other_data", "problem"),
     [
-        ({"bases_per_class": 3}, {}, "bases_per_class is 3 in the recipe, but 2 in .*set bases_per_class to that"),
+        ({"bases_per_class": 3}, {}, "bases_per_class is 3 in the recipe, but 2 in .*bases_per_class to that or less"),
         ({"basis_height": 5}, {}, "basis_height is 5 in the recipe, but 4"),
         ({"num_hallucinators": 2}, {}, "num_hallucinators is 2 in the recipe, but 3"),
         ({}, {"num_labels": 3}, "of other classes or another shape than tiny"),
