@@ -111,6 +111,11 @@ class HabaConfig(PreTrainedConfig):
             `"identity"`: each hallucinator starts as the identity plus a small random perturbation, so that
             distillation starts from real images instead of randomly filtered ones. Needs depth 0 or 1, encoder
             channels >= basis channels, and bases of one channel or as many as samples.
+        hallucinator_noise (`float`, *optional*, defaults to 0.1):
+            Standard deviation of the perturbation that tells hallucinators apart where they start alike: of the shift,
+            in the units of samples, and under `"identity"` of a convolution's weights, as a share of the bound of
+            PyTorch's. Normalized pixels have a deviation of about 1; whitened ones of a third and, stored small, of a
+            quarter, and drown in 0.1.
         student_learning_rate (`float`, *optional*, defaults to 0.01):
             Initial value of the student learning rate stored, and learned, with the artifact.
         num_step_sizes (`int`, *optional*, defaults to 0):
@@ -156,6 +161,7 @@ class HabaConfig(PreTrainedConfig):
     formation_axes: str = "both"
     label_kind: str = "hard"
     hallucinator_init: str = "default"
+    hallucinator_noise: float | int = 0.1
     student_learning_rate: float | int = 0.01
     num_step_sizes: int = 0
     student_training: dict | None = None
@@ -298,8 +304,9 @@ class HabaConfig(PreTrainedConfig):
                     "hallucinator_init='identity' needs depth 0 or 1, at least as many hallucinator_channels as basis "
                     f"channels ({channels}), and bases of one channel or as many as samples ({self.sample_channels})."
                 )
-        if not 0 < self.student_learning_rate < float("inf"):
-            raise ValueError(f"student_learning_rate must be positive, got {self.student_learning_rate}.")
+        for name in ("hallucinator_noise", "student_learning_rate"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
 
     @property
     def num_bases(self) -> int:

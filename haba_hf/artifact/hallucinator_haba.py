@@ -11,8 +11,6 @@ from transformers import initialization as init
 from .configuration_haba import HabaConfig
 from .storage_haba import enlarge
 
-# Standard deviation of the perturbation that tells hallucinators apart where their convolutions do not.
-INITIAL_NOISE = 0.1
 # What keeps normalized pixels, which reach about -3, above the encoder's ReLU under hallucinator_init="identity".
 RELU_OFFSET = 4.0
 
@@ -95,7 +93,7 @@ def init_hallucinator(hallucinator: Hallucinator, config: HabaConfig) -> None:
     init.zeros_(hallucinator.shift)
     alike = config.share_encoder_decoder or config.hallucinator_depth == 0
     if alike or config.hallucinator_init == "identity":
-        init.normal_(hallucinator.shift, std=INITIAL_NOISE)
+        init.normal_(hallucinator.shift, std=config.hallucinator_noise)
     init_offsets(hallucinator.encoder, hallucinator.decoder, config)
 
 
@@ -105,7 +103,7 @@ def init_convolution(convolution: nn.Conv2d, config: HabaConfig) -> None:
     init.uniform_(convolution.weight, -bound, bound)  # = kaiming uniform with a = sqrt(5), PyTorch's default
     init.uniform_(convolution.bias, -bound, bound)
     if config.hallucinator_init == "identity":
-        identity = torch.randn_like(convolution.weight) * (INITIAL_NOISE * bound)
+        identity = torch.randn_like(convolution.weight) * (config.hallucinator_noise * bound)
         outputs = torch.arange(convolution.out_channels, device=convolution.weight.device)
         identity[outputs, outputs % convolution.in_channels, 1, 1] += 1
         init.copy_(convolution.weight, identity)

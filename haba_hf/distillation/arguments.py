@@ -67,6 +67,13 @@ class ModelArguments(Settings):
     hallucinator_init: Literal["default", "identity"] = field(
         default="default", metadata={"help": "PyTorch's initialization (the paper's), or near the identity."}
     )
+    hallucinator_noise: float = field(
+        default=0.1,
+        metadata={
+            "help": "Deviation of what tells hallucinators apart that start alike, in the units of samples: less for "
+            "whitened ones, such as 0.02."
+        },
+    )
     student_learning_rate: float = field(
         default=0.01, metadata={"help": "Student learning rate alpha at the start; trajectory matching learns it."}
     )

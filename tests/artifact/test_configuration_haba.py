@@ -182,6 +182,8 @@ def test_saved_and_loaded(tmp_path):
             "as many hallucinator_channels as basis channels",
         ),
         ({"hallucinator_init": "identity", "sample_channels": 1, "basis_channels": 3}, "bases of one channel"),
+        ({"hallucinator_noise": 0}, "hallucinator_noise must be positive, got 0"),
+        ({"hallucinator_noise": float("nan")}, "hallucinator_noise must be positive"),
         ({"student_learning_rate": 0}, "student_learning_rate must be positive, got 0"),
         ({"student_learning_rate": -0.1}, "student_learning_rate must be positive"),
         ({"student_learning_rate": float("nan")}, "student_learning_rate must be positive"),

@@ -61,6 +61,19 @@ def test_identity_initialization_starts_near_the_bases(kwargs):
         assert torch.corrcoef(pair)[0, 1] > 0.95
 
 
+@pytest.mark.parametrize("kwargs", [{}, {"hallucinator_depth": 0}, {"basis_channels": 1}])
+def test_how_far_from_the_bases_an_identity_starts_is_a_setting(kwargs):
+    """A tenth of a point is little for pixels of deviation 1, and much for whitened ones."""
+    far = {}
+    for noise in (0.1, 0.01):
+        model = make_model(hallucinator_init="identity", hallucinator_noise=noise, **kwargs)
+        with torch.no_grad():
+            model.bases.clamp_(-3, 3)
+        samples = model().samples.unflatten(0, (6, 3))
+        far[noise] = (samples - model.bases[:, None]).pow(2).mean().sqrt().item()
+    assert far[0.01] < 0.03 and far[0.1] == pytest.approx(10 * far[0.01], rel=0.15)
+
+
 def test_the_seed_decides_the_model():
     first, again, other = make_model(3), make_model(3), make_model(4)
     for (name, tensor), same, different in zip(
