@@ -25,6 +25,7 @@ from .robustness import (
 from .students import AccuracyResult, evaluate_artifact, evaluate_students, student_training, train_student
 from .teacher import Teacher, TeacherArguments, labelled, teacher_settings, trained_teacher
 from .training import accuracy, learning_rate_at, train_by_sgd
+from .variety import hallucinator_variety
 
 __all__ = [
     "FULL_DATA",
@@ -52,6 +53,7 @@ __all__ = [
     "evaluate_full_data",
     "evaluate_random_real",
     "evaluate_students",
+    "hallucinator_variety",
     "in_percent",
     "labelled",
     "learning_rate_at",

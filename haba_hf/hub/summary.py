@@ -15,6 +15,7 @@ from ..evaluation import (
     RANDOM_STORED_ALIKE,
     ReportRow,
     architecture_table,
+    hallucinator_variety,
     in_percent,
     markdown_table,
     robustness_table,
@@ -25,8 +26,8 @@ from ..utils.text import escape_markdown, plain
 from .artifact import WEIGHTS, Artifact
 from .records import CORESET, CROSS_ARCHITECTURE, DISTILLATION, RESULTS, ROBUSTNESS, measurement_path, read_record
 
-# Of a record's fields, those that fill a screen.
-LONG_FIELDS = ("versions", "training_rows", "train_images_per_class", "teacher")
+# Of a record's fields, those that fill a screen, or are told in words.
+LONG_FIELDS = ("versions", "training_rows", "train_images_per_class", "teacher", "hallucinator_variety")
 
 
 def list_artifacts(folder: str | Path) -> list[dict[str, str]]:
@@ -77,6 +78,7 @@ def artifact_facts(artifact: Artifact) -> dict[str, Any]:
         "part_bytes": storage.part_bytes,
         "basis": describe_basis(config),
         "storage_dtype": config.storage_dtype,
+        "hallucinator_variety": hallucinator_variety(artifact.model),
         "images_per_class": storage.images_per_class,
         "whitening": config.whitening,
         "student_learning_rate": artifact.model.student_learning_rate.item(),
@@ -134,12 +136,21 @@ def artifact_summary(artifact: Artifact, show: Callable[[Any], str] = plain) -> 
         f"{storage.floats:,} floats, {storage.bytes:,} bytes, as much as {storage.images_per_class:.2f} images per "
         f"class{apart} ({', '.join(f'{part} {floats:,}' for part, floats in storage.parts.items())})",
         learning,
+        *_variety(artifact),
         *([f"labels: {labels}"] if (labels := labels_in_words(artifact, show)) else []),
         ", ".join(origin) or "no distillation.json: where it comes from is not on record",
         *([] if artifact.rows else ["no results.json: its accuracy is not on record"]),
         *measured_tables(artifact, show).values(),
         *_class_accuracies(artifact, show),
     ]
+
+
+def _variety(artifact: Artifact) -> list[str]:
+    """A sentence, where there are two hallucinators or more."""
+    variety = hallucinator_variety(artifact.model)
+    if variety is None:
+        return []
+    return [f"samples that hallucinators make of one basis have {variety:.2f} of the variance of all samples"]
 
 
 def _class_accuracies(artifact: Artifact, show: Callable[[Any], str]) -> list[str]:

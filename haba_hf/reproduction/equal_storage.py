@@ -16,8 +16,8 @@ from .tables import Table, read_table
 MOST_FLOATS = 1.1  # of the run with hallucinators, as a share of those of the run without
 PICTURE = "equal_storage.png"
 COLUMNS = (
-    *("difference", "with (%)", "without (%)", "run", "set against", "images per class", "samples a class", "steps"),
-    "table",
+    *("difference", "with (%)", "without (%)", "run", "set against", "images per class", "samples a class", "variety"),
+    *("steps", "table"),
 )
 INTRODUCTION = f"""# At equal storage
 
@@ -25,8 +25,9 @@ Does the factorization pay? Every run on record with hallucinators beside the ru
 against it, of the same objective and data, whose floats it exceeds by {MOST_FLOATS - 1:.0%} at most. *Difference*:
 test accuracy in points, ± its standard error over the students of both; one run stands behind each. Where two
 numbers stand in a cell, the second is without hallucinators. *Images per class*: plain images of as many floats.
-*Steps*: of distillation. Runs of settings that have changed since are left out. This page is written by `python -m
-haba_hf.reproduction`.
+*Variety*: the variance between the samples that the hallucinators make of one basis, as a share of that between all
+samples; near 0 they are copies. *Steps*: of distillation. Runs of settings that have changed since are left out. This
+page is written by `python -m haba_hf.reproduction`.
 
 ![Differences and their standard errors]({PICTURE})
 """
@@ -130,6 +131,7 @@ def _cells(one: Comparison) -> list[str]:
         *(run["row"] for run in with_and_without),
         _pair([f"{run['images_per_class']:.2f}" for run in with_and_without]),
         _pair([f"{run['samples_per_class']:,}" if "samples_per_class" in run else "-" for run in with_and_without]),
+        f"{one.record['hallucinator_variety']:.2f}" if "hallucinator_variety" in one.record else "-",
         _pair([f"{run['steps']:,}" for run in with_and_without]),
         f"[{one.table.name}]({one.table.name}.md)",
     ]

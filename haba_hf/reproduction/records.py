@@ -80,7 +80,7 @@ def run_command(row: TableRow, command: str, settings: Mapping[str, Any], launch
 def record_of(row: TableRow, folder: Path, overrides: Mapping[str, Any]) -> Record:
     """
     What is kept of a finished run: its settings, its students' accuracies as fractions of 1, floats, bytes, steps,
-    seconds, peak memory in bytes, L_DD as of [`mean_losses`], and what it ran on.
+    seconds, peak memory in bytes, L_DD as of [`mean_losses`], the variety of its hallucinators, and what it ran on.
 
     Raises:
         `FileNotFoundError`: if a file of the run is missing.
@@ -103,7 +103,7 @@ def record_of(row: TableRow, folder: Path, overrides: Mapping[str, Any]) -> Reco
         "bases_per_class": made.get("bases_per_class", recipe.model.bases_per_class) if made else None,
         "num_hallucinators": recipe.model.num_hallucinators if made else None,
         **_scores(scored),
-        **({"samples_per_class": made["samples_per_class"]} if "samples_per_class" in made else {}),
+        **{name: made[name] for name in ("samples_per_class", "hallucinator_variety") if name in made},
         **{name: made.get(name) for name in ("steps", "seconds", "ended_by", "peak_memory_bytes")},
         **({"l_dd": losses} if (losses := mean_losses(folder / METRICS)) else {}),
         "evaluation_seconds": round(scored["accuracy"]["seconds"], 3),

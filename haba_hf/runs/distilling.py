@@ -38,6 +38,7 @@ from ..evaluation import (
     EvaluationArguments,
     Teacher,
     evaluate_artifact,
+    hallucinator_variety,
     labelled,
     teacher_settings,
     trained_teacher,
@@ -240,6 +241,7 @@ def write_artifact(
     model, accelerator, device = distiller.model, distiller.accelerator, distiller.accelerator.device
     if teacher is not None and model.label_logits is None:
         model = labelled(model, teacher)
+    variety = hallucinator_variety(model)
     with atomic_directory(path) as aside:
         provenance = {
             **write_model(aside, model, data.processor, recipe),
@@ -251,6 +253,7 @@ def write_artifact(
             "ended_by": distiller.ended_by,
             **({} if distiller.best is None else {"kept_step": distiller.best["step"]}),
             **({} if started_from is None else {"started_from": started_from}),
+            **({} if variety is None else {"hallucinator_variety": round(variety, 4)}),
             **({} if model.label_logits is None else {"labels": _labels(recipe)}),
             **({} if teacher is None else {"teacher": teacher.record()}),
             **(pruning or {}),

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel
 
 from haba_hf import HabaModel
-from haba_hf.evaluation import markdown_table
+from haba_hf.evaluation import hallucinator_variety, markdown_table
 from haba_hf.evaluation.scores import label_robust_score
 from haba_hf.hub import export_artifact, read_artifact
 from haba_hf.recipes import parse_recipe
@@ -79,6 +79,7 @@ def test_distill_and_evaluate_an_image_folder(recipe_of, tmp_path):
     assert len(provenance.pop("processor_fingerprint")) == 16
     assert provenance.pop("device")
     assert provenance.pop("python").startswith("3.")
+    assert provenance.pop("hallucinator_variety") == round(hallucinator_variety(model), 4)
     libraries = ("haba_hf", "torch", "transformers", "datasets", "accelerate")
     assert provenance == {
         "recipe_hash": recipe.hash,
