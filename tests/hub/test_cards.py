@@ -11,6 +11,8 @@ import yaml
 from huggingface_hub import DatasetCard, ModelCard
 
 from fake_hub import environment_of, serving
+from haba_hf import published_artifact
+from haba_hf.evaluation import hallucinator_variety
 from haba_hf.hub import (
     artifact_facts,
     artifact_summary,
@@ -123,6 +125,17 @@ def test_attacks_are_stated_and_older_files_without_them_are_read(tmp_path, rend
     assert r"attack epsilons \[1.0, 4.0\], attack steps 7" in card
     facts = artifact_facts(artifact)["robustness"][0]
     assert facts["epsilons"] == [1.0, 4.0] and facts["attack_curves"]["FGSM"][2] == pytest.approx((0.2, 0.1))
+
+
+def test_how_different_the_samples_of_a_basis_are_is_told_where_there_are_several(tmp_path):
+    artifact = read_artifact(tiny_artifact(tmp_path))
+    variety = hallucinator_variety(artifact.model)
+    assert artifact_facts(artifact)["hallucinator_variety"] == variety
+    sentence = f"samples that hallucinators make of one basis have {variety:.2f} of the variance of all samples"
+    assert sentence in artifact_summary(artifact)
+    plain = read_artifact(published_artifact("fashion_mnist-dc-1pc-pixels"))
+    assert artifact_facts(plain)["hallucinator_variety"] is None
+    assert not any("hallucinators make" in paragraph for paragraph in artifact_summary(plain))
 
 
 def test_the_accuracy_of_each_class_is_told(tmp_path):

@@ -70,14 +70,14 @@ def test_what_is_not_at_equal_storage_is_left_out(compared, change):
 
 
 def test_its_lines_and_its_picture(compared, tmp_path):
-    found = compared(w_HaBa={"samples_per_class": 5, "steps": 600})
+    found = compared(w_HaBa={"samples_per_class": 5, "steps": 600, "hallucinator_variety": 0.987})
     pixels, small = equal_storage(found).split("\n## ")[1:]
     columns, _, line = (line for line in pixels.splitlines() if line.startswith("|"))
     cells = dict(zip(columns.split(" | "), line.split(" | "), strict=True))
     assert cells["| difference"] == "| +13.3 ± 8.8" and cells["with (%)"] == "73.3 ± 9.4"
     assert cells["images per class"] == "2.03, 2.00" and cells["samples a class"] == "5, -"
-    assert cells["steps"] == "600, 300"
-    assert "| -10.0 ± 0.0 |" in small and "w. more HaBa" not in pixels + small
+    assert cells["variety"] == "0.99" and cells["steps"] == "600, 300"
+    assert "| -10.0 ± 0.0 |" in small and "| - | 300 |" in small and "w. more HaBa" not in pixels + small
     plot_equal_storage(found, tmp_path / "one.png")
     plot_equal_storage(found[:1], tmp_path / "of_one_kind.png")
     with Image.open(tmp_path / "one.png") as picture:
