@@ -95,4 +95,4 @@ def transfer_table(table: Table, records: Sequence[Record]) -> list[str]:
         steps = sorted({of["student_steps"] for of in transfer["rows"]})
         numbers = (", ".join(f"{number:,}" for number in counts) for counts in (students, steps))
         lines.append([name, *(cells.get(network, "-") for network in networks), *numbers])
-    return [TITLE, table_text(columns, lines) + LEGEND]
+    return [TITLE, f"{table_text(columns, lines)}\n{LEGEND}"]

@@ -49,7 +49,7 @@ def test_a_second_table_has_the_other_networks_of_the_rows_that_ask_for_them(tmp
     text = markdown(table, [kept, record(table, "DM w. HaBa", [0.6])])
     assert "| system | ConvNet | AlexNet | students | steps |" in text
     assert "| DM | 55.0 ± 5.0 | 25.0 ± 0.0 | 2 | 3 |" in text and text.count("| DM w. HaBa |") == 1
-    assert "none is tuned" in text
+    assert "|\n\nTest accuracy in percent" in text, "a paragraph of its own"
 
 
 def test_students_of_other_settings_than_a_row_asks_for_are_not_its(tmp_path):
