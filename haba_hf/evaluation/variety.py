@@ -17,8 +17,8 @@ def hallucinator_variety(model: HabaModel) -> float | None:
     The variance between the samples that the hallucinators make of one basis, as a share of that between all samples:
     near 0 they are copies of each other, near 1 as different as the samples of any two bases.
 
-    It explains what a factorization is worth: at equal storage hallucinators take the place of bases, and what they
-    give for them is this variety.
+    At equal storage hallucinators take the place of bases, for which copies give nothing. Samples that differ may
+    still be worth less than the bases would have been: accuracy tells.
 
     Args:
         model ([`HabaModel`]): the artifact; it stays where it is.

@@ -72,6 +72,13 @@ def quietly(work, folder):
         run_script(lambda: work(folder))
 
 
+def header_and_values(path):
+    """All of a safetensors file; the order in which its library writes metadata is another in every process."""
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:end]), content[end:]
+
+
 def ends_of(folder):
     """What a run leaves: contents by name, without what a clock or a picture has in it."""
     ends = {}
@@ -84,7 +91,9 @@ def ends_of(folder):
         if path.name == "metrics.jsonl":
             lines = [json.loads(line) for line in path.read_text().splitlines()]
             ends[name] = [{key: value for key, value in line.items() if "second" not in key} for line in lines]
-        elif path.suffix in (".safetensors", ".json"):
+        elif path.suffix == ".safetensors":
+            ends[name] = header_and_values(path)
+        elif path.suffix == ".json":
             ends[name] = path.read_bytes()
         else:
             ends[name] = None
