@@ -114,8 +114,8 @@ class HabaConfig(PreTrainedConfig):
         hallucinator_noise (`float`, *optional*, defaults to 0.1):
             Standard deviation of the perturbation that tells hallucinators apart where they start alike: of the shift,
             in the units of samples, and under `"identity"` of a convolution's weights, as a share of the bound of
-            PyTorch's. Normalized pixels have a deviation of about 1; whitened ones of a third and, stored small, of a
-            quarter, and drown in 0.1.
+            PyTorch's. Normalized pixels have a deviation of about 1; of CIFAR-10's whitened ones of about a half and,
+            stored as 16x16, of a quarter, 0.1 is much.
         student_learning_rate (`float`, *optional*, defaults to 0.01):
             Initial value of the student learning rate stored, and learned, with the artifact.
         num_step_sizes (`int`, *optional*, defaults to 0):

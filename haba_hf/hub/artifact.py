@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 from ..artifact.loading import HabaProcessor, load_model_and_processor
 from ..artifact.modeling_haba import HabaModel
 from ..artifact.whitening_haba import WHITENING
-from ..evaluation import ArchitectureRow, ReportRow, RobustnessResult
+from ..evaluation import ArchitectureRow, ReportRow, RobustnessResult, hallucinator_variety
 from ..utils.files import json_bytes
 from ..utils.fingerprints import weights_fingerprint
 from .records import (
@@ -78,6 +79,11 @@ class Artifact:
     def labels(self) -> str:
         """What its students learn from, one of `haba_hf.evaluation.report.LABELS`."""
         return labels_on_record(self.model.config.label_kind, self.origin)
+
+    @cached_property
+    def hallucinator_variety(self) -> float | None:
+        """[`hallucinator_variety`] of its model, computed once."""
+        return hallucinator_variety(self.model)
 
     @property
     def results(self) -> dict[str, Any]:

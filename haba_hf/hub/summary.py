@@ -15,7 +15,6 @@ from ..evaluation import (
     RANDOM_STORED_ALIKE,
     ReportRow,
     architecture_table,
-    hallucinator_variety,
     in_percent,
     markdown_table,
     robustness_table,
@@ -78,7 +77,7 @@ def artifact_facts(artifact: Artifact) -> dict[str, Any]:
         "part_bytes": storage.part_bytes,
         "basis": describe_basis(config),
         "storage_dtype": config.storage_dtype,
-        "hallucinator_variety": hallucinator_variety(artifact.model),
+        "hallucinator_variety": artifact.hallucinator_variety,
         "images_per_class": storage.images_per_class,
         "whitening": config.whitening,
         "student_learning_rate": artifact.model.student_learning_rate.item(),
@@ -147,7 +146,7 @@ def artifact_summary(artifact: Artifact, show: Callable[[Any], str] = plain) -> 
 
 def _variety(artifact: Artifact) -> list[str]:
     """A sentence, where there are two hallucinators or more."""
-    variety = hallucinator_variety(artifact.model)
+    variety = artifact.hallucinator_variety
     if variety is None:
         return []
     return [f"samples that hallucinators make of one basis have {variety:.2f} of the variance of all samples"]

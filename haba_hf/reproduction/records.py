@@ -31,6 +31,8 @@ from .tables import Table, TableRow
 
 Record = dict[str, Any]
 
+# What a record says of the machine and its software.
+RAN_ON = ("device", "processes", "threads", "mixed_precision", "python", "versions")
 PARTS = 6  # of a run, whose mean losses are kept
 # The file of an artifact that says how it was made.
 MADE = {"distilled": DISTILLATION, "coreset": CORESET}
@@ -107,9 +109,7 @@ def record_of(row: TableRow, folder: Path, overrides: Mapping[str, Any]) -> Reco
         **{name: made.get(name) for name in ("steps", "seconds", "ended_by", "peak_memory_bytes")},
         **({"l_dd": losses} if (losses := mean_losses(folder / METRICS)) else {}),
         "evaluation_seconds": round(scored["accuracy"]["seconds"], 3),
-        **{
-            name: results[name] for name in ("device", "processes", "threads", "mixed_precision", "python", "versions")
-        },
+        **{name: results[name] for name in RAN_ON},
         **({"controls": controls} if row.asks_for_controls else {}),
     }
 
@@ -124,18 +124,18 @@ def mean_losses(log: Path) -> list[float]:
 
 
 def _scores(row: Record) -> Record:
-    """
-    Accuracies, storage, students' training and, if they are soft, labels of a row of results; what older results lack
-    is left out.
-    """
-    accuracy, storage = row["accuracy"], row["storage"]
-    training = {f"student_{name}": accuracy[name] for name in ("steps", "samples") if accuracy.get(name) is not None}
+    """Accuracies, storage, students' training and, if they are soft, labels of a row of results."""
     return {
-        **{name: accuracy[name] for name in ("mean", "std", "accuracies")},
-        **{name: storage[name] for name in ("floats", "bytes", "images_per_class")},
-        **training,
+        **accuracies_of(row["accuracy"]),
+        **{name: row["storage"][name] for name in ("floats", "bytes", "images_per_class")},
         **({} if row.get("labels", HARD) == HARD else {"labels": row["labels"]}),
     }
+
+
+def accuracies_of(accuracy: Record) -> Record:
+    """What is kept of students: accuracies as fractions of 1, and their training, which older results leave out."""
+    training = {f"student_{name}": accuracy[name] for name in ("steps", "samples") if accuracy.get(name) is not None}
+    return {**{name: accuracy[name] for name in ("mean", "std", "accuracies")}, **training}
 
 
 def set_against(row: TableRow, record: Record, records: Sequence[Record]) -> Record | None:

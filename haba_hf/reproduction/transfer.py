@@ -9,7 +9,7 @@ from ..evaluation import in_percent
 from ..hub.records import CROSS_ARCHITECTURE
 from ..runs import results_file
 from ..utils.markdown import table_text
-from .records import Record, run_command
+from .records import RAN_ON, Record, accuracies_of, run_command
 from .tables import Table, TableRow
 
 NETWORKS = {
@@ -64,14 +64,13 @@ def run_transfer(row: TableRow, folder: Path, settings: Mapping[str, Any], launc
         "rows": [
             {
                 "network": of["architecture"],
-                **{name: of["accuracy"][name] for name in ("mean", "std", "accuracies")},
-                "student_steps": of["accuracy"]["steps"],
+                **accuracies_of(of["accuracy"]),
                 "seconds": round(of["accuracy"]["seconds"], 3),
                 **{name: of[name] for name in ("parameters", "learning_rate")},
             }
             for of in measured["rows"]
         ],
-        **{name: measured[name] for name in ("device", "processes", "threads", "mixed_precision", "versions")},
+        **{name: measured[name] for name in RAN_ON},
     }
 
 
@@ -83,13 +82,13 @@ def accuracies(transfer: Record) -> dict[str, str]:
 def transfer_table(table: Table, records: Sequence[Record]) -> list[str]:
     """A second table, of the rows that have such students, as paragraphs; none without any."""
     pairs = ((row, record) for row in table.rows for record in records if record["row"] == row.name)
-    kept = {row.name: transfer for row, record in pairs if (transfer := transfer_of(row, record)) is not None}
+    kept = [(row.name, transfer) for row, record in pairs if (transfer := transfer_of(row, record)) is not None]
     if not kept:
         return []
-    networks = list(dict.fromkeys(of["network"] for transfer in kept.values() for of in transfer["rows"]))
+    networks = list(dict.fromkeys(of["network"] for _, transfer in kept for of in transfer["rows"]))
     columns = ["system", *(NETWORKS.get(name, name) for name in networks), "students", "steps"]
     lines = []
-    for name, transfer in kept.items():
+    for name, transfer in kept:
         cells = accuracies(transfer)
         students = sorted({len(of["accuracies"]) for of in transfer["rows"]})
         steps = sorted({of["student_steps"] for of in transfer["rows"]})

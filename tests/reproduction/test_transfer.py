@@ -50,6 +50,9 @@ def test_a_second_table_has_the_other_networks_of_the_rows_that_ask_for_them(tmp
     assert "| system | ConvNet | AlexNet | students | steps |" in text
     assert "| DM | 55.0 ± 5.0 | 25.0 ± 0.0 | 2 | 3 |" in text and text.count("| DM w. HaBa |") == 1
     assert "|\n\nTest accuracy in percent" in text, "a paragraph of its own"
+    other = record(table, "DM", [0.5], seed=1) | {"transfer": transfer(table.rows[0], {"convnet": [0.75]})}
+    both = markdown(table, [kept, other])
+    assert "| DM | 55.0 ± 5.0 | 25.0 ± 0.0 | 2 | 3 |" in both and "| DM | 75.0 ± 0.0 | - | 1 | 3 |" in both, "seeds"
 
 
 def test_students_of_other_settings_than_a_row_asks_for_are_not_its(tmp_path):
